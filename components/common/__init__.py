@@ -1,0 +1,1 @@
+"""What every component stands on: contracts, errors, storage, tracking, seeding."""

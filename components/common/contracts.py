@@ -1,0 +1,66 @@
+"""What stages hand to one another: small, frozen, JSON. Tensors and tars go through the store, never through here."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ModelRole = Literal["base", "captioner", "filter"]
+
+
+class Contract(BaseModel):
+    """Base of all contracts: immutable, and refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetRef(Contract):
+    """A sealed dataset version. Its truth is `<uri>/manifest.json`; nobody lists a bucket to find it."""
+
+    name: str = Field(description="dataset name, e.g. `web`, `human-train`, `web-capfilt-1`")
+    uri: str = Field(description="root of this version: `<store>/datasets/<name>/<fingerprint>`")
+    digest: str = Field(description="sha256 hex over the manifest: the version")
+    images: int = Field(description="number of images with at least one kept caption")
+    pairs: int = Field(description="number of kept image-text pairs")
+
+
+class ModelRef(Contract):
+    """A model folder in the store, loadable by transformers."""
+
+    role: ModelRole
+    uri: str = Field(description="folder with config.json, model.safetensors and tokenizer files")
+    digest: str = Field(description="sha256 hex over the folder's files")
+    registered_version: int | None = Field(default=None, description="MLflow registry version, if registered")
+
+
+class EvalReport(Contract):
+    """Measurements of one round's captioner and filter on the fixed human test split."""
+
+    round: int
+    metrics: dict[str, float] = Field(description="flat MLflow-style names, e.g. `eval/retrieval/mean_recall`")
+    uri: str | None = Field(default=None, description="JSON with per-image details, for the report page")
+
+
+class TrainResult(Contract):
+    """What a training stage leaves behind."""
+
+    model: ModelRef
+    steps: int = Field(description="optimizer steps taken in all, resumed ones included")
+    metrics: dict[str, float] = Field(description="last smoothed training metrics, e.g. `train/loss_itc`")
+    history_uri: str | None = Field(default=None, description="JSON lines with the training curve")
+    seconds: float = Field(description="wall-clock seconds of training, start-up excluded")
+
+
+class CapfiltResult(Contract):
+    """What CapFilt made of the web data."""
+
+    dataset: DatasetRef
+    metrics: dict[str, float] = Field(description="`capfilt/...` totals: noise ratios, kept, dropped, failed")
+
+
+class StageReport(Contract):
+    """One line of the run's story: which stage, how long, found done or worked."""
+
+    stage: str = Field(description="e.g. `round-1/pretrain`")
+    seconds: float
+    cached: bool
+    metrics: dict[str, float] = Field(default_factory=dict)

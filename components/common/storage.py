@@ -1,0 +1,449 @@
+"""One place that knows where bytes live: a local folder or S3. The only importer of boto3.
+
+A URI is a path, `file:///path` or `s3://bucket/prefix`. A `Store` is rooted at a URI; keys are relative, `/`-separated.
+Objects appear whole or not at all: local files by rename, S3 objects by PutObject / CompleteMultipartUpload.
+
+S3 is reached with the standard AWS credential chain and `AWS_ENDPOINT_URL` (or `AWS_ENDPOINT_URL_S3`).
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import re
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from components.common.errors import StorageError
+
+_S3_URI = re.compile(r"^s3://([a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/(.*))?$")
+_READ_CHUNK = 4 << 20  # reference/peers.md 2d: boto3 behind a 4 MiB buffer costs least CPU per byte
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One stored object: key relative to the store's root, size in bytes, and the store's version tag."""
+
+    key: str
+    size: int
+    etag: str
+
+
+def join_uri(root: str, *parts: str) -> str:
+    """Append path segments to a URI of any scheme: `join_uri("s3://b/p", "x", "y") == "s3://b/p/x/y"`."""
+    return "/".join([root.rstrip("/") or "/", *(part.strip("/") for part in parts)])
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Split `…/folder/name` into the URI of the folder and the name."""
+    head, _, tail = uri.rstrip("/").rpartition("/")
+    return (head or ("/" if uri.startswith("/") else "."), tail)
+
+
+def normalise_uri(uri: str) -> str:
+    """Make local paths absolute and leave `s3://` as it is.
+
+    Raises:
+        StorageError: for any scheme other than `file` and `s3` (`pipe:` above all), or a malformed bucket.
+    """
+    if uri.startswith("s3://"):
+        if _S3_URI.match(uri) is None:
+            raise StorageError(f"not a usable S3 URI: {uri!r}; write s3://bucket/prefix (bucket: 3-63 of a-z 0-9 . -)")
+        return uri.rstrip("/")
+    if uri.startswith("file://"):
+        return str(Path(unquote(urlsplit(uri).path)).resolve())
+    if "://" in uri or uri.startswith("pipe:"):
+        raise StorageError(f"cannot read {uri!r}: use a path, file://… or s3://bucket/prefix")
+    return str(Path(uri).expanduser().resolve())
+
+
+def sha256_hex(data: bytes) -> str:
+    """sha256 of bytes, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a local file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_READ_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class Store(ABC):
+    """Objects under one URI. All methods raise StorageError with the full URI in the message."""
+
+    uri: str
+
+    @abstractmethod
+    def read(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes `[start, stop)` of an object; StorageError if it is missing."""
+
+    @abstractmethod
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Write an object whole. With `if_absent`, leave an existing one alone and return False."""
+
+    @abstractmethod
+    def upload(self, path: Path, key: str) -> None:
+        """Copy a local file to `key` (multipart where large)."""
+
+    @abstractmethod
+    def download(self, key: str, path: Path) -> None:
+        """Copy an object to a local file, atomically."""
+
+    @abstractmethod
+    def open(self, key: str) -> BinaryIO:
+        """A buffered stream over the object."""
+
+    @abstractmethod
+    def info(self, key: str) -> ObjectInfo | None:
+        """Size and etag of an object, or None if there is none."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose key starts with `prefix`, in key order."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object; removing a missing one is no error."""
+
+    @abstractmethod
+    def local_path(self, key: str) -> Path | None:
+        """The object's path if it is a file of this machine, else None."""
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+        return self.info(key) is not None
+
+    def child(self, *parts: str) -> "Store":
+        """The store rooted further down."""
+        return open_store(join_uri(self.uri, *parts))
+
+    def check(self) -> None:
+        """Prove that this store takes, gives back and deletes an object.
+
+        Raises:
+            StorageError: what was refused and how to mend it. Call it before any long work starts.
+        """
+        key = f".capfilt-probe-{os.getpid()}-{threading.get_ident()}"
+        self.write(key, b"probe")
+        try:
+            if self.read(key) != b"probe":
+                raise StorageError(f"{join_uri(self.uri, key)}: read back other bytes than were written")
+        finally:
+            self.delete(key)
+
+
+def open_store(uri: str) -> Store:
+    """The store rooted at `uri`: a folder or an S3 prefix."""
+    uri = normalise_uri(uri)
+    return S3Store(uri) if uri.startswith("s3://") else FolderStore(uri)
+
+
+class FolderStore(Store):
+    """Objects as files below a folder; writes go to a temporary name, are synced, then renamed."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.root = Path(uri)
+
+    def _path(self, key: str) -> Path:
+        path = (self.root / key).resolve()
+        if not path.is_relative_to(self.root):
+            raise StorageError(f"key {key!r} leaves the store {self.uri}")
+        return path
+
+    def read(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
+        with self.open(key) as file, _folder_errors("read", self._path(key)):
+            file.seek(start)
+            return file.read() if stop is None else file.read(stop - start)
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        path = self._path(key)
+        with _folder_errors("write", path), _replacing(path) as temporary:
+            temporary.write_bytes(data)
+            return _publish(temporary, path, if_absent=if_absent)
+
+    def upload(self, path: Path, key: str) -> None:
+        target = self._path(key)
+        with _folder_errors("write", target), _replacing(target) as temporary:
+            _copy_bytes(path, temporary)
+            _publish(temporary, target, if_absent=False)
+
+    def download(self, key: str, path: Path) -> None:
+        with _folder_errors("read", self._path(key)), _replacing(path) as temporary:
+            _copy_bytes(self._path(key), temporary)
+            _publish(temporary, path, if_absent=False)
+
+    def open(self, key: str) -> BinaryIO:
+        with _folder_errors("read", self._path(key)):
+            return self._path(key).open("rb")
+
+    def info(self, key: str) -> ObjectInfo | None:
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        stat = path.stat()
+        return ObjectInfo(key, stat.st_size, f"{stat.st_size:x}-{stat.st_mtime_ns:x}")
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        if not self.root.is_dir():
+            return
+        keys = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+        for key in sorted(key for key in keys if key.startswith(prefix)):
+            if (info := self.info(key)) is not None:
+                yield info
+
+    def delete(self, key: str) -> None:
+        with _folder_errors("delete", self._path(key)):
+            self._path(key).unlink(missing_ok=True)
+
+    def local_path(self, key: str) -> Path | None:
+        return self._path(key)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that is gone afterwards, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, path: Path, *, if_absent: bool) -> bool:
+    """Sync, then give the file its name in one step. Returns False if `if_absent` and it was there."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    if not if_absent:
+        os.replace(temporary, path)
+        return True
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _copy_bytes(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(_READ_CHUNK):
+            writer.write(chunk)
+
+
+@contextlib.contextmanager
+def _folder_errors(action: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(f"cannot {action} {path}: it does not exist") from error
+    except PermissionError as error:
+        raise StorageError(f"cannot {action} {path}: permission denied; check the owner of the folder") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"cannot {action} {path}: the disk is full; free space and run again (finished work is kept)"
+            ) from error
+        raise StorageError(f"cannot {action} {path}: {error.strerror or error}") from error
+
+
+class S3Store(Store):
+    """Objects under `s3://bucket/prefix`, on AWS or any server that speaks its protocol."""
+
+    def __init__(self, uri: str) -> None:
+        match = _S3_URI.match(uri)
+        if match is None:
+            raise StorageError(f"not an S3 URI: {uri!r}")
+        self.uri = uri
+        self.bucket = match[1]
+        self.prefix = (match[2] or "").strip("/")
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _target(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self._key(key)}
+
+    def read(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
+        if stop is not None and stop <= start:
+            return b""
+        extra = {} if start == 0 and stop is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+        with _s3_errors("read", self._where(key)):
+            data: bytes = _client().get_object(**self._target(key), **extra)["Body"].read()
+            return data
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        # Some servers ignore If-None-Match: look first, so that they too leave an existing object alone.
+        if if_absent and self.exists(key):
+            return False
+        with _s3_errors("write", self._where(key)):
+            try:
+                _client().put_object(**self._target(key), Body=data, **({"IfNoneMatch": "*"} if if_absent else {}))
+            except Exception as error:
+                if if_absent and _error_code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+                    return False
+                raise
+        return True
+
+    def upload(self, path: Path, key: str) -> None:
+        with _s3_errors("write", self._where(key)):
+            _client().upload_file(str(path), self.bucket, self._key(key))
+
+    def download(self, key: str, path: Path) -> None:
+        with _s3_errors("read", self._where(key)), _replacing(path) as temporary:
+            _client().download_file(self.bucket, self._key(key), str(temporary))
+            _publish(temporary, path, if_absent=False)
+
+    def open(self, key: str) -> BinaryIO:
+        with _s3_errors("read", self._where(key)):
+            body = _client().get_object(**self._target(key))["Body"]
+        return io.BufferedReader(_BodyReader(body, self._where(key)), _READ_CHUNK)
+
+    def info(self, key: str) -> ObjectInfo | None:
+        with _s3_errors("read", self._where(key)):
+            try:
+                head = _client().head_object(**self._target(key))
+            except Exception as error:
+                if _error_code(error) in ("404", "NoSuchKey", "NotFound"):
+                    return None
+                raise
+        return ObjectInfo(key, int(head["ContentLength"]), str(head["ETag"]).strip('"'))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        start = len(self.prefix) + 1 if self.prefix else 0
+        with _s3_errors("list", self._where(prefix)):
+            pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    yield ObjectInfo(item["Key"][start:], int(item["Size"]), str(item["ETag"]).strip('"'))
+
+    def delete(self, key: str) -> None:
+        with _s3_errors("delete", self._where(key)):
+            _client().delete_object(**self._target(key))
+
+    def local_path(self, key: str) -> Path | None:
+        return None
+
+    def _where(self, key: str) -> str:
+        return join_uri(self.uri, key)
+
+
+class _BodyReader(io.RawIOBase):
+    """botocore's StreamingBody as a raw stream; a body shorter than announced is an error, never an early end."""
+
+    def __init__(self, body: Any, where: str) -> None:
+        self._body = body
+        self._where = where
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _s3_errors("read", self._where):
+            data = self._body.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._body.close()
+        super().close()
+
+
+_clients: dict[int, Any] = {}
+_clients_lock = threading.Lock()
+
+
+def _client() -> Any:
+    """One S3 client per process (boto3 clients are thread-safe, but must not cross a fork)."""
+    pid = os.getpid()
+    with _clients_lock:
+        if pid not in _clients:
+            import boto3
+            from botocore.config import Config
+
+            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+            config = Config(
+                retries={"max_attempts": 6, "mode": "standard"},
+                max_pool_connections=32,
+                connect_timeout=10,
+                read_timeout=60,
+                # boto3 >= 1.36 adds checksums that S3-compatible servers reject (reference/mlops.md 6)
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                s3={"addressing_style": "path"} if endpoint else {},
+            )
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+            _clients[pid] = boto3.session.Session().client(
+                "s3", endpoint_url=endpoint, region_name=region, config=config
+            )
+        return _clients[pid]
+
+
+def _error_code(error: Exception) -> str:
+    response = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+_REMEDIES = {
+    "InvalidAccessKeyId": "the server does not know this access key: check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
+    "SignatureDoesNotMatch": "the secret does not fit the access key: check AWS_SECRET_ACCESS_KEY",
+    "AccessDenied": "these credentials may not do this: check the key's policy and AWS_ACCESS_KEY_ID",
+    "403": "these credentials may not do this: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the key's policy",
+    "NoSuchBucket": "there is no such bucket: create it first, or mend the URI",
+    "NoSuchKey": "it does not exist",
+    "404": "it does not exist",
+    "ExpiredToken": "the credentials have expired: renew them and run again (finished work is kept)",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it and run again",
+}
+_RETRYABLE = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "500", "502", "503", "504"}
+
+
+@contextlib.contextmanager
+def _s3_errors(action: str, where: str) -> Iterator[None]:
+    """Turn botocore's errors into StorageError: what, where, how to mend it."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        EndpointConnectionError,
+        HTTPClientError,
+        NoCredentialsError,
+    )
+
+    try:
+        yield
+    except NoCredentialsError as error:
+        raise StorageError(
+            f"cannot {action} {where}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except ClientError as error:
+        code = _error_code(error)
+        remedy = _REMEDIES.get(code, f"{code}: {error.response.get('Error', {}).get('Message', '')}")
+        raise StorageError(f"cannot {action} {where}: {remedy}", retryable=code in _RETRYABLE) from error
+    except EndpointConnectionError as error:
+        raise StorageError(
+            f"cannot {action} {where}: no answer from the S3 server; check AWS_ENDPOINT_URL and that it runs",
+            retryable=True,
+        ) from error
+    except HTTPClientError as error:
+        raise StorageError(f"cannot {action} {where}: {error}", retryable=True) from error
+    except Boto3Error as error:  # s3transfer wraps the cause in its message
+        raise StorageError(f"cannot {action} {where}: {error}") from error
+    except BotoCoreError as error:
+        raise StorageError(f"cannot {action} {where}: {error}", retryable=True) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StorageError(f"cannot {action} {where}: the local disk is full; free space and run again") from error
+        raise

@@ -1,0 +1,1 @@
+"""Image-text pairs: import, shards, manifests, decoding, augmentation and the resumable loader."""

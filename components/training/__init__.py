@@ -1,0 +1,1 @@
+"""Pre-training and finetuning with DeepSpeed in a launched process group."""
