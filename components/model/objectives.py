@@ -37,7 +37,7 @@ class ItcOutput(NamedTuple):
 class Negatives(NamedTuple):
     """Drawn columns `[B]`, and whether the row had any column to draw from (`valid` bool `[B]`)."""
 
-    index: Tensor
+    chosen: Tensor
     valid: Tensor
 
 
