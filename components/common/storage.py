@@ -226,9 +226,9 @@ def _publish(temporary: Path, path: Path, *, if_absent: bool) -> bool:
     """Sync, then give the file its name in one step. Returns False if `if_absent` and it was there."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
+    temporary.chmod(0o644)
     if not if_absent:
-        os.replace(temporary, path)
+        temporary.replace(path)
         return True
     try:
         os.link(temporary, path)

@@ -1,0 +1,171 @@
+import logging
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.common import tracking
+from components.common.contracts import DatasetRef, ModelRef
+from components.common.tracking import (
+    MlflowTracker,
+    NullTracker,
+    Tracker,
+    flatten,
+    open_tracker,
+    tracker_from_environment,
+)
+
+DATASET = DatasetRef(name="web", uri="s3://bucket/datasets/web/abc", digest="ab" * 32, images=10, pairs=12)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def run(uri: str, request: pytest.FixtureRequest) -> MlflowTracker:
+    tracker = open_tracker(uri, "unit", request.node.name)
+    assert isinstance(tracker, MlflowTracker)
+    return tracker
+
+
+def _stored(tracker: Tracker) -> Any:
+    assert isinstance(tracker, MlflowTracker)
+    return tracker._client.get_run(tracker.run_id)
+
+
+def _curve(tracker: MlflowTracker, name: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in tracker._client.get_metric_history(tracker.run_id, name)]
+
+
+def test_metrics_arrive_in_batches(run: MlflowTracker) -> None:
+    for step in range(1200):
+        run.log_metrics({"train/loss": float(step)}, step)
+    run.end()
+    assert _curve(run, "train/loss") == [(step, float(step)) for step in range(1200)]
+    assert _stored(run).info.status == "FINISHED"
+
+
+def test_params_are_flat_short_and_kept(run: MlflowTracker) -> None:
+    run.log_params({"train": {"lr": 0.1, "schedule": {"warmup": 5}}, "long": "x" * 9000, "nothing": None})
+    run.log_params({"train": {"lr": 0.2}, "later": 1})
+    params = _stored(run).data.params
+    assert params["train.lr"] == "0.1"
+    assert params["train.schedule.warmup"] == "5"
+    assert params["later"] == "1"
+    assert len(params["long"]) == 500
+    assert "nothing" not in params
+
+
+def test_more_params_than_one_call_takes() -> None:
+    assert len(flatten({"a": {str(i): i for i in range(250)}})) == 250
+
+
+def test_more_params_than_one_call_takes_are_stored(run: MlflowTracker) -> None:
+    run.log_params({str(i): i for i in range(250)})
+    assert len(_stored(run).data.params) == 250
+
+
+def test_dataset_input_with_digest(run: MlflowTracker) -> None:
+    run.log_dataset(DATASET, "pretrain")
+    (entry,) = _stored(run).inputs.dataset_inputs
+    assert entry.dataset.name == "web"
+    assert entry.dataset.digest == DATASET.digest[:32]
+    assert "s3://bucket/datasets/web/abc/manifest.json" in entry.dataset.source
+    assert {tag.key: tag.value for tag in entry.tags} == {"mlflow.data.context": "pretrain", "digest": DATASET.digest}
+
+
+def test_artifacts_lie_beside_the_database(run: MlflowTracker, uri: str, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("<p>page</p>")
+    run.log_artifact(page)
+    run.log_text("a: 1", "config/resolved.yaml")
+    names = {item.path for item in run._client.list_artifacts(run.run_id)}
+    assert names == {"report.html", "config"}
+    folder = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+    assert (folder / str(run.run_id) / "artifacts" / "config" / "resolved.yaml").read_text() == "a: 1"
+
+
+def test_children_are_found_again(run: MlflowTracker) -> None:
+    first = run.child("round-1/pretrain", {"stage": "pretrain"})
+    first.log_metrics({"loss": 1.0}, 1)
+    first.end("KILLED")
+    again = run.child("round-1/pretrain")
+    assert again.run_id == first.run_id
+    assert run.child("round-1/capfilt").run_id != first.run_id
+    assert _stored(again).info.status == "RUNNING"
+    assert _stored(again).data.tags["mlflow.parentRunId"] == run.run_id
+
+
+def test_a_run_is_resumed_by_its_tags(uri: str) -> None:
+    first = open_tracker(uri, "resumed", "one", resume={"bootstrap.id": "b1"})
+    assert open_tracker(uri, "resumed", "one", resume={"bootstrap.id": "b1"}).run_id == first.run_id
+    assert open_tracker(uri, "resumed", "one", resume={"bootstrap.id": "b2"}).run_id != first.run_id
+
+
+def test_models_are_registered_once_per_digest(run: MlflowTracker, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    ref = ModelRef(role="captioner", uri=str(tmp_path), digest="cd" * 32)
+    first = run.register_model("unit-captioner", ref, {"eval/caption/cider": 0.5}, {"round": "0"})
+    again = run.register_model("unit-captioner", ref, {"eval/caption/cider": 0.5}, {"round": "0"})
+    other = run.register_model("unit-captioner", ref.model_copy(update={"digest": "ef" * 32}), {}, {})
+    assert (first.registered_version, again.registered_version, other.registered_version) == (1, 1, 2)
+    run.set_alias("unit-captioner", 1, "champion")
+    client = run._client
+    assert int(client.get_model_version_by_alias("unit-captioner", "champion").version) == 1
+    assert int(client.get_model_version_by_alias("unit-captioner", "challenger").version) == 2
+    version = client.get_model_version("unit-captioner", "1")
+    assert version.source == str(tmp_path)
+    assert version.tags["digest"] == ref.digest
+    from mlflow.artifacts import download_artifacts
+
+    folder = download_artifacts(artifact_uri=client.get_model_version_download_uri("unit-captioner", "1"))
+    assert (Path(folder) / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_child_process_logs_into_the_run_without_ending_it(
+    run: MlflowTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in run.environment().items():
+        monkeypatch.setenv(name, value)
+    inner = tracker_from_environment()
+    inner.log_metrics({"loss": 2.0}, 7)
+    inner.end("FAILED")
+    assert _curve(run, "loss") == [(7, 2.0)]
+    assert _stored(run).info.status == "RUNNING"
+
+
+def test_without_environment_nothing_is_tracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(tracking.URI_VARIABLE, raising=False)
+    assert isinstance(tracker_from_environment(), NullTracker)
+
+
+def test_a_server_that_is_away_ends_nothing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    tracker = open_tracker(f"http://127.0.0.1:{port}", "x", "y")
+    tracker.log_metrics({"a": 1.0})
+    tracker.end()
+    assert "could not open" in caplog.text
+
+
+def test_metrics_wait_while_the_server_is_away(run: MlflowTracker, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    client = run._client
+
+    class Away:
+        def log_batch(self, *args: object, **kwargs: object) -> None:
+            raise ConnectionError("no answer")
+
+    run._client = Away()
+    run.log_metrics({"loss": 1.0}, 1)
+    run.flush()
+    assert "could not send metrics: no answer" in caplog.text
+    run._client = client
+    run.log_metrics({"loss": 2.0}, 2)
+    run.end()
+    assert _curve(run, "loss") == [(1, 1.0), (2, 2.0)]
