@@ -1,0 +1,149 @@
+"""From a YAML file and `a.b=c` overrides to a checked config, with errors that name file, key and remedy."""
+
+import difflib
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from components.common.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_config(model: type[M], path: Path, overrides: Sequence[str] = ()) -> M:
+    """Read `path`, apply overrides in order, and validate.
+
+    Args:
+        model: the pydantic model of the whole file.
+        path: a YAML file.
+        overrides: `key.inner=value`, the value in YAML (`3`, `true`, `[1, 2]`, `null`, text).
+
+    Raises:
+        ConfigError: everything that is wrong, one line each, with the nearest valid name for an unknown key.
+    """
+    values = _read_yaml(path)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{path}: {_explain(model, detail)}" for detail in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such config file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        values = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must be a mapping of settings, not {type(values).__name__}")
+    return values
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe subset; a key given twice is refused rather than silently replaced."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping whose keys are unique."""
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one `a.b=c` in nested mappings."""
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: write it as key.inner=value, for instance --set pretrain.steps=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
+    place = values
+    for key in keys[:-1]:
+        if place.get(key) is None:
+            place[key] = {}
+        place = place[key]
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {override}: `{key}` is a value, not a group of settings")
+    place[keys[-1]] = value
+
+
+def _explain(model: type[BaseModel], detail: ErrorDetails) -> str:
+    """One validation error in the user's words."""
+    location = detail["loc"]
+    name = ".".join(str(part) for part in location) or "the config"
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key `{name}`{_nearest(model, location)}"
+    if detail["type"] == "missing":
+        return f"`{name}` is missing: {_description(model, location) or 'give it a value'}"
+    if detail["type"] == "value_error":
+        return f"`{name}`: {detail['msg'].removeprefix('Value error, ')}"
+    shown = repr(detail["input"])
+    return f"`{name}`: {detail['msg']}, not {shown if len(shown) <= 80 else shown[:77] + '…'}"
+
+
+def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """`; did you mean …?` from the names valid at that place, else from all names of the config."""
+    owner = _model_at(model, location[:-1])
+    if owner is None:
+        return ""
+    wrong, prefix = str(location[-1]), [str(part) for part in location[:-1]]
+    here = difflib.get_close_matches(wrong, owner.model_fields, n=1, cutoff=0.6)
+    if here:
+        return f"; did you mean `{'.'.join([*prefix, here[0]])}`?"
+    elsewhere = [name for name in _all_names(model) if name.rpartition(".")[2] == wrong]
+    if elsewhere:
+        return f"; did you mean {' or '.join(f'`{name}`' for name in elsewhere[:3])}?"
+    return f"; valid here: {', '.join(owner.model_fields)}"
+
+
+def _description(model: type[BaseModel], location: tuple[int | str, ...]) -> str | None:
+    owner = _model_at(model, location[:-1])
+    field = owner.model_fields.get(str(location[-1])) if owner is not None else None
+    return field.description if field is not None else None
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The model that owns the keys at a place of the config."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            if isinstance(part, int):  # an element of a tuple: its model was already taken from the annotation
+                continue
+            return None
+        inner = _model_in(field.annotation)
+        if inner is None:
+            return None
+        model = inner
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model in `Model`, `Model | None`, `tuple[Model, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner)) is not None), None)
+
+
+def _all_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for key, field in model.model_fields.items():
+        names.append(prefix + key)
+        if (inner := _model_in(field.annotation)) is not None:
+            names += _all_names(inner, f"{prefix}{key}.")
+    return names
