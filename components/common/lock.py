@@ -1,8 +1,8 @@
 """One at a time on one store: a lock object with its owner and a heartbeat, created only where there is none.
 
 A holder that is gone is not waited for: on this machine its process is looked up; elsewhere its heartbeat must be
-older than `stale_seconds`. Needs no lock service: a conditional write where the store has it, and reading back one's own token
-where it has not.
+older than `stale_seconds`. No lock service is needed: a conditional write where the store has it, and reading back
+one's own token where it has not.
 """
 
 import contextlib
