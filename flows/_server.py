@@ -1,0 +1,133 @@
+"""A local Prefect server for one command: started on loopback over sqlite, ended with the command, even by SIGKILL.
+
+Prefect's own temporary server has no pages and outlives a killed parent; this one has both mended.
+Run as a module it is the server process: `python -m flows._server PORT PARENT_PID`.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.common.errors import CapfiltError
+
+logger = logging.getLogger(__name__)
+
+STARTUP_SECONDS = 120.0
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+class LocalServer:
+    """A server process and its address; `wait` until it answers."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+        self.process, self.port, self.log = process, port, log
+
+    @property
+    def url(self) -> str:
+        """Where its pages are."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait(self, seconds: float = STARTUP_SECONDS) -> None:
+        """Return when the API answers.
+
+        Raises:
+            CapfiltError: the server ended or does not answer in time; where its log lies.
+        """
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise CapfiltError(f"the local Prefect server ended with {self.process.returncode}: see {self.log}")
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/api/health", timeout=5):
+                return
+            time.sleep(0.1)
+        raise CapfiltError(f"the local Prefect server gives no answer within {seconds:.0f} s: see {self.log}")
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def prefect_server(home: Path, port: int | None = None) -> Iterator[LocalServer | None]:
+    """A Prefect API for this process: the one PREFECT_API_URL names (yields None), else a local server over `home`.
+
+    Sets the environment for Prefect, so enter it before prefect is imported. Call `wait()` before the first flow; until
+    then other work can go on beside the start.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "components,flows")
+    if os.environ.get("PREFECT_API_URL"):
+        yield None
+        return
+    os.environ["PREFECT_HOME"] = str(home)
+    server = _start(home, port or _free_port())
+    os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+    try:
+        yield server
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        server.stop()
+
+
+def _start(home: Path, port: int) -> LocalServer:
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "server.log"
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_API_URL": "",
+    }
+    command = [sys.executable, "-m", "flows._server", str(port), str(os.getpid())]
+    with log.open("wb") as output:
+        # its own session: Ctrl-C must reach the run first, whose end the server still has to note down
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+        )
+    return LocalServer(process, port, log)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _serve(port: int, parent: int) -> None:
+    """The server process: Prefect's API and pages on loopback until the parent is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    uvicorn.run(create_app(), host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=2)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), int(sys.argv[2]))
