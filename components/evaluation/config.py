@@ -1,0 +1,64 @@
+"""What is measured after each round, and when a new model may take the champion's place."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from components.model.decoding import DecodingConfig
+
+
+class RetrievalConfig(BaseModel):
+    """Image-text retrieval: ITC over all pairs, ITM re-ranking of the best (reference/blip.md section 6)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top_k: int = Field(default=64, ge=10, description="candidates per query that ITM re-ranks; paper: 256 COCO, 128 Flickr")
+    image_batch: int = Field(default=64, ge=1, description="images encoded at a time")
+    text_batch: int = Field(default=256, ge=1, description="texts encoded at a time")
+    pair_batch: int = Field(default=256, ge=1, description="image-text pairs scored by ITM at a time")
+    resident_images: int = Field(
+        default=1024, ge=0, description="image keys and values kept between the two passes; more images are encoded twice"
+    )
+    max_words: int = Field(default=30, ge=1, description="words a text is cut to, as in training")
+    max_tokens: int = Field(default=35, ge=4, description="word pieces a text is cut to, [CLS] and [SEP] included")
+
+
+class GateConfig(BaseModel):
+    """When a round's model is promoted to champion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metrics: tuple[str, ...] = Field(
+        default=("eval/retrieval/mean_recall", "eval/caption/cider"),
+        description="metrics that are compared with the champion's; higher is better",
+    )
+    min_gain: float = Field(
+        default=0.0, description="mean relative gain over the metrics that is needed, e.g. 0.01 for one per cent"
+    )
+    max_loss: float = Field(default=0.02, ge=0, description="relative loss allowed in any single one of the metrics")
+    floors: dict[str, float] = Field(default_factory=dict, description="least value of any named metric, champion or not")
+
+
+class EvaluationConfig(BaseModel):
+    """How each round is measured on the human test split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decoding: DecodingConfig = Field(
+        default=DecodingConfig(method="beam", beams=3, min_length=5, max_length=20),
+        description="how test captions are made; BLIP's COCO setting is beam search of 3, 5 to 20 tokens",
+    )
+    retrieval: RetrievalConfig = Field(default=RetrievalConfig(), description="how retrieval is measured")
+    gate: GateConfig = Field(default=GateConfig(), description="when a model is promoted")
+    caption_batch: int = Field(default=64, ge=1, description="images captioned at a time")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 autocasts the models' forward passes")
+    limit: int | None = Field(default=None, ge=1, description="measure on the first so many test images only")
+    position_zero: Literal["enc", "cls"] = Field(
+        default="enc", description="token at position 0 of the image-grounded encoder; `cls` for checkpoints used that way"
+    )
+
+    @model_validator(mode="after")
+    def _deterministic(self) -> "EvaluationConfig":
+        if self.decoding.method == "nucleus":
+            raise ValueError("evaluation.decoding.method: use `beam` or `greedy`; sampled captions vary with the seed")
+        return self
