@@ -1,0 +1,238 @@
+"""Shards: WebDataset tars, read fast and distrustfully, written to the same bytes every time.
+
+A sample is a run of neighbouring members that share everything up to the first dot of the base name (WebDataset's rule,
+reference/blip.md section 7): `a/b.c.jpg` has key `a/b` and extension `c.jpg`, extensions are lower-cased, members
+without a dot and `__meta__` ones are no part of a sample. So keys should have no dot: `img.1.jpg` and `img.2.jpg` are
+one sample `img` with two pictures, here as in webdataset, and such a sample has no one picture (`ShardSample.image`).
+
+A tar that was cut or damaged is always noticed (`BrokenShard`); members that could do harm are refused one by one.
+"""
+
+import hashlib
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from components.common.errors import DataError
+from components.data.candidates import Candidate, read_candidates, write_candidates
+from components.data.tarwalk import BLOCK, BrokenShard, Entry, open_source, refusal, walk
+
+__all__ = [
+    "BrokenShard", "Candidate", "SampleIndex", "ShardSample", "ShardScan", "ShardWriter", "index_shard", "only_image",
+    "read_candidates", "read_shard", "scan_shard", "split_name", "write_candidates", "write_shard",
+]  # fmt: skip
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
+
+_KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
+_META = re.compile(r"__[^/]*__($|/)")
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """Where a sample's members lie in its tar.
+
+    `problem` is None or why the sample must not be used: `absolute_name`, `parent_name`, `bad_name`, `link`, `device`,
+    `sparse`, `member_too_large` or `duplicate_key` (not the first sample of this key in the shard).
+    """
+
+    key: str
+    offset: int
+    """Byte of the sample's first header."""
+    members: dict[str, tuple[int, int]]
+    """Extension to (byte offset of the data, size in bytes)."""
+    problem: str | None = None
+
+    @property
+    def image(self) -> str | None:
+        """Extension of the sample's only picture; None if it has none or several."""
+        return only_image(self.members)
+
+
+@dataclass(frozen=True)
+class ShardSample:
+    """A sample with its bytes; fields as in `SampleIndex`."""
+
+    key: str
+    members: dict[str, bytes]
+    offset: int = 0
+    problem: str | None = None
+
+    @property
+    def image(self) -> str | None:
+        """Extension of the sample's only picture; None if it has none or several."""
+        return only_image(self.members)
+
+
+@dataclass(frozen=True)
+class ShardScan:
+    """All that can be said of a tar without reading its members."""
+
+    samples: list[SampleIndex]
+    ignored: int
+    """Members that belong to no sample: no extension, or `__meta__`."""
+    broken: BrokenShard | None
+    """Why the rest is missing. The sample before the break may lack members, so it is not among `samples`."""
+    bytes: int
+
+
+def only_image(members: Iterable[str]) -> str | None:
+    """The one extension that is a picture's (`jpg`, or `v2.jpg`); None if there is none or several."""
+    found = [extension for extension in members if extension.rpartition(".")[2] in IMAGE_EXTENSIONS]
+    return found[0] if len(found) == 1 else None
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Key and lower-case extension of a member's name by WebDataset's rule; None for a member of no sample."""
+    if _META.match(name) or (name.startswith("__") and name.endswith("__")):
+        return None
+    match = _KEY.match(name)
+    return (match[1], match[2].lower()) if match else None
+
+
+def read_shard(source: str | Path | bytes, *, name: str | None = None) -> Iterator[ShardSample]:
+    """Read a tar sample by sample, in order.
+
+    Args:
+        source: a local file, or a whole tar in memory.
+        name: what to call it in errors (default: its path).
+
+    Raises:
+        BrokenShard: after the last whole sample, if the tar is cut or damaged behind it.
+    """
+    with open_source(source, name) as tar:
+        for sample in _samples(walk(tar)):
+            bad = sample.problem is not None
+            members = {} if bad else {ext: tar.read(*place) for ext, place in sample.members.items()}
+            yield ShardSample(sample.key, members, sample.offset, sample.problem)
+
+
+def scan_shard(source: str | Path | bytes, *, name: str | None = None) -> ShardScan:
+    """Index a tar; a break ends the list and is told, not raised."""
+    samples: list[SampleIndex] = []
+    ignored: list[str] = []
+    broken = None
+    with open_source(source, name) as tar:
+        try:
+            samples.extend(_samples(walk(tar), ignored))
+        except BrokenShard as error:
+            broken = error
+        return ShardScan(samples, len(ignored), broken, tar.size)
+
+
+def index_shard(source: str | Path | bytes, *, name: str | None = None) -> list[SampleIndex]:
+    """Where every sample of a tar lies.
+
+    Raises:
+        BrokenShard: if the tar is cut or damaged.
+    """
+    with open_source(source, name) as tar:
+        return list(_samples(walk(tar)))
+
+
+def _samples(entries: Iterable[Entry], ignored: list[str] | None = None) -> Iterator[SampleIndex]:
+    """Group members into samples. A repeated extension starts a second sample of the same key."""
+    seen: set[str] = set()
+    current: SampleIndex | None = None
+    for entry in entries:
+        parts = split_name(entry.name)
+        if parts is None and entry.problem is None:
+            if ignored is not None:
+                ignored.append(entry.name)
+            continue
+        key, extension = parts or (entry.name, "")
+        key = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        if current is None or key != current.key or extension in current.members:
+            if current is not None:
+                yield current
+            current = SampleIndex(key, entry.header, {}, "duplicate_key" if key in seen else None)
+            seen.add(key)
+        if entry.problem is not None and current.problem is None:
+            current = SampleIndex(key, current.offset, current.members, entry.problem)
+        current.members[extension] = (entry.offset, entry.size)
+    if current is not None:
+        yield current
+
+
+class ShardWriter:
+    """Write a tar whose bytes depend on the samples alone: no times, no owners, fixed order of members.
+
+    Use as a context manager; `size` and `sha256` hold once it is closed. An exception inside leaves the tar without its
+    trailer, so that no reader takes it for whole.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._put(bytes(2 * BLOCK))
+
+    @property
+    def sha256(self) -> str:
+        """sha256 hex of what was written so far."""
+        return self._hash.hexdigest()
+
+    def add(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Append a sample: its picture, `json`, `txt`, then other members by name.
+
+        Raises:
+            DataError: if readers would not find the sample under this key again.
+        """
+        for extension in sorted(members, key=_member_rank):
+            name, data = f"{key}.{extension}", members[extension]
+            if split_name(name) != (key, extension) or refusal(b"0", name, 0, {}) or "\0" in name:
+                raise DataError(f"{name!r} is no usable member name: no dots in keys, no absolute or `..` paths")
+            self._put(_header(name, len(data)))
+            self._put(data)
+            self._put(bytes(-len(data) % BLOCK))
+
+    def _put(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+
+def _member_rank(extension: str) -> tuple[int, str]:
+    ranks = {"json": 1, "txt": 2}
+    return (0 if extension.rpartition(".")[2] in IMAGE_EXTENSIONS else ranks.get(extension, 3), extension)
+
+
+def _header(name: str, size: int) -> bytes:
+    """A USTAR header with time 0 and owner 0; long or non-ASCII names get the PAX header that `tarfile` writes."""
+    if len(name) > 100 or not name.isascii() or size >= 8 << 30:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        return info.tobuf(tarfile.PAX_FORMAT)
+    head = name.encode().ljust(100, b"\0") + b"0000644\x000000000\x000000000\0%011o\x0000000000000\0" % size
+    tail = (b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\0").ljust(356, b"\0")
+    return head + b"%06o\0 " % (sum(head) + 256 + sum(tail)) + tail
+
+
+def write_shard(samples: Iterable[ShardSample | tuple[str, Mapping[str, bytes]]], target: Path) -> tuple[int, str]:
+    """Write samples to a local tar, whole or not at all.
+
+    Returns:
+        Its size in bytes and its sha256.
+    """
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with partial.open("wb") as file, ShardWriter(file) as writer:
+            for sample in samples:
+                key, members = (sample.key, sample.members) if isinstance(sample, ShardSample) else sample
+                writer.add(key, members)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return writer.size, writer.sha256
