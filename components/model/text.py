@@ -1,0 +1,388 @@
+"""The text transformer in its three roles: text encoder, image-grounded encoder, image-grounded decoder.
+
+The roles share everything but self-attention (paper section 3.2; reference/blip.md 1.4). Here they are one module, so
+that the sharing needs no aliases: each layer has one self-attention per role, and one cross-attention and one
+feed-forward block for all. Post-LN, as BERT.
+
+Shapes: R text rows, T tokens of a row, D width, H heads, K head width, V vocabulary, B images, N image tokens,
+M images' (or questions') width, L layers.
+
+Rows lie *by image*: rows 0 … R/B-1 belong to image 0, and so on. Then the rows of an image are folded into the length
+of the query, and its keys and values are read where they lie, however many rows share them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from components.common.errors import ModelError
+from components.model.config import TextConfig
+from components.model.vision import init_weights
+
+Role = Literal["encoder", "decoder"]
+ROLES: tuple[Role, ...] = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class ImageKV:
+    """Cross-attention keys and values of images, projected once, for whoever attends to them.
+
+    Attributes:
+        layers: per layer `[B, N, 2, H, K]`, keys and values.
+        mask: bool `[B, N]`, False on padding; None where nothing is padded (images never are).
+    """
+
+    layers: tuple[Tensor, ...]
+    mask: Tensor | None = None
+
+    @property
+    def images(self) -> int:
+        """Images held, B."""
+        return self.layers[0].shape[0]
+
+    def select(self, index: Tensor) -> "ImageKV":
+        """The images at these positions, int64 `[Q]`, repeats allowed (a copy)."""
+        mask = None if self.mask is None else self.mask.index_select(0, index)
+        return ImageKV(tuple(layer.index_select(0, index) for layer in self.layers), mask)
+
+    def detach(self) -> "ImageKV":
+        """The same without gradient."""
+        return replace(self, layers=tuple(layer.detach() for layer in self.layers))
+
+    @staticmethod
+    def cat(parts: "Iterable[ImageKV]") -> "ImageKV":
+        """Images of several batches one after the other (all unmasked)."""
+        layers = zip(*(part.layers for part in parts), strict=True)
+        return ImageKV(tuple(torch.cat(layer) for layer in layers))
+
+
+class DecoderCache:
+    """Self-attention keys and values of the tokens decoded so far, in room reserved for all of them."""
+
+    def __init__(self, store: Tensor, length: int = 0) -> None:
+        """`store` is `[L, 2, R, H, max T, K]`; `length` tokens of it are filled."""
+        self.store = store
+        self.length = length
+
+    @property
+    def max_length(self) -> int:
+        """Tokens there is room for."""
+        return self.store.shape[4]
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write keys and values `[R, H, T, K]` of new tokens; returns those of all tokens so far."""
+        end = self.length + key.shape[2]
+        self.store[layer, 0, :, :, self.length : end] = key
+        self.store[layer, 1, :, :, self.length : end] = value
+        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
+
+    def select(self, index: Tensor) -> None:
+        """Keep the rows at these positions, int64 `[Q]`, in that order, repeats allowed."""
+        self.store = self.store.index_select(2, index)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention block: attention, output, residual, LayerNorm. One per role."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, *, first_only: bool = False) -> Tensor:
+        """All tokens attend to all unmasked ones.
+
+        Args:
+            hidden: `[R, T, D]`.
+            mask: bool `[R, 1, 1, T]`, None if nothing is padded.
+            first_only: compute the token at position 0 alone, `[R, 1, D]`.
+        """
+        query, key, value = self._project(hidden)
+        if first_only:
+            hidden, query = hidden[:, :1], query[:, :, :1]
+        mixed = functional.scaled_dot_product_attention(query, key, value, mask, self._dropout)
+        return self._finish(mixed, hidden)
+
+    def causal(self, hidden: Tensor, cache: DecoderCache | None, layer: int) -> Tensor:
+        """Tokens `[R, T, D]` attend to themselves and to what comes before, in `hidden` and in the cache."""
+        query, key, value = self._project(hidden)
+        past = 0
+        if cache is not None:
+            past = cache.length
+            key, value = cache.append(layer, key, value)
+        new = hidden.shape[1]
+        mask = None
+        if past and new > 1:
+            mask = torch.ones(new, past + new, dtype=torch.bool, device=hidden.device).tril(past)
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, mask, self._dropout, is_causal=past == 0 and new > 1
+        )
+        return self._finish(mixed, hidden)
+
+    @property
+    def _dropout(self) -> float:
+        return self.config.attention_dropout if self.training else 0.0
+
+    def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, length, width = hidden.shape
+        heads = self.config.heads
+        query, key, value = self.qkv(hidden).view(rows, length, 3, heads, width // heads).unbind(2)
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+    def _finish(self, mixed: Tensor, hidden: Tensor) -> Tensor:
+        output = self.out(mixed.transpose(1, 2).reshape(hidden.shape))
+        return self.norm(hidden + functional.dropout(output, self.config.dropout, self.training))  # type: ignore[no-any-return]
+
+
+class CrossAttention(nn.Module):
+    """Cross-attention block: text tokens attend to an image's tokens. One for encoder and decoder."""
+
+    def __init__(self, config: TextConfig, memory_width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.query = nn.Linear(config.width, config.width)
+        self.key_value = nn.Linear(memory_width, 2 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+
+    def project(self, memory: Tensor) -> Tensor:
+        """Image tokens `[B, N, M]` to keys and values `[B, N, 2, H, K]`."""
+        batch, count, _ = memory.shape
+        heads = self.config.heads
+        return self.key_value(memory).view(batch, count, 2, heads, self.config.width // heads)  # type: ignore[no-any-return]
+
+    def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor | None, index: Tensor | None) -> Tensor:
+        """Rows attend to images.
+
+        Args:
+            hidden: `[R, T, D]`.
+            memory: keys and values `[B, N, 2, H, K]`.
+            mask: bool `[B, N]`, None if nothing is padded.
+            index: int64 `[Q]`, the images of the last Q rows; the R - Q rows before them lie by image. None for Q = 0.
+        """
+        query = self.query(hidden)
+        if index is None:
+            mixed = self._attend(query, memory, mask)
+        else:
+            chosen = memory.index_select(0, index)
+            chosen_mask = None if mask is None else mask.index_select(0, index)
+            by_image = hidden.shape[0] - index.shape[0]
+            if by_image == 0:
+                mixed = self._attend(query, chosen, chosen_mask)
+            else:
+                regular = self._attend(query[:by_image], memory, mask)
+                mixed = torch.cat([regular, self._attend(query[by_image:], chosen, chosen_mask)])
+        output = functional.dropout(self.out(mixed), self.config.dropout, self.training)
+        return self.norm(hidden + output)  # type: ignore[no-any-return]
+
+    def _attend(self, query: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of rows `[R, T, D]` that lie by image; as many query tokens per image as its rows have together."""
+        batch, _, _, heads, head_width = memory.shape
+        key, value = (part.transpose(1, 2) for part in memory.unbind(2))
+        folded = query.reshape(batch, -1, heads, head_width).transpose(1, 2)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        mask = None if mask is None else mask[:, None, None, :]
+        mixed = functional.scaled_dot_product_attention(folded, key, value, mask, dropout)
+        return mixed.transpose(1, 2).reshape(query.shape)
+
+
+class Layer(nn.Module):
+    """Self-attention of each role, the shared cross-attention, the shared feed-forward block."""
+
+    def __init__(self, config: TextConfig, roles: tuple[Role, ...], memory_width: int) -> None:
+        super().__init__()
+        self.config = config
+        if "encoder" in roles:
+            self.encoder_attention = SelfAttention(config)
+        if "decoder" in roles:
+            self.decoder_attention = SelfAttention(config)
+        self.cross_attention = CrossAttention(config, memory_width)
+        self.fc1 = nn.Linear(config.width, config.intermediate)
+        self.fc2 = nn.Linear(config.intermediate, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        """`[R, T, D]` to the same shape."""
+        output = self.fc2(functional.gelu(self.fc1(hidden)))
+        return self.norm(hidden + functional.dropout(output, self.config.dropout, self.training))  # type: ignore[no-any-return]
+
+
+class LanguageHead(nn.Module):
+    """Hidden states to logits over the vocabulary; its matrix is the word embeddings', its bias its own."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
+        """`[R, T, D]` and word embeddings `[V, D]` to logits `[R, T, V]`."""
+        return functional.linear(self.norm(functional.gelu(self.dense(hidden))), words, self.bias)
+
+
+class TextTransformer(nn.Module):
+    """One stack for the roles asked for.
+
+    Args:
+        config: sizes and token ids.
+        roles: which self-attentions it has; the decoder also brings the language head.
+        memory_width: width of what cross-attention reads, M (the image encoder's; for VQA's decoder the questions').
+    """
+
+    def __init__(self, config: TextConfig, roles: tuple[Role, ...] = ROLES, memory_width: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.roles = roles
+        width = config.width if memory_width is None else memory_width
+        self.words = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Embedding(config.max_positions, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.layers: nn.ModuleList = nn.ModuleList(Layer(config, roles, width) for _ in range(config.depth))
+        if "decoder" in roles:
+            self.head = LanguageHead(config)
+        self.apply(init_weights)
+
+    def encode(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The text alone: state of its first token.
+
+        Args:
+            ids: `[R, T]`, [CLS] first, padding on the right.
+            mask: `[R, T]`, 0 or False on padding; None if nothing is padded.
+
+        Returns:
+            `[R, D]`.
+        """
+        return self._encode(ids, mask, None, None, first_only=True)[:, 0]
+
+    def match(self, ids: Tensor, mask: Tensor | None, image_kv: ImageKV, image_index: Tensor | None = None) -> Tensor:
+        """The text with an image: state of its first token.
+
+        Args:
+            ids: `[R, T]`, [ENC] first, padding on the right.
+            mask: `[R, T]`, 0 or False on padding; None if nothing is padded.
+            image_kv: keys and values of B images (`project_images`).
+            image_index: int64 `[Q]`, images of the *last* Q rows. The R - Q rows before them lie by image, equally
+                many each; None means that all rows do. Rows by image read keys and values in place, indexed rows copy.
+
+        Returns:
+            `[R, D]`.
+        """
+        return self._encode(ids, mask, image_kv, image_index, first_only=True)[:, 0]
+
+    def states(self, ids: Tensor, mask: Tensor | None, image_kv: ImageKV) -> Tensor:
+        """The text with an image: states of all tokens `[R, T, D]` (VQA's question)."""
+        return self._encode(ids, mask, image_kv, None, first_only=False)
+
+    def project_images(self, tokens: Tensor, mask: Tensor | None = None) -> ImageKV:
+        """Keys and values of image tokens `[B, N, M]` for every layer, with bool mask `[B, N]` if some are padding."""
+        return ImageKV(tuple(layer.cross_attention.project(tokens) for layer in self._stack()), mask)
+
+    def decode(self, ids: Tensor, image_kv: ImageKV, cache: DecoderCache | None = None) -> Tensor:
+        """Next-token states of texts with an image.
+
+        Args:
+            ids: `[R, T]`, rows by image, [DEC] first unless the cache holds the beginning. Padding is on the right, so
+                that no token that counts can see it: it needs no mask, and states on padding mean nothing.
+            image_kv: keys and values of B images.
+            cache: holds the tokens before; gets these.
+
+        Returns:
+            `[R, T, D]`.
+        """
+        _check_rows(ids.shape[0], image_kv, None)
+        hidden = self._embed(ids, 0 if cache is None else cache.length)
+        for index, layer in enumerate(self._stack()):
+            hidden = layer.decoder_attention.causal(hidden, cache, index)
+            hidden = layer.cross_attention(hidden, image_kv.layers[index], image_kv.mask, None)
+            hidden = layer.feed_forward(hidden)
+        if cache is not None:
+            cache.length += ids.shape[1]
+        return hidden
+
+    def token_logits(self, hidden: Tensor) -> Tensor:
+        """States `[R, T, D]` of `decode` to logits `[R, T, V]`."""
+        return self.head(hidden, self.words.weight)  # type: ignore[no-any-return]
+
+    def language_logits(self, ids: Tensor, image_kv: ImageKV) -> Tensor:
+        """Logits `[R, T, V]` of whole texts `[R, T]`, whose first token becomes [DEC]; position t predicts t + 1."""
+        return self.token_logits(self.decode(with_first(ids, self.config.dec_id), image_kv))
+
+    def new_cache(self, rows: int, max_length: int) -> DecoderCache:
+        """An empty cache for `rows` texts of at most `max_length` tokens, of the model's type and device."""
+        self._check_length(max_length)
+        heads, weight = self.config.heads, self.words.weight
+        shape = (self.config.depth, 2, rows, heads, max_length, self.config.width // heads)
+        return DecoderCache(weight.new_empty(shape))
+
+    def _encode(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        image_kv: ImageKV | None,
+        image_index: Tensor | None,
+        *,
+        first_only: bool,
+    ) -> Tensor:
+        """All encoder layers. The last one computes position 0 alone where nothing else is wanted."""
+        if image_kv is not None:
+            _check_rows(ids.shape[0], image_kv, image_index)
+        key_mask = _key_mask(mask)
+        hidden = self._embed(ids, 0)
+        last = self.config.depth - 1
+        for index, layer in enumerate(self._stack()):
+            hidden = layer.encoder_attention(hidden, key_mask, first_only=first_only and index == last)
+            if image_kv is not None:
+                hidden = layer.cross_attention(hidden, image_kv.layers[index], image_kv.mask, image_index)
+            hidden = layer.feed_forward(hidden)
+        return hidden
+
+    def _embed(self, ids: Tensor, past: int) -> Tensor:
+        """Words and positions `[R, T]` to `[R, T, D]`; `past` tokens came before."""
+        self._check_length(past + ids.shape[1])
+        positions = self.positions.weight[past : past + ids.shape[1]]
+        hidden = self.norm(self.words(ids) + positions)
+        return functional.dropout(hidden, self.config.dropout, self.training)
+
+    def _check_length(self, length: int) -> None:
+        if length > self.config.max_positions:
+            raise ModelError(
+                f"text of {length} tokens given to a model of {self.config.max_positions} positions: "
+                "truncate it, or raise text.max_positions"
+            )
+
+    def _stack(self) -> Iterable[Layer]:
+        return self.layers  # type: ignore[return-value]
+
+
+def with_first(ids: Tensor, first: int) -> Tensor:
+    """Token ids `[R, T]` with the first of each row replaced (a copy): how BLIP tells the roles apart."""
+    return torch.cat([torch.full_like(ids[:, :1], first), ids[:, 1:]], dim=1)
+
+
+def _check_rows(rows: int, image_kv: ImageKV, index: Tensor | None) -> None:
+    """Rows that lie by image must be equally many per image."""
+    by_image = rows - (0 if index is None else index.shape[0])
+    if by_image < 0 or by_image % image_kv.images:
+        raise ModelError(
+            f"{by_image} text rows cannot lie evenly by {image_kv.images} images: give equally many rows per image, "
+            "or name each row's image in image_index"
+        )
+
+
+def _key_mask(mask: Tensor | None) -> Tensor | None:
+    """Attention mask bool `[R, 1, 1, T]` of a padding mask `[R, T]`; None if nothing is padded, for faster kernels.
+
+    Looked up on the CPU only: on a device the answer would have to be waited for.
+    """
+    if mask is None:
+        return None
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
+        return None
+    return mask.bool()[:, None, None, :]
