@@ -1,0 +1,181 @@
+"""The whole bootstrap's config: composes the configs that live beside their owners, and loads them from YAML."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from components.capfilt.config import CapfiltConfig
+from components.common.configfile import read_config
+from components.common.contracts import Contract, DatasetRef
+from components.common.errors import ConfigError
+from components.common.seeding import digest_of, key_seed
+from components.data.sampleworld.config import SampleWorldConfig
+from components.evaluation.config import EvaluationConfig
+from components.model.config import BlipConfig
+from components.training.config import TrainConfig
+
+TrainedRole = Literal["pretrain", "captioner", "filter"]
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+SAMPLE_CONFIG = CONFIGS / "sample.yaml"
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HumanConfig(_Config):
+    """Human captions: COCO captions JSON or Karpathy JSON per split, and the picture folder."""
+
+    train: str | None = Field(default=None, description="URI of the training split's JSON")
+    val: str | None = Field(default=None, description="URI of the validation split's JSON")
+    test: str | None = Field(default=None, description="URI of the test split's JSON; null: the validation split")
+    images: str | None = Field(default=None, description="URI of the picture folder that file names are relative to")
+    val_images: str | None = Field(default=None, description="picture folder of the validation split, if another one")
+    test_images: str | None = Field(default=None, description="picture folder of the test split, if another one")
+
+
+class DataConfig(_Config):
+    """What the bootstrap starts from."""
+
+    source: Literal["sampleworld", "files"] = Field(description="generate a sample world, or read the files given here")
+    sampleworld: SampleWorldConfig = Field(
+        default_factory=SampleWorldConfig, description="the sample world; its seed is combined with the bootstrap's"
+    )
+    human: HumanConfig = Field(default_factory=HumanConfig, description="human captions, for source: files")
+    web: str | None = Field(default=None, description="URI of a folder of img2dataset tars, for source: files")
+    human_limit: int | None = Field(default=None, ge=1, description="first N human training images only; null: all")
+    web_limit: int | None = Field(default=None, ge=1, description="first N web samples only; null: all")
+    human_repeat: int = Field(default=1, ge=1, description="times each human pair counts in the pre-training mixture")
+    shard_size: int = Field(default=1000, ge=1, description="images per shard of the imported human data")
+
+    @model_validator(mode="after")
+    def _files_are_named(self) -> "DataConfig":
+        if self.source == "files":
+            needed = {"web": self.web, "human.train": self.human.train, "human.val": self.human.val}
+            needed["human.images"] = self.human.images
+            missing = [f"data.{name}" for name, value in needed.items() if not value]
+            if missing:
+                options = " ".join(f"--set {name}=…" for name in missing)
+                raise ValueError(f"source is `files`, and these are not set: {', '.join(missing)}; add {options}")
+        return self
+
+
+class TokenizerConfig(_Config):
+    """The vocabulary: one that exists, or one trained on the corpus."""
+
+    vocab_file: str | None = Field(
+        default=None, description="WordPiece vocabulary, a token per line; null: train one. Relative to the config file"
+    )
+    vocab_size: int = Field(default=1000, ge=64, description="tokens of a trained vocabulary, at most")
+
+
+class TrackingConfig(_Config):
+    """Where MLflow writes."""
+
+    enabled: bool = Field(default=True, description="false: no MLflow at all")
+    uri: str | None = Field(
+        default=None, description="MLflow tracking URI; null: MLFLOW_TRACKING_URI, else a sqlite file beside the store"
+    )
+    experiment: str | None = Field(default=None, description="MLflow experiment; null: the bootstrap's name")
+
+
+class BootstrapConfig(_Config):
+    """One bootstrap: everything that decides what `capfilt run` does."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,60}$", description="names the experiment, datasets and models")
+    seed: int = Field(default=0, ge=0, description="varies everything: the sample world, weights, orders, captions")
+    store: str = Field(description="root of everything written: a folder or s3://bucket/prefix")
+    rounds: int = Field(default=1, ge=0, le=20, description="times CapFilt is run and a model trained on its result")
+    init: Literal["scratch", "continue"] = Field(
+        default="scratch", description="re-pre-training starts from scratch (the paper) or from the last base model"
+    )
+    data: DataConfig = Field(description="what the bootstrap starts from")
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="the vocabulary")
+    model: BlipConfig = Field(default_factory=BlipConfig, description="the network")
+    pretrain: TrainConfig = Field(description="pre-training on web and human pairs: ITC, ITM and LM")
+    captioner: TrainConfig = Field(description="finetuning of the captioner on human captions: LM")
+    filter: TrainConfig = Field(description="finetuning of the filter on human captions: ITC and ITM")
+    capfilt: CapfiltConfig = Field(default_factory=CapfiltConfig, description="captioning and filtering of web data")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="what each round is measured by")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="where MLflow writes")
+
+    @property
+    def bootstrap_id(self) -> str:
+        """Digest of everything that decides the outcome: the same bootstrap again has the same id."""
+        return digest_of(self.model_dump(mode="json", exclude={"tracking": True, "tokenizer": {"vocab_file"}}))
+
+    def training(self, role: TrainedRole) -> TrainConfig:
+        """A training's config, its seed combined with the bootstrap's (equal in every round: rounds are compared)."""
+        config: TrainConfig = getattr(self, role)
+        return config.model_copy(update={"seed": self._mixed(config.seed, role)})
+
+    def captioning(self) -> CapfiltConfig:
+        """CapFilt's config, its seed combined with the bootstrap's."""
+        return self.capfilt.model_copy(update={"seed": self._mixed(self.capfilt.seed, "capfilt")})
+
+    def world(self) -> SampleWorldConfig:
+        """The sample world's config, its seed combined with the bootstrap's."""
+        world = self.data.sampleworld
+        return world.model_copy(update={"seed": self._mixed(world.seed, "sampleworld")})
+
+    def tracking_uri(self, folder: Path) -> str | None:
+        """Where MLflow writes: as configured, by MLFLOW_TRACKING_URI, or a sqlite file in `folder`."""
+        if not self.tracking.enabled:
+            return None
+        return self.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db"
+
+    def _mixed(self, seed: int, purpose: str) -> int:
+        return key_seed(self.seed, seed, purpose) % 2**31
+
+
+class SourceFiles(Contract):
+    """Where a bootstrap's raw data lies: the product of the sample world, or what the config names."""
+
+    train: str
+    val: str
+    test: str
+    images: tuple[str, str, str]
+    web_folder: str
+    truth_uri: str | None = None
+
+
+class TokenizerRef(Contract):
+    """A tokenizer folder in the store."""
+
+    tokenizer_uri: str
+    digest: str
+
+
+class RawData(Contract):
+    """The imported datasets of a bootstrap; `truth_uri` is for scoring alone."""
+
+    train: DatasetRef
+    val: DatasetRef
+    test: DatasetRef
+    web: DatasetRef
+    truth_uri: str | None = None
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> BootstrapConfig:
+    """Load and check a bootstrap's config.
+
+    Args:
+        path: a YAML file; None for the sample's.
+        overrides: `a.b=value` in order, the value in YAML.
+
+    Raises:
+        ConfigError: all that is wrong, with the nearest valid name of an unknown key.
+    """
+    path = SAMPLE_CONFIG if path is None else Path(path)
+    config = read_config(BootstrapConfig, path, overrides)
+    vocab = config.tokenizer.vocab_file
+    if vocab is None:
+        return config
+    found = next((place for place in (Path(vocab), path.parent / vocab) if place.is_file()), None)
+    if found is None:
+        raise ConfigError(f"{path}: `tokenizer.vocab_file`: there is no file {vocab}, nor beside the config file")
+    tokenizer = config.tokenizer.model_copy(update={"vocab_file": str(found.resolve())})
+    return config.model_copy(update={"tokenizer": tokenizer})

@@ -1,0 +1,237 @@
+"""The bench a bootstrap works on, and how one stage runs there: found done, or worked, recorded last.
+
+A stage's truth is its record in the store, `stages/<kind>/<digest>.json`: the digest covers the component's REVISION,
+the config it depends on and the digests of its inputs; the record is written after the outputs. So a finished stage is
+found in a new process, on another machine, and with Prefect's database lost. Prefect shows it; it does not decide it.
+"""
+
+import contextlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
+from pydantic import BaseModel, ValidationError
+
+from components.common.contracts import Contract, DatasetRef, ModelRef, StageReport
+from components.common.errors import StorageError
+from components.common.lock import exclusive
+from components.common.progress import clock
+from components.common.seeding import digest_of
+from components.common.storage import Store, join_uri, open_store, split_uri
+from components.common.tracking import Tracker, open_tracker
+from components.config import BootstrapConfig
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Contract)
+LOCK_KEY = "locks/bootstrap.json"
+RETRY_SECONDS = [5, 30]
+
+
+@dataclass(frozen=True)
+class Bay:
+    """What one running stage gets: its MLflow run and a folder of its own that survives a crash."""
+
+    tracker: Tracker
+    work_dir: Path
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R]):
+    """One stage: what its result depends on, and the work.
+
+    Args:
+        name: shown everywhere, e.g. `round-1/pretrain`.
+        kind: groups records: `pretrain`, `capfilt` …
+        revision: the component's REVISION; a new one makes old results stale.
+        depends: configs, digests: everything the result is a function of, as JSON or pydantic models.
+        result: the contract it returns.
+        work: does it.
+    """
+
+    name: str
+    kind: str
+    revision: int
+    depends: Mapping[str, Any]
+    result: type[R]
+    work: Callable[[Bay], R]
+
+    @property
+    def digest(self) -> str:
+        """What this result is filed under."""
+        return digest_of({"kind": self.kind, "revision": self.revision, "depends": dict(self.depends)})
+
+
+@dataclass
+class Bench:
+    """The store, the MLflow run and the story of one bootstrap."""
+
+    config: BootstrapConfig
+    store: Store
+    tracker: Tracker
+    scratch: Path
+    reports: list[StageReport] = field(default_factory=list)
+
+    def run(self, stage: Stage[R]) -> R:
+        """The stage's result: from its record if it is finished, else by working, as a Prefect task on this thread.
+
+        The task is called directly, never submitted: a cancellation reaches only the main thread, and whoever waits
+        for a training there can end it (reference/mlops.md 1.5).
+        """
+        results: list[R] = []
+
+        def body() -> State[Any] | None:
+            start = time.monotonic()
+            found = self._find(stage)
+            result = found if found is not None else self._work(stage)
+            results.append(result)
+            self._report(stage, result, time.monotonic() - start, cached=found is not None)
+            return None if found is None else Completed(name="Cached", message="found in the store")
+
+        task(
+            body,
+            name=stage.kind,
+            task_run_name=stage.name,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=len(RETRY_SECONDS),
+            retry_delay_seconds=RETRY_SECONDS,
+            retry_condition_fn=_can_heal,
+        )()
+        return results[-1]
+
+    def _find(self, stage: Stage[R]) -> R | None:
+        key = _record_key(stage)
+        if not self.store.exists(key):
+            return None
+        try:
+            result = stage.result.model_validate(json.loads(self.store.read(key))["result"])
+        except (ValueError, KeyError, ValidationError):
+            logger.warning("%s: its record %s cannot be read; it is done again", stage.name, key)
+            return None
+        missing = [uri for uri in _outputs(result) if not _is_there(uri)]
+        if missing:
+            logger.warning("%s was done, but %s is gone; it is done again", stage.name, missing[0])
+            return None
+        return result
+
+    def _work(self, stage: Stage[R]) -> R:
+        logger.info("%s …", stage.name)
+        start = time.monotonic()
+        folder = self.scratch / "work" / f"{stage.kind}-{stage.digest[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        child = self.tracker.child(stage.name, {"stage": stage.kind, "stage.digest": stage.digest})
+        try:
+            result = stage.work(Bay(child, folder))
+        except Exception:
+            child.end("FAILED")
+            raise
+        except BaseException:  # cancelled or interrupted
+            child.end("KILLED")
+            raise
+        child.end()
+        self._record(stage, result, time.monotonic() - start)
+        shutil.rmtree(folder, ignore_errors=True)
+        return result
+
+    def _record(self, stage: Stage[R], result: R, seconds: float) -> None:
+        depends = {name: _plain(value) for name, value in stage.depends.items()}
+        record = {
+            "stage": stage.name,
+            "kind": stage.kind,
+            "revision": stage.revision,
+            "depends": depends,
+            "result": result.model_dump(mode="json"),
+            "seconds": round(seconds, 3),
+            "finished": time.time(),
+        }
+        self.store.write(_record_key(stage), json.dumps(record, indent=1).encode())
+
+    def _report(self, stage: Stage[R], result: R, seconds: float, *, cached: bool) -> None:
+        metrics = dict(getattr(result, "metrics", {}))
+        self.reports.append(StageReport(stage=stage.name, seconds=seconds, cached=cached, metrics=metrics))
+        logger.info("%s: %s", stage.name, "found done" if cached else f"done in {clock(seconds)}")
+
+
+@contextlib.contextmanager
+def open_bench(config: BootstrapConfig, run_name: str = "bootstrap") -> Iterator[Bench]:
+    """Prove the store, take its lock, open the MLflow run, and close them in every case.
+
+    Raises:
+        StorageError: the store refuses us; nothing was started.
+        BusyError: another bootstrap works on this store.
+    """
+    store = open_store(config.store)
+    store.check()
+    scratch = scratch_folder(config)
+    with exclusive(store, LOCK_KEY, f"{run_name} {config.name!r}"):
+        tracker = open_tracker(
+            config.tracking_uri(scratch),
+            config.tracking.experiment or config.name,
+            f"{config.name}-{config.bootstrap_id[:8]}",
+            resume={"bootstrap.id": config.bootstrap_id[:32]},
+            tags={"bootstrap.name": config.name, "bootstrap.rounds": str(config.rounds), "store": store.uri},
+        )
+        bench = Bench(config, store, tracker, scratch)
+        try:
+            yield bench
+        except Exception:
+            tracker.end("FAILED")
+            raise
+        except BaseException:
+            tracker.end("KILLED")
+            raise
+        tracker.end()
+
+
+def scratch_folder(config: BootstrapConfig) -> Path:
+    """Where work in progress and MLflow's and Prefect's files lie: the store's folder, or ./.capfilt beside S3."""
+    local = open_store(config.store).local_path("x")
+    return local.parent if local is not None else Path(".capfilt").resolve()
+
+
+def _can_heal(task: Any, run: Any, state: State[Any]) -> bool:
+    """Retry only what another try can heal."""
+    try:
+        state.result()
+    except StorageError as error:
+        return error.retryable
+    except BaseException:  # noqa: BLE001 - whatever it is, it is not a storage error that heals
+        return False
+    return False
+
+
+def _record_key(stage: Stage[Any]) -> str:
+    return f"stages/{stage.kind}/{stage.digest}.json"
+
+
+def _outputs(result: BaseModel) -> Iterator[str]:
+    """URIs of the objects that show a result's outputs to be whole: what was written last."""
+    if isinstance(result, DatasetRef):
+        yield join_uri(result.uri, "manifest.json")
+    elif isinstance(result, ModelRef):
+        yield join_uri(result.uri, "model.json")
+    else:
+        for name in type(result).model_fields:
+            value = getattr(result, name)
+            if isinstance(value, BaseModel):
+                yield from _outputs(value)
+            elif name.endswith("uri") and isinstance(value, str):
+                yield value
+
+
+def _is_there(uri: str) -> bool:
+    folder, name = split_uri(uri)
+    return open_store(folder).exists(name)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
