@@ -12,12 +12,16 @@ class RetrievalConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    top_k: int = Field(default=64, ge=10, description="candidates per query that ITM re-ranks; paper: 256 COCO, 128 Flickr")
+    top_k: int = Field(
+        default=64, ge=10, description="candidates per query that ITM re-ranks; paper: 256 COCO, 128 Flickr"
+    )
     image_batch: int = Field(default=64, ge=1, description="images encoded at a time")
     text_batch: int = Field(default=256, ge=1, description="texts encoded at a time")
     pair_batch: int = Field(default=256, ge=1, description="image-text pairs scored by ITM at a time")
     resident_images: int = Field(
-        default=1024, ge=0, description="image keys and values kept between the two passes; more images are encoded twice"
+        default=1024,
+        ge=0,
+        description="image keys and values kept between the two passes; more images are encoded twice",
     )
     max_words: int = Field(default=30, ge=1, description="words a text is cut to, as in training")
     max_tokens: int = Field(default=35, ge=4, description="word pieces a text is cut to, [CLS] and [SEP] included")
@@ -36,7 +40,9 @@ class GateConfig(BaseModel):
         default=0.0, description="mean relative gain over the metrics that is needed, e.g. 0.01 for one per cent"
     )
     max_loss: float = Field(default=0.02, ge=0, description="relative loss allowed in any single one of the metrics")
-    floors: dict[str, float] = Field(default_factory=dict, description="least value of any named metric, champion or not")
+    floors: dict[str, float] = Field(
+        default_factory=dict, description="least value of any named metric, champion or not"
+    )
 
 
 class EvaluationConfig(BaseModel):
@@ -54,7 +60,8 @@ class EvaluationConfig(BaseModel):
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 autocasts the models' forward passes")
     limit: int | None = Field(default=None, ge=1, description="measure on the first so many test images only")
     position_zero: Literal["enc", "cls"] = Field(
-        default="enc", description="token at position 0 of the image-grounded encoder; `cls` for checkpoints used that way"
+        default="enc",
+        description="token at position 0 of the image-grounded encoder; `cls` for checkpoints used that way",
     )
 
     @model_validator(mode="after")

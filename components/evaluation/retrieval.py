@@ -1,8 +1,8 @@
 """Image-text retrieval as BLIP measures it: ITC ranks all pairs, ITM re-ranks the best (reference/blip.md section 6).
 
-The score of a re-ranked pair is its raw ITM match logit plus its cosine. It is the same in both directions, so each pair
-is scored once. Text recall looks for any caption of an image, image recall for the image of a caption. Candidates with
-the very score of the right answer count half each, so that twins neither help nor hurt and a constant model is at chance.
+The score of a re-ranked pair is its raw ITM match logit plus its cosine. It is the same in both directions, so each
+pair is scored once. Text recall looks for any caption of an image, image recall for the image of a caption. Candidates
+with the very score of the right answer count half each: twins neither help nor hurt, a constant model is at chance.
 
 Shapes: N images, T texts (T >= N), L tokens, S pixels, d embedding width, K candidates per query, P pairs.
 Memory: image keys and values for `resident_images` at most, similarities `[rows, T]` by chunk; ITM pairs by batch.
@@ -37,7 +37,7 @@ class MatchingModel(Protocol):
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Images and texts to match. `pixels(start, stop)` gives normalised images [stop-start,3,S,S] on the model's device."""
+    """Images and texts to match; `pixels(start, stop)` gives normalised images [B,3,S,S] on the model's device."""
 
     images: int
     pixels: Callable[[int, int], Tensor]
@@ -144,7 +144,9 @@ def _pairs(text_candidates: Tensor, image_candidates: Tensor, texts: int) -> tup
     """All pairs that either direction needs, once each, by image: image indices [P] and text indices [P]."""
     image_rows = torch.arange(len(text_candidates), device=text_candidates.device)[:, None]
     text_rows = torch.arange(len(image_candidates), device=image_candidates.device)[:, None]
-    codes = torch.cat([(image_rows * texts + text_candidates).flatten(), (image_candidates * texts + text_rows).flatten()])
+    codes = torch.cat(
+        [(image_rows * texts + text_candidates).flatten(), (image_candidates * texts + text_rows).flatten()]
+    )
     codes = codes.unique(sorted=True)
     return codes // texts, codes % texts
 

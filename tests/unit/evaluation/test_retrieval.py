@@ -53,7 +53,7 @@ def make_task(captions, seed=0, size=4):
 
 
 def slow_recalls(model, task, pixels, top_k):
-    """blip.md section 6 with loops: -100 everywhere, top-k rows filled with logit + cosine, best rank of a right one."""
+    """blip.md section 6 with loops: -100 everywhere, the top k filled with logit + cosine, best rank."""
     kv, image_embeddings = model.image_features(pixels)
     text_embeddings = model.text_features(task.ids, task.mask)
     similarity = image_embeddings @ text_embeddings.T
@@ -67,7 +67,7 @@ def slow_recalls(model, task, pixels, top_k):
                 scores[row, column] = logit + matrix[row, column]
         return scores.argsort(1, descending=True)
 
-    hits = {name: 0 for name in RECALLS}
+    hits = dict.fromkeys(RECALLS, 0.0)
     order = fill(similarity, True)
     for image in range(len(pixels)):
         rank = min(order[image].tolist().index(t) for t in range(len(task.owners)) if task.owners[t] == image)

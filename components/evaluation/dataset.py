@@ -1,0 +1,158 @@
+"""What CapFilt did to a dataset: noise ratios, and, where the truth is known, how right its decisions were.
+
+Reads the candidate tables of a sealed dataset (one row per caption considered). Truth is a parquet of its own (`key`,
+`kind`, and `scene` on the sample world), used here and nowhere else: nothing that trains or filters reads it.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from components.common.errors import DataError
+from components.common.storage import normalise_uri, open_store, split_uri
+from components.data.candidates import Candidate
+from components.data.sampleworld import Scene, judge_caption
+
+MATCH = "match"
+UNKNOWN_KINDS = frozenset(["cc12m", "unknown"])  # real pairs nobody judged: not scored
+REJECTED = frozenset(["below_threshold", "coin"])  # the filter's own no
+OUTVOTED = frozenset(["not_best", "not_needed"])  # the filter's yes, undone by the policy
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of one web picture: the kind of its web text and, if it was drawn, its scene."""
+
+    kind: str
+    scene: Scene | None = None
+
+
+def filter_verdict(row: Candidate) -> bool | None:
+    """What the filter said of a caption: True or False, or None where something else decided (duplicate, failed …)."""
+    if row.kept or row.reason in OUTVOTED:
+        return True
+    return False if row.reason in REJECTED else None
+
+
+def load_truth(uri: str) -> dict[str, Truth]:
+    """Truth by sample key.
+
+    Raises:
+        DataError: if the file is not a truth table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder, name = split_uri(normalise_uri(uri))
+    data = open_store(folder).read(name)
+    try:
+        rows = pq.read_table(io.BytesIO(data)).to_pylist()
+        return {
+            row["key"]: Truth(row["kind"], Scene.from_json(row["scene"]) if row.get("scene") else None) for row in rows
+        }
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{uri} is not a truth table with columns `key`, `kind` (and `scene`): {error!r}") from error
+
+
+def noise_metrics(candidates: Iterable[Candidate]) -> dict[str, float]:
+    """Share of web and of synthetic texts that the filter rejected (the paper's noise ratio), and counts.
+
+    A share is absent where the filter judged no text of that source.
+    """
+    counts: Counter[str] = Counter()
+    for row in candidates:
+        verdict = filter_verdict(row)
+        counts["kept_pairs" if row.kept else "dropped"] += 1
+        counts[f"kept_{row.source}"] += row.kept
+        if verdict is not None:
+            counts[f"judged_{row.source}"] += 1
+            counts[f"rejected_{row.source}"] += not verdict
+    metrics = {
+        f"capfilt/{name}": float(counts[name]) for name in ("kept_pairs", "dropped", "kept_web", "kept_synthetic")
+    }
+    for source in ("web", "synthetic"):
+        if judged := counts[f"judged_{source}"]:
+            metrics[f"capfilt/noise_ratio_{source}"] = counts[f"rejected_{source}"] / judged
+    return metrics
+
+
+def score_against_truth(candidates: Iterable[Candidate], truth: Mapping[str, Truth]) -> dict[str, float]:
+    """How right the filter and the captioner were.
+
+    Returns (each only where there is something to count):
+        `truth/filter_precision`, `filter_recall`, `filter_auc`: on web texts; right ones are of kind `match`.
+        `truth/rejected/<kind>`: share of the wrong texts of a kind that the filter rejected.
+        `truth/auc/<kind>`: ROC-AUC of P(match), `match` against that kind.
+        `truth/web_true_before`, `web_true`: share of right web texts before and after the filter.
+        `truth/synthetic_true_before`, `synthetic_true`: share of synthetic captions true of the picture (sample world).
+        `truth/synthetic_recall`: share of the true synthetic captions that the filter accepted.
+        `truth/pairs_true`: share of true texts among all kept ones (sample world); before: `web_true_before`.
+
+    Raises:
+        DataError: if no candidate's key is in the truth table.
+    """
+    rows = list(candidates)
+    known = [row for row in rows if row.key in truth]
+    if rows and not known:
+        raise DataError("no caption's key is in the truth table: it belongs to other web data")
+    web = [row for row in known if row.source == "web" and truth[row.key].kind not in UNKNOWN_KINDS]
+    metrics = _web_metrics(web, [truth[row.key].kind for row in web])
+    synthetic = [(row, scene) for row in known if row.source == "synthetic" and (scene := truth[row.key].scene)]
+    verdicts = [judge_caption(scene, row.text).true for row, scene in synthetic]
+    metrics |= _synthetic_metrics([row for row, _ in synthetic], verdicts)
+    if synthetic and web:
+        kept = [truth[row.key].kind == MATCH for row in web if row.kept]
+        kept += [true for (row, _), true in zip(synthetic, verdicts, strict=True) if row.kept]
+        metrics |= _share("truth/pairs_true", kept)
+    return metrics
+
+
+def _share(name: str, flags: Sequence[bool]) -> dict[str, float]:
+    return {name: sum(flags) / len(flags)} if flags else {}
+
+
+def _web_metrics(web: Sequence[Candidate], kinds: Sequence[str]) -> dict[str, float]:
+    judged = [
+        (row, kind, verdict)
+        for row, kind in zip(web, kinds, strict=True)
+        if (verdict := filter_verdict(row)) is not None
+    ]
+    metrics = _share("truth/web_true_before", [kind == MATCH for kind in kinds])
+    metrics |= _share("truth/web_true", [kind == MATCH for row, kind in zip(web, kinds, strict=True) if row.kept])
+    metrics |= _share("truth/filter_precision", [kind == MATCH for _, kind, verdict in judged if verdict])
+    metrics |= _share("truth/filter_recall", [verdict for _, kind, verdict in judged if kind == MATCH])
+    scored = [(row.itm_probability, kind) for row, kind, _ in judged if row.itm_probability is not None]
+    scores, labels = np.array([score for score, _ in scored]), np.array([kind for _, kind in scored])
+    metrics |= _auc("truth/filter_auc", scores, labels == MATCH)
+    for wrong in sorted(set(kinds) - {MATCH}):
+        metrics |= _share(f"truth/rejected/{wrong}", [not verdict for _, kind, verdict in judged if kind == wrong])
+        chosen = np.isin(labels, [MATCH, wrong])
+        metrics |= _auc(f"truth/auc/{wrong}", scores[chosen], labels[chosen] == MATCH)
+    return metrics
+
+
+def _synthetic_metrics(rows: Sequence[Candidate], verdicts: Sequence[bool]) -> dict[str, float]:
+    pairs = list(zip(rows, verdicts, strict=True))
+    metrics = _share("truth/synthetic_true_before", verdicts)
+    metrics |= _share("truth/synthetic_true", [true for row, true in pairs if filter_verdict(row)])
+    judged = [(verdict, true) for row, true in pairs if (verdict := filter_verdict(row)) is not None]
+    return metrics | _share("truth/synthetic_recall", [verdict for verdict, true in judged if true])
+
+
+def _auc(name: str, scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> dict[str, float]:
+    area = roc_auc(scores, positive)
+    return {} if area is None else {name: area}
+
+
+def roc_auc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> float | None:
+    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half; None without both classes. Both [N]."""
+    right, wrong = int(positive.sum()), int((~positive).sum())
+    if not right or not wrong:
+        return None
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    middle_ranks = np.cumsum(counts) - (counts - 1) / 2
+    return float((middle_ranks[inverse][positive].sum() - right * (right + 1) / 2) / (right * wrong))
