@@ -1,0 +1,197 @@
+"""Checkpoints that are whole or not there: DeepSpeed's files, and beside them what DeepSpeed does not know.
+
+    <folder>/step-00000120/
+        deepspeed/…            the engine's own files; step, loader cursor and metrics travel in its client state
+        teacher.safetensors    momentum encoders and queues, fp32
+        rank-0000.safetensors  torch's random states of each process
+        rank-0000.json         Python's and NumPy's
+        complete.json          every file's size and sha256, written last
+
+A checkpoint is written under a hidden name, flushed to disk, and renamed: a crash at any moment leaves the ones before
+it as they were. `newest` takes the last one whose files are what `complete.json` says, so a truncated one is passed over.
+"""
+
+import json
+import logging
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from components.common import distributed
+from components.common.errors import StorageError
+from components.common.storage import sha256_file
+from components.training.engine import Engine
+
+if TYPE_CHECKING:
+    from components.model.learning import Objective
+
+logger = logging.getLogger(__name__)
+
+_RECORD = "complete.json"
+_PREFIX = "step-"
+_PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one training in one folder, which all processes can reach.
+
+    Args:
+        folder: where they lie.
+        keep: how many of the newest stay.
+    """
+
+    folder: Path
+    keep: int = 2
+
+    def save(self, engine: Engine, objective: "Objective", state: dict[str, Any]) -> Path:
+        """Write one; every process calls this. `state` holds `step` and is the same in all processes.
+
+        Raises:
+            StorageError: the disk refuses; the checkpoints before it are still good.
+        """
+        step = int(state["step"])
+        partial, final = self.folder / f"{_PARTIAL}{step:08d}", self.folder / f"{_PREFIX}{step:08d}"
+        try:
+            if distributed.is_main():
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            distributed.barrier()
+            engine.save(partial, state)
+            _save_random_state(partial, distributed.rank())
+            if distributed.is_main():
+                _save_tensors(partial / "teacher.safetensors", objective.teacher_state())
+            distributed.barrier()
+            if distributed.is_main():
+                _seal(partial, final, step)
+                self._prune()
+        except OSError as error:
+            raise StorageError(
+                f"checkpoint {final} could not be written: {error}; free some disk space or mend the folder, "
+                "then start again: training goes on from the checkpoint before it"
+            ) from error
+        distributed.barrier()
+        return final
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint; damaged ones are named in the log and passed over. All processes agree."""
+        found = None
+        if distributed.is_main():
+            for path in self.all():
+                damage = _damage(path)
+                if damage is None:
+                    found = path
+                    break
+                logger.warning("checkpoint %s is damaged (%s); trying the one before it", path, damage)
+        chosen = distributed.broadcast_object(str(found) if found else None)
+        return Path(chosen) if chosen else None
+
+    def restore(self, path: Path, engine: Engine, objective: "Objective") -> dict[str, Any]:
+        """Put everything back as it was; every process calls this. Returns the saved state."""
+        state = engine.load(path)
+        objective.load_teacher_state(_load_tensors(path / "teacher.safetensors"))
+        _load_random_state(path, distributed.rank())
+        return state
+
+    def all(self) -> list[Path]:
+        """Finished checkpoints, newest first."""
+        return sorted(self.folder.glob(f"{_PREFIX}*"), reverse=True)
+
+    def _prune(self) -> None:
+        for path in self.all()[self.keep :]:
+            # Renamed first: a crash halfway through the removal must not leave half a checkpoint under a good name.
+            doomed = path.with_name(f"{_PARTIAL}old-{path.name}")
+            path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+        for path in self.folder.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _seal(partial: Path, final: Path, step: int) -> None:
+    """Record sizes and digests, flush everything to disk, and give the folder its name."""
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    for path in files:
+        _flush(path)
+    record = {
+        "step": step,
+        "files": {
+            path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in files
+        },
+    }
+    (partial / _RECORD).write_text(json.dumps(record, indent=1))
+    _flush(partial / _RECORD)
+    _flush(partial)
+    shutil.rmtree(final, ignore_errors=True)  # of the same step: damaged, or saved by a run that went on from before it
+    partial.rename(final)
+    _flush(final.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None if it is whole."""
+    try:
+        record = json.loads((path / _RECORD).read_text())
+        for name, entry in record["files"].items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != entry["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}"
+            if sha256_file(file) != entry["sha256"]:
+                return f"{name} has changed"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_RECORD} is unreadable: {error}"
+    return None
+
+
+def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, str(path))
+
+
+def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(str(path)))
+
+
+def _save_random_state(folder: Path, rank: int) -> None:
+    tensors = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    _save_tensors(folder / f"rank-{rank:04d}.safetensors", tensors)
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    numpy_state = [str(name), np.asarray(keys).tolist(), int(position), int(has_gauss), float(gauss)]
+    states = {"python": random.getstate(), "numpy": numpy_state}
+    (folder / f"rank-{rank:04d}.json").write_text(json.dumps(states))
+
+
+def _load_random_state(folder: Path, rank: int) -> None:
+    """Take this process's random states; on more processes than before, the new ones keep their own seed."""
+    path = folder / f"rank-{rank:04d}.json"
+    if not path.is_file():
+        return
+    states = json.loads(path.read_text())
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    tensors = _load_tensors(path.with_suffix(".safetensors"))
+    torch.set_rng_state(tensors["cpu"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])

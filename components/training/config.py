@@ -1,0 +1,122 @@
+"""Typed configuration of one training: what to optimise, how long, how it is launched and kept."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Objective = Literal["pretrain", "captioner", "filter"]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OptimConfig(_Config):
+    """AdamW and its learning rate over time."""
+
+    lr: float = Field(default=3e-4, gt=0, description="peak learning rate, reached at the end of the warm-up")
+    min_lr: float = Field(default=0.0, ge=0, description="learning rate that the decay ends at")
+    warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate of the first warm-up step")
+    warmup_steps: int = Field(default=0, ge=0, description="optimizer steps of linear warm-up")
+    schedule: Literal["cosine", "exponential", "constant"] = Field(
+        default="cosine",
+        description="after the warm-up: cosine per step to min_lr; or lr * decay_rate^epoch, changed once an epoch, "
+        "never below min_lr (the reference's pre-training); or constant",
+    )
+    decay_rate: float = Field(default=0.9, gt=0, le=1, description="factor per epoch of the exponential schedule")
+    cosine_per_epoch: bool = Field(
+        default=False, description="change the cosine once an epoch and not every step, as the reference's finetuning"
+    )
+    warmup_first_epoch_only: bool = Field(
+        default=False, description="the reference's defect: warm-up is cut off at the end of the first epoch"
+    )
+    weight_decay: float = Field(default=0.05, ge=0, description="decoupled weight decay")
+    decay_everything: bool = Field(
+        default=False, description="decay biases, norms and scalars too, as the reference does; else only matrices"
+    )
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW's moment decay rates")
+    eps: float = Field(default=1e-8, gt=0, description="AdamW's denominator offset")
+    clip: float = Field(default=0.0, ge=0, description="largest norm of the whole gradient; 0 switches clipping off")
+
+
+class CheckpointConfig(_Config):
+    """When a training's state is written and how much of it stays."""
+
+    every_steps: int = Field(default=500, ge=0, description="optimizer steps between checkpoints; 0: none but on SIGTERM")
+    keep: int = Field(default=2, ge=1, description="checkpoints kept, newest first")
+
+
+class DeepSpeedConfig(_Config):
+    """The engine's own settings."""
+
+    zero_stage: int = Field(default=1, description="ZeRO stage 0, 1 or 2: what is partitioned over processes")
+    shared_memory: bool = Field(
+        default=False,
+        description="on CPU, let several processes of one machine reduce through shared memory: DeepSpeed compiles "
+        "an op for it at first use (needs a C++ compiler)",
+    )
+    extra: dict[str, Any] = Field(
+        default_factory=dict, description="any DeepSpeed key, merged over ours, e.g. {zero_optimization: {...}}"
+    )
+
+    @model_validator(mode="after")
+    def _refuse_zero_3(self) -> "DeepSpeedConfig":
+        stage = self.extra.get("zero_optimization", {}).get("stage", self.zero_stage)
+        if stage == 3:
+            raise ValueError(
+                "zero_stage 3 is refused: it empties parameters outside their own module's forward, so BLIP's tied "
+                "text weights and the momentum encoders' update would silently see nothing; use 1 or 2, which hold "
+                "every BLIP size on one GPU"
+            )
+        if stage not in (0, 1, 2):
+            raise ValueError(f"zero_stage must be 0, 1 or 2, not {stage!r}")
+        return self
+
+
+class LaunchConfig(_Config):
+    """Processes, threads and machines."""
+
+    processes: int | None = Field(default=None, ge=1, description="processes per machine; default: one per GPU, else 1")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads per process; default: cores / processes")
+    nodes: int = Field(default=1, ge=1, description="machines")
+    node_rank: int | None = Field(default=None, ge=0, description="this machine's number; default: NODE_RANK, else 0")
+    master: str | None = Field(default=None, description="host:port of machine 0; default: MASTER_ADDR:MASTER_PORT")
+    timeout_minutes: float = Field(default=30.0, gt=0, description="longest wait of a process for the others, minutes")
+
+
+class TrainConfig(_Config):
+    """One training stage."""
+
+    steps: int | None = Field(default=None, ge=1, description="optimizer steps; give either steps or epochs")
+    epochs: float | None = Field(default=None, gt=0, description="passes over the data mixture")
+    batch_size: int = Field(default=64, ge=1, description="pairs per process and micro-batch")
+    accumulation: int = Field(default=1, ge=1, description="micro-batches per optimizer step")
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="bf16: autocast, while parameters, optimizer and momentum stay fp32"
+    )
+    checkpointed_layers: bool = Field(
+        default=False, description="recompute activations in the backward pass: less memory, about a third more time"
+    )
+    compile: bool = Field(default=False, description="torch.compile the objective")
+    image_size: int | None = Field(default=None, ge=8, description="pixels per side; default: the model's own")
+    min_scale: float = Field(default=0.2, gt=0, le=1, description="smallest area share of the random crop")
+    flip: bool = Field(default=True, description="random horizontal flip")
+    randaugment: bool = Field(default=True, description="two random photometric or geometric operations per picture")
+    max_words: int = Field(default=30, ge=1, description="words kept of a caption")
+    max_tokens: int = Field(default=30, ge=4, description="tokens kept of a caption, [CLS] and [SEP] included")
+    prompt: str = Field(default="a picture of ", description="the captioner's prompt, not part of the loss")
+    loader_threads: int | None = Field(default=None, ge=1, description="threads decoding pictures; default: threads")
+    deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    launch: LaunchConfig = Field(default_factory=LaunchConfig)
+    log_every: int = Field(default=20, ge=1, description="optimizer steps between lines of the training curve")
+    seed: int = Field(default=0, ge=0, description="seed of initial weights, dropout and data order")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps (optimizer steps) and epochs (passes over the data)")
+        if self.steps is not None and self.optim.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.optim.warmup_steps}) is longer than the training ({self.steps} steps)")
+        return self

@@ -1,0 +1,240 @@
+"""The training engine: DeepSpeed behind five methods. The only importer of deepspeed.
+
+What is chosen here and why (measured traps: reference/mlops.md section 3):
+
+- ZeRO 0, 1 and 2. Stage 3 is refused in the config.
+- bf16 is autocast over fp32 parameters, and gradients are reduced in fp32.
+- The optimizer is torch's own fused AdamW, so that DeepSpeed compiles none.
+- The shared-memory reduction op, which DeepSpeed otherwise compiles at every first use on CPU, is off unless asked for.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from components.common import distributed
+from components.common.errors import ConfigError, ModelError
+from components.training.config import OptimConfig, TrainConfig
+
+logger = logging.getLogger(__name__)
+
+_TAG = "deepspeed"
+_IMPORTS_NOT_NEEDED = ("mlflow", "transformers")  # DeepSpeed's autotuner and linear layers: 1.5 s of every start
+
+
+def check_compiler(config: TrainConfig) -> None:
+    """Make sure that what the config asks DeepSpeed or torch to compile can be compiled.
+
+    Raises:
+        ConfigError: a compiler, ninja or Python's headers are missing; with the remedy.
+    """
+    wanted = _compiled_parts(config)
+    if not wanted:
+        return
+    missing = []
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        missing.append("a C++ compiler (`apt-get install g++`)")
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        missing.append("Python's headers (`apt-get install python3-dev`)")
+    if not shutil.which("ninja", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"):
+        missing.append("ninja (`pip install ninja`)")
+    if missing:
+        raise ConfigError(f"{', '.join(wanted)} compile code at first use, and this machine lacks {', '.join(missing)}")
+
+
+def _compiled_parts(config: TrainConfig) -> list[str]:
+    wanted = []
+    if config.deepspeed.shared_memory and not torch.cuda.is_available():
+        wanted.append("deepspeed.shared_memory")
+    if config.compile:
+        wanted.append("compile")
+    if config.deepspeed.extra.get("zero_optimization", {}).get("offload_optimizer"):
+        wanted.append("deepspeed.extra.zero_optimization.offload_optimizer")
+    return wanted
+
+
+@contextlib.contextmanager
+def _not_importable(*names: str) -> Iterator[None]:
+    """Let `import name` fail for a while, for packages that are optional to what is being imported."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden, cast(Any, None)))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
+
+
+def _deepspeed() -> Any:
+    """Import DeepSpeed, quietly and without what it only imports in case."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    with _not_importable(*_IMPORTS_NOT_NEEDED):
+        import deepspeed
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 has renamed.
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
+    return deepspeed
+
+
+def start_process_group(config: TrainConfig) -> torch.device:
+    """Join the launched process group and return this process's device."""
+    deepspeed = _deepspeed()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        device, backend = torch.device("cuda", torch.cuda.current_device()), "nccl"
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+        if not config.deepspeed.shared_memory or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            from deepspeed.git_version_info import compatible_ops
+
+            compatible_ops["deepspeed_shm_comm"] = False
+    timeout = timedelta(minutes=config.launch.timeout_minutes)
+    deepspeed.init_distributed(dist_backend=backend, timeout=timeout, auto_mpi_discovery=False, verbose=False)
+    return device
+
+
+def end_process_group() -> None:
+    """Leave the process group, if there is one."""
+    if distributed.is_distributed():
+        torch.distributed.destroy_process_group()
+
+
+def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; matrices decay, biases, norms and scalars do not (blip.md 10)."""
+    decayed, plain = [], []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            (decayed if parameter.ndim >= 2 or config.decay_everything else plain).append(parameter)
+    groups = [
+        {"params": parameters, "weight_decay": decay}
+        for parameters, decay in ((decayed, config.weight_decay), (plain, 0.0))
+        if parameters
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def deepspeed_config(config: TrainConfig, accumulation: int) -> dict[str, Any]:
+    """The DeepSpeed JSON of a training, the user's own keys merged over ours."""
+    ours: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": config.batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.optim.clip,
+        "zero_optimization": {"stage": config.deepspeed.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 1 << 30,
+        "wall_clock_breakdown": False,
+    }
+    if config.precision == "bf16":
+        ours["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return _merged(ours, config.deepspeed.extra)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
+
+
+class Engine:
+    """A module with its optimizer, spread over the process group."""
+
+    def __init__(self, module: nn.Module, config: TrainConfig, *, accumulation: int | None = None) -> None:
+        deepspeed = _deepspeed()
+        self.accumulation = accumulation or config.accumulation
+        settings = deepspeed_config(config, self.accumulation)
+        optimizer = build_optimizer(module, config.optim)
+        try:
+            self._engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
+        except (ValueError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
+            raise ConfigError(f"DeepSpeed refuses its settings {settings}: {error}; see deepspeed.extra") from error
+        self.device: torch.device = self._engine.device
+
+    def forward_backward(self, batch: Any) -> dict[str, Tensor]:
+        """One micro-batch: losses and gradients. Call `accumulation` times, then `update`."""
+        outputs: dict[str, Tensor] = self._engine(batch)
+        self._engine.backward(outputs["loss"])
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+        return {name: value.detach() for name, value in outputs.items()}
+
+    def update(self, lr: float) -> Tensor:
+        """One optimizer step at the given learning rate. Returns the gradient's norm before clipping."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        norm = None
+        if not self._engine.zero_optimization() and not self._engine.gradient_clipping():
+            gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm() if norm is None else norm
+        return torch.as_tensor(0.0 if norm is None else norm).detach()
+
+    def save(self, folder: Path, client_state: dict[str, Any]) -> None:
+        """Write DeepSpeed's checkpoint under `folder`; every process calls this."""
+        self._engine.save_checkpoint(str(folder), tag=_TAG, client_state=client_state, save_latest=False)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Read a checkpoint of any number of processes; every process calls this. Returns its client state.
+
+        Raises:
+            ModelError: the checkpoint is another model's.
+        """
+        partitions = sorted((folder / _TAG).glob("*zero_pp_rank_*_optim_states.pt"), key=_partition_number)
+        moved = bool(partitions) and len(partitions) != distributed.world_size()
+        try:
+            _, client_state = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_only=moved)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ModelError(f"the checkpoint {folder} does not fit this training: {error}") from error
+        if moved:
+            self._repartition(partitions)
+        return cast(dict[str, Any], client_state)
+
+    def _repartition(self, partitions: list[Path]) -> None:
+        """Cut the optimizer state of another number of processes anew: exact, since only end padding differs."""
+        from deepspeed.runtime.fp16.loss_scaler import LossScaler
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum]):
+            saved = [torch.load(path, map_location="cpu", weights_only=True) for path in partitions]
+        states = [part["optimizer_state_dict"]["base_optimizer_state"]["state"] for part in saved]
+        zero = self._engine.optimizer
+        for index, group in enumerate(zero.optimizer.param_groups):
+            own = group["params"][0]
+            mine = {name: _own_part([state[index][name] for state in states], own) for name in states[0].get(index, {})}
+            if mine:
+                zero.optimizer.state[own] = mine
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The full fp32 weights, from any ZeRO stage offered here (parameters are whole in all of them)."""
+        return cast(dict[str, Tensor], self._engine.module.state_dict())
+
+    def close(self) -> None:
+        """Let go of buffers and hooks."""
+        self._engine.destroy()
+
+
+def _partition_number(path: Path) -> int:
+    return int(path.name.split("zero_pp_rank_")[1].split("_")[0])
+
+
+def _own_part(parts: list[Tensor], own: Tensor) -> Tensor:
+    """This process's slice of a flat state that was cut in `parts`, padded to the shape of `own`."""
+    if parts[0].ndim == 0:
+        return parts[0].clone()
+    start = distributed.rank() * own.numel()
+    piece = torch.cat(parts)[start : start + own.numel()].to(own.device)
+    return torch.nn.functional.pad(piece, (0, own.numel() - piece.numel()))

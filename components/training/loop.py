@@ -1,0 +1,102 @@
+"""The training loop on one screen. It knows no tracker, no store and no model: hooks, a feed and an objective do."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from components.common import distributed
+from components.training.checkpoint import Checkpoints
+from components.training.config import TrainConfig
+from components.training.engine import Engine
+from components.training.schedule import learning_rate
+from components.training.stopping import PreemptedError, StopSignal
+from components.training.watch import Hook, Window
+
+if TYPE_CHECKING:
+    from components.model.learning import Objective
+
+logger = logging.getLogger(__name__)
+
+
+class Feed(Protocol):
+    """Where batches come from."""
+
+    waited: float
+
+    def next(self) -> tuple[Any, Sequence[str]]:
+        """The next micro-batch on the device, and the keys of its pairs."""
+
+    def state(self) -> dict[str, Any]:
+        """Where the next batch starts, in plain values, equal in all processes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a training is and how its learning rate runs."""
+
+    total_steps: int
+    steps_per_epoch: float
+    config: TrainConfig
+
+    @classmethod
+    def of(cls, config: TrainConfig, *, pairs_per_epoch: int, global_batch: int) -> "Plan":
+        """The plan of a config on a data mixture; `global_batch` counts all processes and micro-batches."""
+        per_epoch = pairs_per_epoch / global_batch
+        steps = config.steps or math.ceil((config.epochs or 0) * per_epoch)
+        return cls(total_steps=max(1, steps), steps_per_epoch=per_epoch, config=config)
+
+    def lr(self, step: int) -> float:
+        """Learning rate of a step."""
+        total, per_epoch = self.total_steps, self.steps_per_epoch
+        return learning_rate(self.config.optim, step, total_steps=total, steps_per_epoch=per_epoch)
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether something that happens every so many steps, and at the end, happens after `step` steps."""
+        return every > 0 and (step % every == 0 or step == self.total_steps)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything one training is made of."""
+
+    engine: Engine
+    objective: "Objective"
+    feed: Feed
+    plan: Plan
+    checkpoints: Checkpoints
+    hooks: Sequence[Hook] = ()
+
+
+def train(stage: Stage, stop: StopSignal, start: int = 0) -> None:
+    """Train from step `start` to the end of the plan.
+
+    Raises:
+        DivergedError: a loss was not finite.
+        PreemptedError: stopped by a signal, with a checkpoint saved.
+    """
+    engine, plan, window = stage.engine, stage.plan, Window(stage.engine.device)
+    for step in range(start, plan.total_steps):
+        outputs, keys = [], list[str]()
+        for _ in range(engine.accumulation):
+            batch, names = stage.feed.next()
+            outputs.append(engine.forward_backward(batch))
+            keys += names
+        lr = plan.lr(step)
+        norm = engine.update(lr)
+        stage.objective.after_step()
+        window.add(step + 1, outputs, norm, keys)
+        stopping = distributed.any_process(stop.requested)
+        saving = stopping or plan.is_due(step + 1, plan.config.checkpoint.every_steps)
+        if saving or plan.is_due(step + 1, plan.config.log_every):
+            window.waited = stage.feed.waited
+            stage.feed.waited = 0.0
+            metrics = window.flush() | {"train/lr": lr, "train/epoch": (step + 1) / plan.steps_per_epoch}
+            for hook in stage.hooks:
+                hook(step + 1, metrics)
+        if saving:
+            state = {"step": step + 1, "feed": stage.feed.state()}
+            stage.checkpoints.save(engine, stage.objective, state)
+        if stopping:
+            raise PreemptedError(f"stopped by a signal after step {step + 1} of {plan.total_steps}; state is saved")

@@ -1,0 +1,81 @@
+"""How a training process is stopped from outside: by a signal, or by the death of who started it."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+import psutil
+
+from components.common.errors import CapfiltError
+
+logger = logging.getLogger(__name__)
+
+EXIT_PREEMPTED = 75
+"""Exit code after SIGTERM with a checkpoint saved (EX_TEMPFAIL: start again and it goes on)."""
+EXIT_ORPHANED = 76
+"""Exit code when the launcher has died: nobody is left to read the result."""
+PARENT_ENV = "CAPFILT_LAUNCHER"
+_GRACE_SECONDS = 15.0
+_LOOK_SECONDS = 0.5
+
+
+class PreemptedError(CapfiltError):
+    """Training was asked to stop and saved its state; started again, it goes on from there."""
+
+
+class StopSignal:
+    """Remembers SIGTERM and SIGINT, so that the loop can save and leave between two steps.
+
+    A process that hangs elsewhere (a collective whose peer is gone) is ended after a grace period.
+    """
+
+    def __init__(self, grace_seconds: float = _GRACE_SECONDS) -> None:
+        self.requested = False
+        self._grace = grace_seconds
+
+    def install(self) -> "StopSignal":
+        """Take over the two signals; call it in the main thread."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if not self.requested:
+            self.requested = True
+            timer = threading.Timer(self._grace, os._exit, args=(128 + number,))
+            timer.daemon = True
+            timer.start()
+
+
+def launcher_mark() -> str:
+    """What identifies this process to the ones it starts: `pid:creation time`, safe against reused pids."""
+    return f"{os.getpid()}:{psutil.Process().create_time()}"
+
+
+def is_alive(mark: str) -> bool:
+    """Whether the process of a mark still runs."""
+    pid, created = mark.split(":")
+    try:
+        process = psutil.Process(int(pid))
+        return abs(process.create_time() - float(created)) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def leave_with_parents() -> None:
+    """Watch, in a thread, the parent process and the launcher: when one dies, so does this process.
+
+    SIGKILL of the launcher runs no cleanup there, and torchrun starts its workers in sessions of their own: without
+    this they would train on, unseen (reference/mlops.md 1.5).
+    """
+    parent, launcher = os.getppid(), os.environ.get(PARENT_ENV)
+
+    def look() -> None:
+        while os.getppid() == parent and (launcher is None or is_alive(launcher)):
+            time.sleep(_LOOK_SECONDS)
+        os._exit(EXIT_ORPHANED)
+
+    threading.Thread(target=look, name="parent-watch", daemon=True).start()

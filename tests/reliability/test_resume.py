@@ -1,0 +1,75 @@
+"""A training killed at any moment goes on as if nothing had happened: real processes, real SIGKILL."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.common.errors import CapfiltError, DivergedError
+from components.training.config import TrainConfig
+from tests.helpers.distributed import curve, run_toy, toy_config
+
+
+@pytest.mark.parametrize(
+    ("processes", "stage", "accumulation", "kill_at"),
+    [(1, 0, 1, 7), (1, 2, 4, 11), (2, 1, 4, 10), (2, 2, 1, 7)],
+)
+def test_trace_after_a_kill_is_bit_identical(
+    tmp_path: Path, processes: int, stage: int, accumulation: int, kill_at: int
+) -> None:
+    config = toy_config(
+        accumulation=accumulation,
+        deepspeed={"zero_stage": stage},
+        launch={"processes": processes, "threads": 1},
+    )
+    with pytest.raises(CapfiltError, match="ended with code"):
+        run_toy(config, tmp_path, ["--kill-at", str(kill_at)])
+    before = curve(tmp_path)
+    assert len(before) == kill_at
+    resumed = run_toy(config, tmp_path)
+    assert resumed.result["start"] == kill_at // 4 * 4
+    assert curve(tmp_path)[:kill_at] == before
+
+
+@pytest.mark.parametrize(("before", "after", "stage"), [(2, 1, 1), (1, 2, 2)])
+def test_going_on_with_another_number_of_processes(tmp_path: Path, before: int, after: int, stage: int) -> None:
+    """Two processes of 4 pairs, or one of two micro-batches of 4: the same global batch, the same mean gradient."""
+
+    def config(processes: int) -> TrainConfig:
+        return toy_config(
+            accumulation=2 // processes,
+            deepspeed={"zero_stage": stage},
+            launch={"processes": processes, "threads": 1},
+        )
+
+    run_toy(config(before), tmp_path / "whole", ["--no-dropout"])
+    with pytest.raises(CapfiltError):
+        run_toy(config(before), tmp_path / "moved", ["--no-dropout", "--kill-at", "9"])
+    run_toy(config(after), tmp_path / "moved", ["--no-dropout"])
+    whole, moved = curve(tmp_path / "whole"), curve(tmp_path / "moved")
+    assert moved[:8] == whole[:8]
+    for ours, theirs in zip(moved, whole, strict=True):
+        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-4)
+        assert ours["train/grad_norm"] == pytest.approx(theirs["train/grad_norm"], rel=1e-3)
+
+
+def test_truncated_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    config = toy_config()
+    whole = run_toy(config, tmp_path / "whole")
+    with pytest.raises(CapfiltError):
+        run_toy(config, tmp_path / "cut", ["--kill-at", "9"])
+    newest = tmp_path / "cut" / "checkpoints" / "step-00000008"
+    states = next(newest.glob("deepspeed/*model_states.pt"))
+    states.write_bytes(states.read_bytes()[:-100])
+    resumed = run_toy(config, tmp_path / "cut")
+    assert resumed.result["start"] == 4
+    assert "damaged" in (tmp_path / "cut" / "training.log").read_text()
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    assert resumed.result == whole.result | {"start": 4}
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_pairs(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"step 6 .*pair-20"):
+        run_toy(toy_config(), tmp_path, ["--poison", "21"])
+    record = json.loads((tmp_path / "checkpoints" / "step-00000004" / "complete.json").read_text())
+    assert record["step"] == 4
