@@ -157,6 +157,12 @@ class Bench:
 
     def _report(self, stage: Stage[R], result: R, seconds: float, *, cached: bool) -> None:
         metrics = dict(getattr(result, "metrics", {}))
+        if cached and not self.tracker.has_child(stage.name):  # done on another machine, or MLflow's database was lost
+            child = self.tracker.child(
+                stage.name, {"stage": stage.kind, "stage.digest": stage.digest, "cached": "true"}
+            )
+            child.log_metrics(metrics)
+            child.end()
         self.reports.append(StageReport(stage=stage.name, seconds=seconds, cached=cached, metrics=metrics))
         logger.info("%s: %s", stage.name, "found done" if cached else f"done in {clock(seconds)}")
 
@@ -173,13 +179,7 @@ def open_bench(config: BootstrapConfig, run_name: str = "bootstrap") -> Iterator
     store.check()
     scratch = scratch_folder(config)
     with exclusive(store, LOCK_KEY, f"{run_name} {config.name!r}"):
-        tracker = open_tracker(
-            config.tracking_uri(scratch),
-            config.tracking.experiment or config.name,
-            f"{config.name}-{config.bootstrap_id[:8]}",
-            resume={"bootstrap.id": config.bootstrap_id[:32]},
-            tags={"bootstrap.name": config.name, "bootstrap.rounds": str(config.rounds), "store": store.uri},
-        )
+        tracker = open_tracker(config.tracking_uri(scratch), **parent_run(config))
         bench = Bench(config, store, tracker, scratch)
         try:
             yield bench
@@ -190,6 +190,16 @@ def open_bench(config: BootstrapConfig, run_name: str = "bootstrap") -> Iterator
             tracker.end("KILLED")
             raise
         tracker.end()
+
+
+def parent_run(config: BootstrapConfig) -> dict[str, Any]:
+    """How a bootstrap's MLflow run is named and found again: arguments of `open_tracker`."""
+    return {
+        "experiment": config.tracking.experiment or config.name,
+        "run_name": f"{config.name}-{config.bootstrap_id[:8]}",
+        "resume": {"bootstrap.id": config.bootstrap_id[:32]},
+        "tags": {"bootstrap.name": config.name, "bootstrap.rounds": str(config.rounds), "store": config.store},
+    }
 
 
 def scratch_folder(config: BootstrapConfig) -> Path:

@@ -71,6 +71,9 @@ class Tracker(Protocol):
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> "Tracker":
         """A nested run; the same name gives the same run again, so a resumed stage goes on with its curves."""
 
+    def has_child(self, name: str) -> bool:
+        """Whether a nested run of this name was ever started."""
+
     def end(self, status: Status = "FINISHED") -> None:
         """Send what is buffered and close the run."""
 
@@ -116,6 +119,10 @@ class NullTracker:
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> "Tracker":
         """Itself."""
         return self
+
+    def has_child(self, name: str) -> bool:
+        """As if: there is nothing to make up for."""
+        return True
 
     def end(self, status: Status = "FINISHED") -> None:
         """Nothing."""
@@ -254,10 +261,18 @@ class MlflowTracker:
         """Point an alias at a version."""
         _attempt(f"set {name}@{alias}", lambda: self._client.set_registered_model_alias(name, alias, str(version)))
 
+    def has_child(self, name: str) -> bool:
+        """Whether a nested run of this name was ever started (or nobody can tell)."""
+        known = _attempt(f"look for {name}", lambda: (_find(self._client, self.experiment_id, self._child_of(name)),))
+        return known is None or known[0] is not None
+
+    def _child_of(self, name: str) -> dict[str, str]:
+        return {"mlflow.parentRunId": self._run, "mlflow.runName": name}
+
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Tracker:
         """The nested run of this name: the one there is, or a new one."""
+        search = self._child_of(name)
         labels = {"mlflow.parentRunId": self._run, **(tags or {})}
-        search = {"mlflow.parentRunId": self._run, "mlflow.runName": name}
         run = _attempt(f"start {name}", lambda: _find_or_create(self._client, self.experiment_id, name, search, labels))
         return NullTracker() if run is None else MlflowTracker(self._client, self.uri, self.experiment_id, run)
 
@@ -362,13 +377,17 @@ def _experiment(client: Any, uri: str, name: str) -> str:
 def _find_or_create(
     client: Any, experiment_id: str, name: str, search: Mapping[str, str], labels: Mapping[str, str]
 ) -> str:
-    if search:
-        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in search.items())
-        runs = client.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time DESC"])
-        if runs:
-            client.update_run(runs[0].info.run_id, status="RUNNING")
-            return str(runs[0].info.run_id)
+    if search and (known := _find(client, experiment_id, search)) is not None:
+        client.update_run(known, status="RUNNING")
+        return known
     return str(client.create_run(experiment_id, run_name=name, tags=dict(labels)).info.run_id)
+
+
+def _find(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+    """The newest run with these tags."""
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    runs = client.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time DESC"])
+    return str(runs[0].info.run_id) if runs else None
 
 
 def _attempt(what: str, action: Callable[[], T]) -> T | None:

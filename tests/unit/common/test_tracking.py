@@ -89,7 +89,9 @@ def test_artifacts_lie_beside_the_database(run: MlflowTracker, uri: str, tmp_pat
 
 
 def test_children_are_found_again(run: MlflowTracker) -> None:
+    assert not run.has_child("round-1/pretrain")
     first = run.child("round-1/pretrain", {"stage": "pretrain"})
+    assert run.has_child("round-1/pretrain")
     first.log_metrics({"loss": 1.0}, 1)
     first.end("KILLED")
     again = run.child("round-1/pretrain")
