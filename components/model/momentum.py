@@ -8,13 +8,19 @@ Shapes: B pairs of this process, W processes, Q queue length, d shared embedding
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from components.common.distributed import all_gather
 from components.common.errors import ModelError
+
+if TYPE_CHECKING:
+    from components.model.blip import BlipFilter, BlipPretrain
 
 NO_IMAGE = -100
 """Image id of a queue row that holds noise still, equal to no image's id."""
@@ -24,15 +30,24 @@ class MomentumAverage:
     """fp32 running averages of some modules' parameters: `p_m <- m p_m + (1 - m) p` (ALBEF 3.2).
 
     The copies start equal to the originals, take no gradient, and run in eval mode unless `dropout` is set (the
-    reference leaves the teacher's dropout on; a steadier teacher is the default here).
+    reference leaves the teacher's dropout on; a steadier teacher is the default here). Submodules in `left_out` are
+    never called and not copied.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], momentum: float = 0.995, *, dropout: bool = False) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        momentum: float = 0.995,
+        *,
+        dropout: bool = False,
+        left_out: Iterable[nn.Module] = (),
+    ) -> None:
         if not 0.0 <= momentum <= 1.0:
             raise ModelError(f"momentum must be between 0 and 1, not {momentum}: 0.995 is the paper's value")
         self.momentum = momentum
         self._sources = dict(modules)
-        copies = copy.deepcopy(self._sources)  # one memo: what the modules share stays shared in the copies
+        memo: dict[int, Any] = {id(module): nn.Identity() for module in left_out}
+        copies = copy.deepcopy(self._sources, memo)  # one memo: what the modules share stays shared in the copies
         self.modules = nn.ModuleDict(copies).float().requires_grad_(False).train(dropout)
 
     def __getitem__(self, name: str) -> nn.Module:
@@ -54,13 +69,17 @@ class MomentumAverage:
         for average, source in self._pairs():
             average.copy_(source)
 
-    def to(self, device: torch.device | str) -> "MomentumAverage":
+    @property
+    def device(self) -> torch.device:
+        """Where the copies are."""
+        return next(self.modules.parameters()).device
+
+    def to(self, device: torch.device | str) -> None:
         """Move the copies to a device."""
         self.modules.to(device)
-        return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by name, `<module>.<parameter>`, fp32."""
+        """The averages by name, `<module>.<parameter>`, fp32; no copies."""
         return dict(self.modules.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -75,8 +94,49 @@ class MomentumAverage:
             raise ModelError(f"momentum encoders do not fit this model; resume with its own config: {error}") from error
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for name, source in self._sources.items():
-            yield from zip(self.modules[name].parameters(), source.parameters(), strict=True)
+        """Every averaged parameter with its original; one that modules share, once."""
+        originals = {
+            f"{name}.{parameter}": value
+            for name, module in self._sources.items()
+            for parameter, value in module.named_parameters()
+        }
+        for name, average in self.modules.named_parameters():
+            yield average, originals[name]
+
+
+class MomentumEncoders(MomentumAverage):
+    """Momentum copies of what ITC needs: both encoders without cross-attention and decoder, and both projections."""
+
+    def __init__(self, model: "BlipPretrain | BlipFilter", *, dropout: bool = False) -> None:
+        names = ("vision_model", "vision_proj", "text", "text_proj")
+        text = model.text
+        layers: Any = text.layers
+        unused = [getattr(layer, part, None) for layer in layers for part in ("cross_attention", "decoder_attention")]
+        super().__init__(
+            {name: getattr(model, name) for name in names},
+            model.config.momentum,
+            dropout=dropout,
+            left_out=[module for module in (*unused, getattr(text, "head", None)) if module is not None],
+        )
+        self._student = model.vision_proj
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Momentum features of images `[B, 3, S, S]` and texts `[B, T]`: two of `[B, d]`, of length 1, no gradient."""
+        if self.device != pixels.device:
+            self.to(pixels.device)
+        modules: Any = self.modules
+        with self._student_precision(pixels.device.type):
+            image = modules["vision_proj"](modules["vision_model"](pixels)[:, 0])
+            text = modules["text_proj"](modules["text"].encode(ids, mask))
+        return functional.normalize(image.float(), dim=-1), functional.normalize(text.float(), dim=-1)
+
+    def _student_precision(self, device_type: str) -> AbstractContextManager[Any]:
+        """Compute as the student does: in its 16-bit type where its parameters have one, else as autocast is set."""
+        dtype = self._student.weight.dtype
+        if dtype in (torch.bfloat16, torch.float16):
+            return torch.autocast(device_type, dtype=dtype)
+        return nullcontext()
 
 
 class FeatureQueue:
@@ -90,7 +150,7 @@ class FeatureQueue:
         if size < 0:
             raise ModelError(f"queue_size must not be negative, got {size}: 0 switches the queue off, 57600 is BLIP's")
         generator = torch.Generator().manual_seed(seed)
-        noise = nn.functional.normalize(torch.randn(2, size, dim, generator=generator), dim=-1)
+        noise = functional.normalize(torch.randn(2, size, dim, generator=generator), dim=-1)
         self.images, self.texts = (rows.to(device) for rows in noise.unbind())
         self.image_ids = torch.full((size,), NO_IMAGE, dtype=torch.int64, device=device)
         self.pointer = 0
@@ -114,11 +174,10 @@ class FeatureQueue:
         self.image_ids.index_copy_(0, rows, image_ids[skipped:].to(self.image_ids))
         self.pointer = (start + count) % self.size
 
-    def to(self, device: torch.device | str) -> "FeatureQueue":
+    def to(self, device: torch.device | str) -> None:
         """Move the queue to a device."""
         self.images, self.texts = self.images.to(device), self.texts.to(device)
         self.image_ids = self.image_ids.to(device)
-        return self
 
     def state_dict(self) -> dict[str, Tensor]:
         """Rows, ids and the ring's position."""
@@ -142,3 +201,56 @@ class FeatureQueue:
         self.texts.copy_(state["texts"])
         self.image_ids.copy_(state["image_ids"])
         self.pointer = int(state["pointer"]) % max(1, self.size)
+
+
+class Keys(NamedTuple):
+    """What a batch is contrasted with: features `[B + Q, d]` and image ids `[B + Q]`, the batch's own first."""
+
+    images: Tensor
+    texts: Tensor
+    image_ids: Tensor
+
+
+class Teacher:
+    """Momentum encoders with their queue, and what waits to be enqueued at the end of the optimizer step."""
+
+    def __init__(self, model: "BlipPretrain | BlipFilter", *, dropout: bool = False) -> None:
+        self.encoders = MomentumEncoders(model, dropout=dropout)
+        self.queue = FeatureQueue(model.config.queue_size, model.config.embed_dim)
+        self._waiting: list[Keys] = []
+
+    def keys(self, pixels: Tensor, ids: Tensor, mask: Tensor | None, image_ids: Tensor, *, remember: bool) -> Keys:
+        """Keys for a batch. With `remember` (in training) its features wait to be enqueued by `advance`."""
+        own = Keys(*self.encoders.features(pixels, ids, mask), image_ids)
+        if self.queue.image_ids.device != pixels.device:
+            self.queue.to(pixels.device)
+        if remember:
+            self._waiting.append(own)
+        queue = self.queue
+        return Keys(
+            torch.cat([own.images, queue.images]),
+            torch.cat([own.texts, queue.texts]),
+            torch.cat([own.image_ids, queue.image_ids]),
+        )
+
+    def advance(self) -> None:
+        """End of an optimizer step: update the encoders, enqueue the features of all its batches and processes.
+
+        Every process must have seen batches of the same sizes.
+        """
+        self.encoders.update()
+        if self._waiting:
+            joined = Keys(*(all_gather(torch.cat(part)) for part in zip(*self._waiting, strict=True)))
+            self._waiting.clear()
+            self.queue.enqueue(*joined)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """`encoders.*` and `queue.*`, for a checkpoint at the end of an optimizer step."""
+        encoders = {f"encoders.{name}": value for name, value in self.encoders.state_dict().items()}
+        return encoders | {f"queue.{name}": value for name, value in self.queue.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave; ModelError if it does not fit."""
+        self._waiting.clear()
+        for prefix, part in (("encoders.", self.encoders), ("queue.", self.queue)):
+            part.load_state_dict({name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)})

@@ -197,16 +197,20 @@ def lm_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.1) -> LmOutput
     Both results are means over the tokens that count, zero if none does. The smoothed loss has a floor above zero
     (`lm_floor`), so the plain one is what curves should be read from.
     """
+    wanted = targets[:, 1:].reshape(-1)
+    return token_loss(logits[:, :-1].reshape(wanted.shape[0], -1), wanted, smoothing)
+
+
+def token_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.1) -> LmOutput:
+    """`lm_loss` of single predictions: logits `[P, V]` and the tokens they should be, `[P]`, -100 where none."""
     with _full_precision(logits):
-        wanted = targets[:, 1:].reshape(-1)
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        log_probs = functional.log_softmax(logits[:, :-1].reshape(wanted.shape[0], -1), dim=-1, dtype=dtype)
-        counted = wanted != IGNORED
-        count = _count(wanted)
-        nll = functional.nll_loss(log_probs, wanted, ignore_index=IGNORED, reduction="sum") / count
+        log_probs = functional.log_softmax(logits, dim=-1, dtype=dtype)
+        count = _count(targets)
+        nll = functional.nll_loss(log_probs, targets, ignore_index=IGNORED, reduction="sum") / count
         if smoothing == 0:
             return LmOutput(nll, nll.detach())
-        spread = (-log_probs.mean(dim=-1)).masked_fill(~counted, 0.0).sum() / count
+        spread = (-log_probs.mean(dim=-1)).masked_fill(targets == IGNORED, 0.0).sum() / count
         return LmOutput((1 - smoothing) * nll + smoothing * spread, nll.detach())
 
 
