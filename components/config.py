@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from components.capfilt.config import CapfiltConfig
 from components.common.configfile import read_config
-from components.common.contracts import Contract, DatasetRef
 from components.common.errors import ConfigError
 from components.common.seeding import digest_of, key_seed
 from components.data.sampleworld.config import SampleWorldConfig
@@ -129,34 +128,6 @@ class BootstrapConfig(_Config):
 
     def _mixed(self, seed: int, purpose: str) -> int:
         return key_seed(self.seed, seed, purpose) % 2**31
-
-
-class SourceFiles(Contract):
-    """Where a bootstrap's raw data lies: the product of the sample world, or what the config names."""
-
-    train: str
-    val: str
-    test: str
-    images: tuple[str, str, str]
-    web_folder: str
-    truth_uri: str | None = None
-
-
-class TokenizerRef(Contract):
-    """A tokenizer folder in the store."""
-
-    tokenizer_uri: str
-    digest: str
-
-
-class RawData(Contract):
-    """The imported datasets of a bootstrap; `truth_uri` is for scoring alone."""
-
-    train: DatasetRef
-    val: DatasetRef
-    test: DatasetRef
-    web: DatasetRef
-    truth_uri: str | None = None
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> BootstrapConfig:

@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,7 @@ class Bench:
     tracker: Tracker
     scratch: Path
     reports: list[StageReport] = field(default_factory=list)
+    metrics: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
 
     def run(self, stage: Stage[R]) -> R:
         """The stage's result: from its record if it is finished, else by working, as a Prefect task on this thread.
@@ -107,6 +109,18 @@ class Bench:
             retry_condition_fn=_can_heal,
         )()
         return results[-1]
+
+    def note(self, number: int, metrics: Mapping[str, float], role: str | None = None) -> None:
+        """Keep a round's metrics, and put them on the parent run with the round as step: MLflow draws the curve.
+
+        Args:
+            number: the round.
+            metrics: flat names.
+            role: for metrics of a training: their prefix `train/` becomes the role, so that trainings stay apart.
+        """
+        named = {name if role is None else name.replace("train", role, 1): value for name, value in metrics.items()}
+        self.metrics[number].update(named)
+        self.tracker.log_metrics(named, step=number)
 
     def _find(self, stage: Stage[R]) -> R | None:
         key = _record_key(stage)
@@ -234,7 +248,7 @@ def _outputs(result: BaseModel) -> Iterator[str]:
             value = getattr(result, name)
             if isinstance(value, BaseModel):
                 yield from _outputs(value)
-            elif name.endswith("uri") and isinstance(value, str):
+            elif name.endswith("_uri") and isinstance(value, str):
                 yield value
 
 

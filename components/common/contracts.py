@@ -64,3 +64,59 @@ class StageReport(Contract):
     seconds: float
     cached: bool
     metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class SourceFiles(Contract):
+    """Where a bootstrap's raw data lies: what the sample world wrote, or what the config names."""
+
+    train: str = Field(description="captions JSON of the training split")
+    val: str = Field(description="captions JSON of the validation split")
+    test: str = Field(description="captions JSON of the test split")
+    images: tuple[str, str, str] = Field(description="picture folders of the three splits")
+    web_folder: str = Field(description="folder of img2dataset tars")
+    truth_uri: str | None = Field(default=None, description="kinds of the web texts: for scoring, never for learning")
+
+
+class RawData(Contract):
+    """The imported datasets that a bootstrap starts from."""
+
+    train: DatasetRef
+    val: DatasetRef
+    test: DatasetRef
+    web: DatasetRef
+    truth_uri: str | None = Field(default=None, description="kinds of the web texts: for scoring, never for learning")
+
+
+class TokenizerRef(Contract):
+    """A tokenizer in the store."""
+
+    uri: str = Field(description="folder with tokenizer.json")
+    digest: str
+    file_uri: str = Field(description="its last written file")
+
+
+class RoundResult(Contract):
+    """What a round had and made, and how good that is."""
+
+    round: int
+    web: DatasetRef = Field(description="the web data of this round: as imported in round 0, regenerated later")
+    base: ModelRef
+    captioner: ModelRef
+    filter: ModelRef
+    metrics: dict[str, float] = Field(description="`eval/…` of its models; `capfilt/…` and `truth/…` of its data")
+    details_uri: str | None = Field(default=None, description="the evaluation's per-image details")
+
+
+class BootstrapResult(Contract):
+    """The end of a bootstrap: its rounds, which one won, and where to look."""
+
+    name: str
+    rounds: tuple[RoundResult, ...]
+    champion: int = Field(description="the round whose models were promoted")
+    reasons: tuple[str, ...] = Field(description="why")
+    datasets: tuple[DatasetRef, ...]
+    models: tuple[ModelRef, ...]
+    stages: tuple[StageReport, ...]
+    report: str | None = Field(description="URI of the report page")
+    mlflow_uri: str | None = None
+    mlflow_run: str | None = None

@@ -1,0 +1,83 @@
+"""Measuring a round, judging what CapFilt did, and promoting the winner; and measuring as a flow of its own."""
+
+from collections.abc import Sequence
+
+from prefect import flow
+
+from components.common.contracts import DatasetRef, EvalReport, ModelRef, RoundResult
+from components.common.storage import open_store, split_uri
+from components.config import load_config
+from flows._stage import Bay, Bench, Stage, open_bench
+from flows.preparation import prepare
+
+
+def assess(bench: Bench, number: int, captioner: ModelRef, matcher: ModelRef, test: DatasetRef) -> EvalReport:
+    """Captioning and retrieval on the human test split: the same split and code in every round."""
+    from components.evaluation import run as component
+
+    config = bench.config.evaluation
+    measured = config.model_dump(mode="json", exclude={"gate"})
+    depends = {"config": measured, "captioner": captioner.digest, "filter": matcher.digest, "test": test.digest}
+
+    def work(bay: Bay) -> EvalReport:
+        return component.run_evaluation(
+            captioner, matcher, test, config, round=number, store=bench.store, tracker=bay.tracker
+        )
+
+    name = f"round-{number}/evaluate"
+    report = bench.run(Stage(name, "evaluate", component.REVISION, depends, EvalReport, work))
+    bench.note(number, report.metrics)
+    return report
+
+
+def judge(bench: Bench, number: int, web: DatasetRef, truth_uri: str) -> EvalReport:
+    """How right CapFilt's decisions were, where the kinds of the web texts are known. Nothing learns from this."""
+    from components.evaluation import dataset as component
+
+    folder, name = split_uri(truth_uri)
+    info = open_store(folder).info(name)
+    depends = {"web": web.digest, "truth": info.size if info else None}
+
+    def work(bay: Bay) -> EvalReport:
+        metrics = component.score_dataset(web, truth_uri)
+        bay.tracker.log_metrics(metrics, step=number)
+        return EvalReport(round=number, metrics=metrics)
+
+    report = bench.run(Stage(f"round-{number}/judge", "judge", component.REVISION, depends, EvalReport, work))
+    bench.note(number, report.metrics)
+    return report
+
+
+def promote(bench: Bench, rounds: Sequence[RoundResult]) -> tuple[int, tuple[str, ...]]:
+    """Register every round's models, decide which round won, and point `champion` at its models.
+
+    Returns:
+        the winning round's number, and the reasons in words.
+    """
+    from components.evaluation.gate import decide
+
+    champion, reasons = rounds[0], ("the only round",)
+    for challenger in rounds[1:]:
+        decision = decide(challenger.metrics, champion.metrics, bench.config.evaluation.gate)
+        reasons = tuple(decision.reasons)
+        if decision.promote:
+            champion = challenger
+    for result in rounds:
+        for model in (result.base, result.captioner, result.filter):
+            name = f"{bench.config.name}-{model.role}"
+            tags = {"round": str(result.round), "web_digest": result.web.digest}
+            registered = bench.tracker.register_model(name, model, _scores(result), tags)
+            if result is champion and registered.registered_version is not None:
+                bench.tracker.set_alias(name, registered.registered_version, "champion")
+    return champion.round, reasons
+
+
+def _scores(result: RoundResult) -> dict[str, float]:
+    return {name: value for name, value in result.metrics.items() if name.startswith("eval/")}
+
+
+@flow(name="assessment")
+def assessment(config_path: str, captioner: ModelRef, matcher: ModelRef, overrides: Sequence[str] = ()) -> EvalReport:
+    """Measure any captioner and filter on the config's test split, alone."""
+    with open_bench(load_config(config_path, overrides), "assessment") as bench:
+        return assess(bench, 0, captioner, matcher, prepare(bench).test)

@@ -1,0 +1,61 @@
+"""The loop on one screen: pretrain → finetune ×2 → evaluate → capfilt → pretrain → … → compare, promote, report."""
+
+from collections.abc import Sequence
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from components.common.contracts import BootstrapResult, RoundResult
+from components.config import load_config
+from flows._hooks import mark_killed
+from flows._reporting import conclude
+from flows._stage import open_bench
+from flows.assessment import assess, judge, promote
+from flows.finetuning import finetune
+from flows.preparation import make_tokenizer, prepare
+from flows.pretraining import pretrain
+from flows.regeneration import regenerate
+
+
+def _run_name() -> str:
+    parameters = flow_run.parameters
+    return f"bootstrap-{load_config(parameters.get('config_path'), parameters.get('overrides') or ()).name}"
+
+
+@flow(name="bootstrap", flow_run_name=_run_name, on_cancellation=[mark_killed], on_crashed=[mark_killed])
+def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> BootstrapResult:
+    """Run the whole bootstrap of a config; finished stages are found, not repeated.
+
+    Args:
+        config_path: a YAML file; null for the sample's.
+        overrides: `key.inner=value` settings on top of it.
+    """
+    config = load_config(config_path, overrides)
+    with open_bench(config) as bench:
+        raw = prepare(bench)
+        tokenizer = make_tokenizer(bench, raw)
+        web, base = raw.web, None
+        rounds: list[RoundResult] = []
+        for number in range(config.rounds + 1):
+            mixture = [(web, 1), (raw.train, config.data.human_repeat)]
+            base = pretrain(bench, number, mixture, tokenizer, last=base)
+            captioner = finetune(bench, number, "captioner", base, raw.train)
+            matcher = finetune(bench, number, "filter", base, raw.train)
+            report = assess(bench, number, captioner, matcher, raw.test)
+            rounds.append(
+                RoundResult(
+                    round=number,
+                    web=web,
+                    base=base,
+                    captioner=captioner,
+                    filter=matcher,
+                    metrics=bench.metrics[number],
+                    details_uri=report.uri,
+                )
+            )
+            if number < config.rounds:
+                web = regenerate(bench, number + 1, raw.web, captioner, matcher).dataset
+                if raw.truth_uri is not None:
+                    judge(bench, number + 1, web, raw.truth_uri)
+        champion, reasons = promote(bench, rounds)
+        return conclude(bench, raw, rounds, champion, reasons)

@@ -1,0 +1,126 @@
+"""From raw data to sealed datasets and a tokenizer: generated or read, imported once, found again ever after."""
+
+from pathlib import Path
+from typing import Any
+
+from components.common.contracts import DatasetRef, RawData, SourceFiles, TokenizerRef
+from components.common.seeding import digest_of
+from components.common.storage import join_uri, open_store, sha256_hex, split_uri
+from components.config import BootstrapConfig
+from flows._stage import Bay, Bench, Stage
+
+
+def prepare(bench: Bench) -> RawData:
+    """The human splits and the web data as datasets."""
+    config = bench.config
+    if config.data.source == "sampleworld":
+        files = bench.run(_world_stage(bench))
+        origin = digest_of({"world": config.world()})
+    else:
+        files = named_files(config)
+        origin = ""
+    splits = zip(("train", "val", "test"), (files.train, files.val, files.test), files.images, strict=True)
+    human = [_import_human(bench, name, uri, images, origin) for name, uri, images in splits]
+    web = _import_web(bench, files.web_folder, origin)
+    return RawData(train=human[0], val=human[1], test=human[2], web=web, truth_uri=files.truth_uri)
+
+
+def named_files(config: BootstrapConfig) -> SourceFiles:
+    """The files a config names; without a test split the validation split is the test."""
+    human, web = config.data.human, config.data.web
+    train, val, images = str(human.train), str(human.val), str(human.images)
+    val_images = human.val_images or images
+    test = human.test or val
+    test_images = human.test_images or (images if human.test else val_images)
+    return SourceFiles(train=train, val=val, test=test, images=(images, val_images, test_images), web_folder=str(web))
+
+
+def make_tokenizer(bench: Bench, raw: RawData) -> TokenizerRef:
+    """The configured vocabulary, or one trained on the human and web texts."""
+    config = bench.config.tokenizer
+    if config.vocab_file is not None:
+        depends: dict[str, Any] = {"vocabulary": sha256_hex(Path(config.vocab_file).read_bytes())}
+    else:
+        depends = {"size": config.vocab_size, "corpus": [raw.train.digest, raw.web.digest]}
+
+    def work(bay: Bay) -> TokenizerRef:
+        from components.data.texts import kept_texts
+
+        from components.model.tokenizer import BlipTokenizer
+
+        if config.vocab_file is not None:
+            tokenizer = BlipTokenizer.from_vocab_file(Path(config.vocab_file))
+        else:
+            tokenizer = BlipTokenizer.train(kept_texts([raw.train, raw.web]), config.vocab_size)
+        tokenizer.save(bay.work_dir / "tokenizer")
+        key = f"tokenizers/{tokenizer.digest[:32]}"
+        for path in sorted((bay.work_dir / "tokenizer").iterdir()):
+            bench.store.upload(path, f"{key}/{path.name}")
+        folder = join_uri(bench.store.uri, key)
+        return TokenizerRef(uri=folder, digest=tokenizer.digest, file_uri=join_uri(folder, "tokenizer.json"))
+
+    return bench.run(Stage("tokenizer", "tokenizer", 1, depends, TokenizerRef, work))
+
+
+def _world_stage(bench: Bench) -> Stage[SourceFiles]:
+    world = bench.config.world()
+    key = f"sampleworld/{digest_of(world)[:32]}"
+
+    def work(bay: Bay) -> SourceFiles:
+        from components.data.sampleworld import SampleWorldPaths, generate_sample_world
+
+        local = bench.store.local_path(key)
+        folder = local if local is not None else bay.work_dir / "world"
+        paths: SampleWorldPaths = generate_sample_world(world, folder)
+        if local is None:
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                bench.store.upload(path, f"{key}/{path.relative_to(folder).as_posix()}")
+
+        def uri(path: Path) -> str:
+            return join_uri(bench.store.uri, key, path.relative_to(folder).as_posix())
+
+        train, val, test = uri(paths.captions_train), uri(paths.captions_val), uri(paths.captions_test)
+        images = (uri(paths.images),) * 3
+        web, truth = uri(paths.web), uri(paths.truth)
+        return SourceFiles(train=train, val=val, test=test, images=images, web_folder=web, truth_uri=truth)
+
+    return Stage("sample-world", "sample-world", 1, {"world": world}, SourceFiles, work)
+
+
+def _import_human(bench: Bench, split: str, annotations: str, images: str, origin: str) -> DatasetRef:
+    from components.data import coco
+
+    data = bench.config.data
+    limit = data.human_limit if split == "train" else None
+    content = origin or sha256_hex(_read(annotations))
+    depends: dict[str, Any] = {"split": split, "content": content, "images": "" if origin else images}
+    depends |= {"limit": limit, "shard_size": data.shard_size}
+
+    def work(bay: Bay) -> DatasetRef:
+        return coco.import_coco(
+            annotations, images, store=bench.store, name=f"human-{split}", shard_size=data.shard_size, limit=limit
+        )
+
+    return bench.run(Stage(f"import/human-{split}", "import-human", 1, depends, DatasetRef, work))
+
+
+def _import_web(bench: Bench, folder: str, origin: str) -> DatasetRef:
+    from components.data import web
+
+    limit = bench.config.data.web_limit
+    content = origin or [(item.key, item.size, item.etag) for item in open_store(folder).list() if _is_tar(item.key)]
+    depends = {"content": content, "folder": "" if origin else folder, "limit": limit}
+
+    def work(bay: Bay) -> DatasetRef:
+        return web.import_web(folder, store=bench.store, name="web", limit=limit)
+
+    return bench.run(Stage("import/web", "import-web", 1, depends, DatasetRef, work))
+
+
+def _is_tar(key: str) -> bool:
+    return key.endswith(".tar")
+
+
+def _read(uri: str) -> bytes:
+    folder, name = split_uri(uri)
+    return open_store(folder).read(name)

@@ -1,0 +1,55 @@
+"""Pre-training as a stage of the loop, and as a flow of its own."""
+
+from collections.abc import Sequence
+
+from prefect import flow
+
+from components.common.contracts import DatasetRef, ModelRef, TokenizerRef, TrainResult
+from components.config import load_config
+from flows._stage import Bay, Bench, Stage, open_bench
+from flows.preparation import make_tokenizer, prepare
+
+Mixture = Sequence[tuple[DatasetRef, int]]
+
+
+def pretrain(bench: Bench, number: int, mixture: Mixture, tokenizer: TokenizerRef, last: ModelRef | None) -> ModelRef:
+    """Pre-train the base model of a round on a mixture; from `last` if the config continues, else from scratch."""
+    from components.training import pretrain as component
+
+    config = bench.config
+    init = last if config.init == "continue" else None
+    training = config.training("pretrain")
+    depends = {
+        "config": training,
+        "model": config.model,
+        "tokenizer": tokenizer.digest,
+        "mixture": [(ref.digest, repeat) for ref, repeat in mixture],
+        "init": init.digest if init else None,
+    }
+
+    def work(bay: Bay) -> TrainResult:
+        return component.run_pretraining(
+            mixture,
+            config.model,
+            training,
+            tokenizer=tokenizer.uri,
+            init=init,
+            store=bench.store,
+            tracker=bay.tracker,
+            work_dir=bay.work_dir,
+        )
+
+    stage = Stage(f"round-{number}/pretrain", "pretrain", component.REVISION, depends, TrainResult, work)
+    result = bench.run(stage)
+    bench.note(number, result.metrics, "pretrain")
+    return result.model
+
+
+@flow(name="pretraining", flow_run_name="pretraining-{config_path}")
+def pretraining(config_path: str, overrides: Sequence[str] = ()) -> ModelRef:
+    """Import the data and pre-train round 0's base model, alone."""
+    config = load_config(config_path, overrides)
+    with open_bench(config, "pretraining") as bench:
+        raw = prepare(bench)
+        mixture = [(raw.web, 1), (raw.train, config.data.human_repeat)]
+        return pretrain(bench, 0, mixture, make_tokenizer(bench, raw), None)
