@@ -109,3 +109,20 @@ def read_candidates(source: str | Path | bytes, *, name: str | None = None) -> l
     if unknown := {row.source for row in rows} - set(get_args(Source)):
         raise DataError(f"{name or 'candidate table'}: unknown source {sorted(unknown)}; expected {get_args(Source)}")
     return rows
+
+
+MAX_TEXT_BYTES = 20_000
+"""Longer texts are pages, not captions: dropped as `text_too_long`. 30 words are ever read of a caption."""
+
+
+def text_problem(text: object) -> str | None:
+    """Why a text cannot be a caption (`missing_text`, `empty_text`, `text_too_long`, `text_not_utf8`), or None."""
+    if not isinstance(text, str):
+        return "missing_text"
+    if not text.strip():
+        return "empty_text"
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # lone surrogates, which JSON can smuggle in
+        return "text_not_utf8"
+    return "text_too_long" if size > MAX_TEXT_BYTES else None

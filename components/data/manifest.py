@@ -45,6 +45,7 @@ class BadSample(Contract):
     key: str
     reason: str = Field(description="short code, as counted in `failed`")
     detail: str = Field(default="", description="what exactly was found, for people")
+    count: int = Field(default=1, ge=1, description="samples this stands for: more than one behind a break in a tar")
 
 
 class Counts(Contract):
@@ -102,8 +103,9 @@ class ShardRecord(Contract):
 
     @model_validator(mode="after")
     def _bad_samples_are_counted(self) -> "ShardRecord":
-        if len(self.bad) != sum(self.counts.failed.values()):
-            raise ValueError(f"shard {self.name}: {len(self.bad)} bad samples listed, counted {self.counts.failed}")
+        listed = sum(bad.count for bad in self.bad)
+        if listed != sum(self.counts.failed.values()):
+            raise ValueError(f"shard {self.name}: {listed} bad samples listed, counted {self.counts.failed}")
         return self
 
     def to_bytes(self) -> bytes:

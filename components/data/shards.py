@@ -177,7 +177,11 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._put(bytes(2 * BLOCK))
+            self.close()
+
+    def close(self) -> None:
+        """Write the trailer; the file stays open."""
+        self._put(bytes(2 * BLOCK))
 
     @property
     def sha256(self) -> str:

@@ -1,0 +1,296 @@
+"""Import human captions: a COCO captions JSON or a Karpathy JSON with its images becomes a sharded dataset.
+
+Known by their shape (reference/blip.md section 7):
+
+    COCO            {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}
+    Karpathy train  [{"image": path, "caption": text, "image_id"}], a row per caption
+    Karpathy test   [{"image": path, "caption": [texts]}], a row per image
+
+All captions are kept, as candidates of source `human`. Pictures are copied bit by bit. A sample's key is its file's
+name without extension (dots become `_`), so that the COCO and the Karpathy form of a split give the same keys.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from components.common.contracts import DatasetRef
+from components.common.errors import ConfigError, DataError, StorageError
+from components.common.seeding import canonical_json, digest_of
+from components.common.storage import Store, join_uri, open_store, sha256_hex, split_uri
+from components.data.candidates import Candidate, text_problem
+from components.data.images import BadImage, decode_image
+from components.data.manifest import (
+    ShardRecord,
+    dataset_store,
+    find_dataset,
+    plan_dataset,
+    read_commit,
+    seal_dataset,
+)
+from components.data.parallel import default_threads, ordered_map
+from components.data.publish import ShardBuilder, refuse_mostly_bad
+from components.data.shards import IMAGE_EXTENSIONS
+
+REVISION = 1  # counts changes of what the same input becomes
+
+
+@dataclass(frozen=True)
+class HumanImage:
+    """An annotated image: where its file is below the image folder, its id in the annotations, its captions."""
+
+    key: str
+    file_name: str
+    image_id: int | str
+    captions: tuple[Any, ...]
+
+
+def import_coco(
+    annotations_uri: str,
+    images_uri: str,
+    *,
+    store: Store,
+    name: str,
+    shard_size: int = 1000,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> DatasetRef:
+    """Make a dataset of annotations and images, or find it made.
+
+    Args:
+        annotations_uri: the JSON file.
+        images_uri: folder or S3 prefix that the annotations' file names are relative to.
+        store: root of the project's store.
+        name: the dataset's name.
+        shard_size: images per shard.
+        limit: use the first so many images only.
+        threads: that read and decode (default: one per CPU).
+        progress: called with the number of images just done.
+
+    Raises:
+        DataError: before any work, if the JSON or the image folder is missing or of no use; afterwards, if more than
+            half of the images were.
+    """
+    if shard_size < 1 or (limit is not None and limit < 1):
+        raise ConfigError(f"shard_size and limit must be at least 1, not {shard_size} and {limit}")
+    data, where = _read_annotations(annotations_uri)
+    images = parse_annotations(data, where)[:limit]
+    source = open_store(images_uri)
+    sizes = _file_sizes(source, images)
+    # Sizes stand for the images' contents: to hash every image only to find a dataset done would cost as much as the
+    # import, and the tars' own sha256 say what was imported.
+    plan = {
+        "kind": "human",
+        "revision": REVISION,
+        "annotations_sha256": sha256_hex(data),
+        "images": digest_of([[image.file_name, sizes[image.file_name]] for image in images]),
+        "shard_size": shard_size,
+        "limit": limit,
+    }
+    target = dataset_store(store, name, digest_of(plan))
+    fingerprint = plan_dataset(target, plan)
+    if (found := find_dataset(target)) is not None:
+        return found
+    work = _CocoImport(source, target, sizes, threads or default_threads(), progress or (lambda _: None))
+    parts = [images[start : start + shard_size] for start in range(0, len(images), shard_size)]
+    records = [work.shard(f"{index:05d}", part) for index, part in enumerate(parts)]
+    refuse_mostly_bad(f"{where} with {source.uri}", records)
+    return seal_dataset(
+        target,
+        name=name,
+        kind="human",
+        config={"revision": REVISION, "shard_size": shard_size, "limit": limit},
+        fingerprint=fingerprint,
+        records=records,
+        origin=where,
+    )
+
+
+def _read_annotations(uri: str) -> tuple[bytes, str]:
+    folder, key = split_uri(uri)
+    source = open_store(folder)
+    where = join_uri(source.uri, key)
+    if not source.exists(key):
+        raise DataError(f"{where} does not exist: give a COCO captions JSON or a Karpathy JSON")
+    return source.read(key), where
+
+
+def parse_annotations(data: bytes, where: str = "annotations") -> list[HumanImage]:
+    """The images of an annotation file in its order, each with all its captions.
+
+    Raises:
+        DataError: it is not JSON or has none of the known shapes; says where.
+    """
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON: {error}") from error
+    if isinstance(document, dict) and isinstance(document.get("images"), list):
+        rows = _coco_rows(document, where)
+    elif isinstance(document, list):
+        rows = _karpathy_rows(document, where)
+    else:
+        raise DataError(
+            f"{where} is neither COCO captions ({{images: […], annotations: […]}}) nor Karpathy ([{{image, caption}}])"
+        )
+    if not rows:
+        raise DataError(f"{where} names no images")
+    return _with_keys(rows, where)
+
+
+def _coco_rows(document: dict[str, Any], where: str) -> list[HumanImage]:
+    annotations = document.get("annotations")
+    if not isinstance(annotations, list):
+        hint = "; this is the raw Karpathy file, give the one for BLIP" if "dataset" in document else ""
+        raise DataError(f"{where} has images but no `annotations` list: is it a captions file?{hint}")
+    captions: dict[Any, list[Any]] = {}
+    for at, row in enumerate(annotations):
+        if not isinstance(row, dict) or "image_id" not in row or "caption" not in row:
+            raise DataError(f"{where}: annotations[{at}] lacks image_id or caption; instances and keypoints won't do")
+        captions.setdefault(canonical_json(row["image_id"]), []).append(row["caption"])
+    rows = []
+    for at, row in enumerate(document["images"]):
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or "id" not in row:
+            raise DataError(f"{where}: images[{at}] lacks id or file_name")
+        texts = captions.pop(canonical_json(row["id"]), [])
+        rows.append(HumanImage("", row["file_name"], _plain_id(row["id"]), tuple(texts)))
+    if captions:
+        raise DataError(f"{where}: {len(captions)} image ids have captions but no entry in `images`: {[*captions][:3]}")
+    return rows
+
+
+def _karpathy_rows(document: list[Any], where: str) -> list[HumanImage]:
+    captions: dict[str, list[Any]] = {}
+    ids: dict[str, int | str] = {}
+    for at, row in enumerate(document):
+        if not isinstance(row, dict) or not isinstance(row.get("image"), str) or "caption" not in row:
+            raise DataError(f"{where}: row {at} lacks image or caption")
+        texts = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
+        captions.setdefault(row["image"], []).extend(texts)
+        ids.setdefault(row["image"], _plain_id(row.get("image_id", row["image"])))
+    return [HumanImage("", name, ids[name], tuple(texts)) for name, texts in captions.items()]
+
+
+def _plain_id(value: Any) -> int | str:
+    return value if isinstance(value, int) else str(value)
+
+
+def _with_keys(rows: Sequence[HumanImage], where: str) -> list[HumanImage]:
+    """Give every image its key: the file's name, or its whole path where two folders have files of one name."""
+    short = [_key_of(PurePosixPath(row.file_name).name) for row in rows]
+    keys = short if len(set(short)) == len(short) else [_key_of(row.file_name) for row in rows]
+    if repeated := [key for key, count in Counter(keys).items() if count > 1]:
+        raise DataError(f"{where}: several images have the name {repeated[0]!r}; every image needs a file of its own")
+    return [replace(row, key=key) for row, key in zip(rows, keys, strict=True)]
+
+
+def _key_of(file_name: str) -> str:
+    stem = file_name.rpartition(".")[0] or file_name
+    return re.sub(r"[^A-Za-z0-9_-]", "_", stem)
+
+
+def _file_sizes(source: Store, images: Iterable[HumanImage]) -> dict[str, int | None]:
+    """Size of every image's file, None where it is missing.
+
+    Raises:
+        DataError: the folder is missing, or has none of the files.
+    """
+    root = source.local_path("")
+    if root is None:
+        listed: dict[str, int | None] = {info.key: info.size for info in source.list()}
+        sizes = {image.file_name: listed.get(image.file_name) for image in images}
+    else:
+        if not root.is_dir():
+            raise DataError(f"image folder {source.uri} does not exist")
+        sizes = {}
+        for image in images:
+            path = root / image.file_name
+            sizes[image.file_name] = path.stat().st_size if _is_safe(image.file_name) and path.is_file() else None
+    if not any(size is not None for size in sizes.values()):
+        example = next(iter(sizes))
+        raise DataError(f"{source.uri} has none of the annotated images, e.g. {example!r}: is it the right folder?")
+    return sizes
+
+
+def _is_safe(file_name: str) -> bool:
+    return not file_name.startswith("/") and ".." not in file_name.split("/") and "\0" not in file_name
+
+
+class _CocoImport:
+    """The work of one import: shard after shard, finished ones found by their commit."""
+
+    def __init__(
+        self,
+        source: Store,
+        target: Store,
+        sizes: dict[str, int | None],
+        threads: int,
+        progress: Callable[[int], object],
+    ) -> None:
+        self.source, self.target, self.sizes, self.threads, self.progress = source, target, sizes, threads, progress
+
+    def shard(self, name: str, images: Sequence[HumanImage]) -> ShardRecord:
+        """Make one shard, or find it committed."""
+        if (record := read_commit(self.target, name)) is not None:
+            self.progress(len(images))
+            return record
+        with ShardBuilder(self.target, name) as builder:
+            for image, data in zip(images, ordered_map(self._read, images, threads=self.threads), strict=True):
+                if isinstance(data, tuple):
+                    builder.fail(image.key, *data)
+                else:
+                    _add(builder, image, data)
+                self.progress(1)
+            return builder.commit()
+
+    def _read(self, image: HumanImage) -> bytes | tuple[str, str]:
+        """The file's bytes, if they are a picture; else the reason and what was found."""
+        if not _is_safe(image.file_name):
+            return "unsafe_name", image.file_name
+        where = join_uri(self.source.uri, image.file_name)
+        if self.sizes[image.file_name] is None:
+            return "missing_image", f"{where} does not exist"
+        try:
+            data = self.source.read(image.file_name)
+            decode_image(data)
+        except BadImage as error:
+            return error.reason, f"{where}: {error}"
+        except StorageError:
+            if self.source.exists(image.file_name):
+                raise
+            return "missing_image", f"{where} was removed while the import ran"
+        return data
+
+
+def _add(builder: ShardBuilder, image: HumanImage, data: bytes) -> None:
+    """Write one image with its captions."""
+    digest = sha256_hex(data)
+    rows = []
+    for caption in image.captions or (None,):
+        trouble = text_problem(caption)
+        text = "" if trouble else str(caption).strip()
+        rows.append(Candidate(image.key, digest, "human", text, None, None, trouble is None, trouble or ""))
+    kept = [row.text for row in rows if row.kept]
+    document = {
+        "key": image.key,
+        "image_id": image.image_id,
+        "file_name": image.file_name,
+        "sha256": digest,
+        "captions": [{"text": text, "source": "human"} for text in kept],
+    }
+    members = {
+        _extension(image.file_name): data,
+        "json": json.dumps(document, ensure_ascii=False).encode(),
+        "txt": kept[0].encode() if kept else b"",
+    }
+    builder.add(image.key, rows, members)
+
+
+def _extension(file_name: str) -> str:
+    extension = PurePosixPath(file_name).suffix[1:].lower()
+    return extension if extension in IMAGE_EXTENSIONS else "jpg"
