@@ -177,7 +177,7 @@ def _tokens(text: str) -> Iterator[str]:
 
 
 def _longest(text: str, position: int) -> tuple[tuple[str, ...], int]:
-    best, emit = position, _same
+    best, emit = position, _RULES[0][1]
     for pattern, action in _RULES:
         found = pattern.match(text, position)
         if found and found.end() > best:

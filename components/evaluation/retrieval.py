@@ -137,7 +137,7 @@ def _image_features(
 
 def _nearest(queries: Tensor, keys: Tensor, count: int) -> Tensor:
     """Indices [Q,K] of the keys with the highest cosine to each query."""
-    return torch.cat([(part @ keys.T).topk(count).indices for part in queries.split(_ROWS)])
+    return torch.cat([(part @ keys.T).topk(count).indices for part in torch.split(queries, _ROWS)])
 
 
 def _pairs(text_candidates: Tensor, image_candidates: Tensor, texts: int) -> tuple[Tensor, Tensor]:
@@ -147,7 +147,7 @@ def _pairs(text_candidates: Tensor, image_candidates: Tensor, texts: int) -> tup
     codes = torch.cat(
         [(image_rows * texts + text_candidates).flatten(), (image_candidates * texts + text_rows).flatten()]
     )
-    codes = codes.unique(sorted=True)
+    codes = torch.unique(codes, sorted=True)
     return codes // texts, codes % texts
 
 
@@ -167,7 +167,7 @@ def _pair_scores(
         first, last = torch.searchsorted(rows, torch.tensor([start, stop], device=rows.device)).tolist()
         kv = kept.pop(start) if start in kept else model.image_features(task.pixels(start, stop))[0]
         chosen = first + lengths[columns[first:last]].argsort(stable=True)
-        for batch in chosen.split(config.pair_batch):
+        for batch in torch.split(chosen, config.pair_batch):
             ids, mask = _trimmed(task, columns[batch])
             scores[batch] = model.match_logits(ids, mask, kv, rows[batch] - start)[:, 1].float()
         if advance is not None:
@@ -206,7 +206,7 @@ def _itc_recall(images: Tensor, texts: Tensor, owners: Tensor) -> float:
     for queries, keys, query_ids, key_ids in ((images, texts, index, owners), (texts, images, owners, index)):
         ranks = [
             _ranks(part @ keys.T, ids[:, None] == key_ids[None])
-            for part, ids in zip(queries.split(_ROWS), query_ids.split(_ROWS), strict=True)
+            for part, ids in zip(torch.split(queries, _ROWS), torch.split(query_ids, _ROWS), strict=True)
         ]
         recalls += _recalls("", torch.cat(ranks)).values()
     return sum(recalls) / len(recalls)

@@ -1,0 +1,153 @@
+"""Line charts as inline SVG: no script, no font, no network; colours come from the page's CSS (`series-0` …).
+
+Every chart has a title for screen readers, every line ends in a labelled dot, so that colour is never the only cue.
+"""
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup
+from pydantic import BaseModel, ConfigDict, Field
+
+SERIES_COLOURS = 6
+_MOST_POINTS = 240
+
+
+class Series(BaseModel):
+    """One line of a chart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str
+    points: tuple[tuple[float, float], ...] = Field(description="(x, y) with finite numbers, x ascending")
+    colour: int = Field(default=0, ge=0, description="index of the page's series colours")
+
+
+class _Plot:
+    """Maps data to a drawing of fixed size; the page scales it."""
+
+    width, height = 380.0, 210.0
+    left, right, top, bottom = 46.0, 14.0, 12.0, 30.0
+
+    def __init__(self, xs: Sequence[float], ys: Sequence[float], *, from_zero: bool) -> None:
+        self.x_low, self.x_high = min(xs), max(xs)
+        low, high = min(ys), max(ys)
+        pad = (high - low) * 0.12 or abs(high) * 0.1 or 1.0
+        self.y_ticks = nice_ticks(0.0 if from_zero and low >= 0 else low - pad, high + pad)
+        self.y_low, self.y_high = self.y_ticks[0], self.y_ticks[-1]
+
+    def x(self, value: float) -> float:
+        span = self.x_high - self.x_low
+        share = (value - self.x_low) / span if span else 0.5
+        return round(self.left + share * (self.width - self.left - self.right), 1)
+
+    def y(self, value: float) -> float:
+        share = (value - self.y_low) / (self.y_high - self.y_low)
+        return round(self.height - self.bottom - share * (self.height - self.top - self.bottom), 1)
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers, evenly spaced, that enclose `low`..`high`."""
+    rough = (high - low) / count
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def line_chart(
+    title: str, series: Sequence[Series], *, x_label: str, percent: bool = False, rounds: bool = False
+) -> Markup:
+    """A line chart; empty if no series has a finite point.
+
+    Args:
+        percent: write the vertical axis in per cent.
+        rounds: x are round numbers: tick every one of them and mark every point.
+    """
+    drawn = [clean for one in series if (clean := _clean(one)).points]
+    if not drawn:
+        return Markup("")
+    xs = [x for one in drawn for x, _ in one.points]
+    ys = [y for one in drawn for _, y in one.points]
+    plot = _Plot(xs, ys, from_zero=False)
+    x_ticks = sorted(set(xs)) if rounds else nice_ticks(plot.x_low, max(plot.x_high, plot.x_low + 1))
+    parts = [
+        _grid(plot, percent),
+        _x_axis(plot, [tick for tick in x_ticks if plot.x_low <= tick <= plot.x_high], x_label),
+    ]
+    parts += [_line(plot, one, dots=rounds, percent=percent) for one in drawn]
+    summary = "; ".join(f"{one.label} ends at {number(one.points[-1][1], percent)}" for one in drawn)
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{title}: {summary}">{body}</svg>'
+    ).format(w=plot.width, h=plot.height, title=title, summary=summary, body=Markup("").join(parts))
+
+
+def _clean(series: Series) -> Series:
+    """Without non-finite points, and thinned to what a small chart can show."""
+    points = [point for point in series.points if all(map(math.isfinite, point))]
+    if len(points) > _MOST_POINTS:
+        stride = (len(points) - 1) / (_MOST_POINTS - 1)
+        points = [points[round(index * stride)] for index in range(_MOST_POINTS)]
+    return series.model_copy(update={"points": tuple(points)})
+
+
+def _grid(plot: _Plot, percent: bool) -> Markup:
+    shape = Markup(
+        '<line class="rule" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
+        '<text class="tick end" x="{text_x}" y="{text_y}">{label}</text>'
+    )
+    left, right = plot.left, plot.width - plot.right
+    lines = [
+        shape.format(
+            left=left, right=right, y=plot.y(t), text_x=left - 6, text_y=plot.y(t) + 4, label=_tick(t, percent)
+        )
+        for t in plot.y_ticks
+    ]
+    return Markup("").join(lines)
+
+
+def _x_axis(plot: _Plot, ticks: Sequence[float], label: str) -> Markup:
+    base = plot.height - plot.bottom + 15
+    texts = [
+        Markup('<text class="tick {anchor}" x="{x}" y="{y}">{label}{tick}</text>').format(
+            anchor="end" if index and tick == ticks[-1] and plot.x(tick) > plot.width - 40 else "middle",
+            x=plot.x(tick) + (6 if index and tick == ticks[-1] and plot.x(tick) > plot.width - 40 else 0),
+            y=base,
+            label=f"{label} " if index == 0 else "",
+            tick=_tick(tick, False),
+        )
+        for index, tick in enumerate(ticks)
+    ]
+    return Markup("").join(texts)
+
+
+def _line(plot: _Plot, series: Series, *, dots: bool, percent: bool) -> Markup:
+    colour = f"series-{series.colour % SERIES_COLOURS}"
+    path = " ".join(f"{plot.x(x)},{plot.y(y)}" for x, y in series.points)
+    marked = series.points if dots else series.points[-1:]
+    circles = [
+        Markup('<circle class="{c}" cx="{x}" cy="{y}" r="{r}"><title>{label}: {value} at {at}</title></circle>').format(
+            c=colour,
+            x=plot.x(x),
+            y=plot.y(y),
+            r=4.5 if dots else 3.5,
+            label=series.label,
+            value=number(y, percent),
+            at=_tick(x, False),
+        )
+        for x, y in marked
+    ]
+    return Markup('<polyline class="line {c}" points="{p}"/>').format(c=colour, p=path) + Markup("").join(circles)
+
+
+def number(value: float, percent: bool) -> str:
+    """A value as the page writes it: `48.3 %` or `1.204`."""
+    return f"{value * 100:.1f} %" if percent else f"{value:.3f}"
+
+
+def _tick(value: float, percent: bool) -> str:
+    if percent:
+        return f"{value * 100:g} %"
+    if abs(value) >= 1000:
+        return f"{value / 1000:g}k"
+    return f"{value:g}"

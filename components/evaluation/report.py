@@ -1,0 +1,414 @@
+"""The page of a bootstrap: one HTML file with everything in it, to be opened years later without a server.
+
+`ReportData` is what the flows fill in; `write_report` turns it into the page.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from markupsafe import Markup
+
+from components.common.contracts import StageReport
+from components.evaluation.charts import Series, line_chart, number
+from components.evaluation.report_data import CapfiltReport, Example, ExampleText, ReportData, RoundReport
+
+__all__ = ["CapfiltReport", "Example", "ExampleText", "ReportData", "RoundReport", "render_report", "write_report"]
+
+RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
+PRIMARY = (RECALL, CIDER)
+
+
+class Metric(NamedTuple):
+    """How a metric is shown."""
+
+    name: str
+    label: str
+    percent: bool = False
+    better: Literal[-1, 0, 1] = 1
+
+
+TABLE: tuple[tuple[str, tuple[Metric, ...]], ...] = (
+    (
+        "Retrieval",
+        (
+            Metric(RECALL, "Mean recall", True),
+            *(
+                Metric(f"eval/retrieval/{way}_recall_at_{k}", f"{way.capitalize()} recall@{k}", True)
+                for way in ("text", "image")
+                for k in (1, 5, 10)
+            ),
+            Metric("eval/retrieval/itc_mean_recall", "Mean recall before re-ranking", True),
+        ),
+    ),
+    (
+        "Captioning",
+        (
+            Metric(CIDER, "CIDEr"),
+            *(Metric(f"eval/caption/bleu_{n}", f"BLEU-{n}") for n in (4, 3, 2, 1)),
+            Metric("eval/caption/rouge_l", "ROUGE-L"),
+            Metric("eval/caption/distinct_captions", "Distinct captions", True, 0),
+        ),
+    ),
+)
+DATA_TABLE = (
+    Metric("capfilt/noise_ratio_web", "Web texts rejected", True, 0),
+    Metric("capfilt/noise_ratio_synthetic", "Synthetic captions rejected", True, 0),
+    Metric("capfilt/kept_pairs", "Pairs kept", False, 0),
+    Metric("truth/web_true_before", "Web texts that are right, before", True, 0),
+    Metric("truth/web_true", "Web texts that are right, after", True),
+    Metric("truth/synthetic_true_before", "Synthetic captions that are true, before", True),
+    Metric("truth/synthetic_true", "Synthetic captions that are true, after", True),
+    Metric("truth/pairs_true", "All kept texts that are right", True),
+    Metric("truth/filter_precision", "Filter precision", True),
+    Metric("truth/filter_recall", "Filter recall", True),
+    Metric("truth/filter_auc", "Filter ROC-AUC"),
+)
+CURVES = {
+    "loss_itc": "image–text contrast (ITC)",
+    "loss_itm": "image–text matching (ITM)",
+    "nll_lm": "language model (LM), nats per token",
+    "loss_lm": "language model (LM), smoothed",
+    "loss": "total",
+}
+STAGES = {"pretrain": "Pre-training", "captioner": "Captioner", "filter": "Filter"}
+
+
+class Cell(NamedTuple):
+    """A figure in a table."""
+
+    text: str
+    best: bool = False
+
+
+class Row(NamedTuple):
+    """A metric over the rounds, and its change from first to last."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    change: str
+    mood: Literal["up", "down", "flat"]
+    primary: bool = False
+
+
+def write_report(data: ReportData, path: Path) -> None:
+    """Write the page, one self-contained HTML file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_report(data), encoding="utf-8")
+
+
+def render_report(data: ReportData) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"clock": _clock, "amount": _amount}
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        verdict=verdict(data),
+        tiles=_tiles(data),
+        tables=_tables(data.rounds),
+        round_heads=[f"round {one.round}" for one in data.rounds],
+        data_rows=_data_rows(data.capfilt),
+        pass_heads=[f"by round {one.made_by}" for one in data.capfilt],
+        progress_charts=_progress_charts(data.rounds),
+        curve_groups=_curve_groups(data.rounds),
+        kinds=_kinds(data.capfilt),
+        flows=[_flow(one) for one in data.capfilt],
+        losses=_losses(data.capfilt),
+        stages=_stage_bars(data.stages),
+        seconds=math.fsum(stage.seconds for stage in data.stages),
+        cached=sum(stage.cached for stage in data.stages),
+        config=_yaml(data.config),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- verdict
+
+
+def best_round(rounds: Sequence[RoundReport]) -> RoundReport:
+    """The round with the highest mean relative gain over the first in the primary metrics; ties go to the earlier."""
+    first = rounds[0].metrics
+
+    def gain(one: RoundReport) -> float:
+        gains = [_relative(first[name], one.metrics[name]) for name in PRIMARY if name in first and name in one.metrics]
+        return sum(gains) / len(gains) if gains else 0.0
+
+    return max(rounds, key=gain)
+
+
+def verdict(data: ReportData) -> str:
+    """The outcome in one sentence."""
+    first, last = data.rounds[0], data.rounds[-1]
+    if len(data.rounds) == 1:
+        return f"Round {first.round}: {_figures(first) or 'nothing was measured'}."
+    best = best_round(data.rounds)
+    other = best if best is not first else last
+    changes = [
+        (name, first.metrics[name], other.metrics[name])
+        for name in PRIMARY
+        if name in first.metrics and name in other.metrics
+    ]
+    if not changes:
+        return f"{len(data.rounds)} rounds ended, and nothing was measured that could be compared."
+    words = " and ".join(
+        f"{_short_name(name)} {_direction(before, after)} from {_figure(name, before)} to {_figure(name, after)}"
+        for name, before, after in changes
+    )
+    ups = [after > before for _, before, after in changes]
+    judgement = "is better than" if all(ups) else "is not better than" if not any(ups) else "is a mixed result against"
+    return f"Round {other.round} {judgement} round {first.round}: {words}."
+
+
+def _figures(one: RoundReport) -> str:
+    return ", ".join(
+        f"{_short_name(name)} {_figure(name, one.metrics[name])}" for name in PRIMARY if name in one.metrics
+    )
+
+
+def _short_name(name: str) -> str:
+    return "retrieval recall" if name == RECALL else "CIDEr"
+
+
+def _figure(name: str, value: float) -> str:
+    return number(value, name == RECALL)
+
+
+def _direction(before: float, after: float) -> str:
+    return "rises" if after > before else "falls" if after < before else "stays, going"
+
+
+def _relative(before: float, after: float) -> float:
+    return (after - before) / abs(before) if before else float(after > before)
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def _row(metric: Metric, values: Sequence[float | None], *, primary: bool = False) -> Row | None:
+    """A table row, or None if nothing was measured."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return None
+    best = (max(known) if metric.better > 0 else min(known)) if metric.better and len(set(known)) > 1 else None
+    cells = tuple(Cell(_show(metric, value), value is not None and value == best) for value in values)
+    change, mood = _change(metric, values[0], values[-1]) if len(values) > 1 else ("", "flat")
+    return Row(metric.label, cells, change, mood, primary)
+
+
+def _show(metric: Metric, value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    if metric.percent:
+        return f"{value * 100:.1f} %"
+    return _amount(value) if metric.name.startswith("capfilt/") else f"{value:.3f}"
+
+
+def _change(metric: Metric, before: float | None, after: float | None) -> tuple[str, Literal["up", "down", "flat"]]:
+    if before is None or after is None or not math.isfinite(after - before):
+        return "", "flat"
+    difference = after - before
+    if metric.percent:
+        text = f"{difference * 100:+.1f} pts"
+    elif metric.name.startswith("capfilt/"):
+        text = f"{difference:+,.0f}"
+    else:
+        text = f"{difference:+.3f}"
+    if not metric.better or not any(digit in text for digit in "123456789"):
+        return text, "flat"
+    return text, "up" if difference * metric.better > 0 else "down"
+
+
+def _tables(rounds: Sequence[RoundReport]) -> list[tuple[str, list[Row]]]:
+    tables = []
+    for title, metrics in TABLE:
+        rows = [_row(m, [one.metrics.get(m.name) for one in rounds], primary=m.name in PRIMARY) for m in metrics]
+        if shown := [row for row in rows if row is not None]:
+            tables.append((title, shown))
+    return tables
+
+
+def _data_rows(passes: Sequence[CapfiltReport]) -> list[Row]:
+    rows = (_row(metric, [one.metrics.get(metric.name) for one in passes]) for metric in DATA_TABLE)
+    return [row for row in rows if row is not None]
+
+
+class Tile(NamedTuple):
+    """A figure at the top of the page."""
+
+    label: str
+    value: str
+    note: str
+    mood: Literal["up", "down", "flat"]
+
+
+def _tiles(data: ReportData) -> list[Tile]:
+    first, best = data.rounds[0], best_round(data.rounds)
+    tiles = []
+    for name, label in ((RECALL, "Retrieval, mean recall"), (CIDER, "Captioning, CIDEr")):
+        if name in best.metrics:
+            metric = Metric(name, label, name == RECALL)
+            change, mood = _change(metric, first.metrics.get(name), best.metrics[name])
+            note = f"{change} against round {first.round}" if best is not first and change else f"round {best.round}"
+            tiles.append(Tile(label, _show(metric, best.metrics[name]), note, mood if best is not first else "flat"))
+    if data.capfilt:
+        metrics = data.capfilt[-1].metrics
+        if "capfilt/noise_ratio_web" in metrics:
+            tiles.append(
+                Tile("Web texts rejected", number(metrics["capfilt/noise_ratio_web"], True), "as noise", "flat")
+            )
+        before, after = (
+            metrics.get("truth/web_true_before"),
+            metrics.get("truth/pairs_true", metrics.get("truth/web_true")),
+        )
+        if before is not None and after is not None:
+            change, mood = _change(Metric("", "", True), before, after)
+            tiles.append(Tile("Texts that are right", number(after, True), f"{change} against the raw web", mood))
+    return tiles
+
+
+# -------------------------------------------------------------------------------------------------------------- charts
+
+
+def _progress_charts(rounds: Sequence[RoundReport]) -> list[tuple[str, Markup]]:
+    """One chart per headline metric over the rounds; none for a single round."""
+    if len(rounds) < 2:
+        return []
+    charts = []
+    for title, name, percent in (
+        ("Mean recall", RECALL, True),
+        ("CIDEr", CIDER, False),
+        ("BLEU-4", "eval/caption/bleu_4", False),
+    ):
+        points = tuple((float(one.round), one.metrics[name]) for one in rounds if name in one.metrics)
+        chart = line_chart(
+            title, [Series(label=title, points=points, colour=1)], x_label="round", percent=percent, rounds=True
+        )
+        if chart:
+            charts.append((title, chart))
+    return charts
+
+
+def _curve_groups(rounds: Sequence[RoundReport]) -> list[tuple[str, list[tuple[str, Markup]]]]:
+    """Training curves: per stage one chart per loss, with a line per round."""
+    groups = []
+    names = list(dict.fromkeys(name for one in rounds for name in one.curves))
+    for stage in dict.fromkeys(name.partition("/")[0] for name in names):
+        charts = []
+        for name in (name for name in names if name.startswith(f"{stage}/")):
+            loss = name.partition("/")[2]
+            lines = [
+                Series(label=f"round {one.round}", points=one.curves[name], colour=index)
+                for index, one in enumerate(rounds)
+                if name in one.curves
+            ]
+            if chart := line_chart(f"{stage}, {loss}", lines, x_label="step"):
+                charts.append((CURVES.get(loss, loss), chart))
+        if charts:
+            groups.append((STAGES.get(stage, stage), charts))
+    return groups
+
+
+class Kind(NamedTuple):
+    """How a kind of web text fared, one share per CapFilt pass."""
+
+    label: str
+    right: bool
+    kept: tuple[float | None, ...]
+
+
+def _kinds(passes: Sequence[CapfiltReport]) -> list[Kind]:
+    """Share of each kind of web text that the filter accepted: high is right for `match`, low for all others."""
+    prefix = "truth/rejected/"
+    names = sorted({name.removeprefix(prefix) for one in passes for name in one.metrics if name.startswith(prefix)})
+    wrong = [Kind(name, False, tuple(_accepted(one.metrics.get(prefix + name)) for one in passes)) for name in names]
+    right = Kind("match", True, tuple(one.metrics.get("truth/filter_recall") for one in passes))
+    return [right, *wrong] if names else []
+
+
+def _accepted(rejected: float | None) -> float | None:
+    return None if rejected is None else 1 - rejected
+
+
+class Flow(NamedTuple):
+    """What became of the texts of one CapFilt pass: (label, share rejected) per source, and examples."""
+
+    made_by: int
+    sources: list[tuple[str, float]]
+    threshold: float | None
+    examples: tuple[Example, ...]
+
+
+def _flow(one: CapfiltReport) -> Flow:
+    names = (("Web texts", "capfilt/noise_ratio_web"), ("Synthetic captions", "capfilt/noise_ratio_synthetic"))
+    sources = [(label, one.metrics[name]) for label, name in names if name in one.metrics]
+    return Flow(one.made_by, sources, one.threshold, one.examples)
+
+
+def _losses(passes: Sequence[CapfiltReport]) -> list[tuple[str, list[tuple[str, int]], int]]:
+    """(title, counts by reason, largest count) for captions dropped and pictures failed, pass by pass."""
+    blocks = []
+    for one in passes:
+        by = f", by round {one.made_by}" if len(passes) > 1 else ""
+        for title, counts in (
+            (f"Texts dropped{by}", one.dropped),
+            (f"Pictures that could not be used{by}", one.failed),
+        ):
+            blocks.append((title, _by_count(counts), max(counts.values(), default=1)))
+    return blocks if any(counts for _, counts, _ in blocks) else []
+
+
+def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(
+        ((name.replace("_", " "), count) for name, count in counts.items()), key=lambda item: (-item[1], item[0])
+    )
+
+
+class StageBar(NamedTuple):
+    """A stage on the time line, in per cent of the whole."""
+
+    name: str
+    seconds: float
+    cached: bool
+    start: float
+    width: float
+
+
+def _stage_bars(stages: Iterable[StageReport]) -> list[StageBar]:
+    stages = list(stages)
+    whole = math.fsum(stage.seconds for stage in stages) or 1.0
+    bars, start = [], 0.0
+    for stage in stages:
+        share = stage.seconds / whole * 100
+        bars.append(StageBar(stage.stage, stage.seconds, stage.cached, round(start, 2), round(share, 2)))
+        start += share
+    return bars
+
+
+# --------------------------------------------------------------------------------------------------------------- words
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True) if config else ""
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}"

@@ -1,0 +1,70 @@
+"""What the report page shows, as frozen models for the flows to fill in. Figures that are not there are left out."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from components.common.contracts import DatasetRef, ModelRef, StageReport
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExampleText(_Part):
+    """One candidate caption of an example picture."""
+
+    source: Literal["web", "synthetic"]
+    text: str
+    itm_probability: float | None = Field(default=None, description="P(match), 0..1")
+    itc_similarity: float | None = Field(default=None, description="cosine, -1..1")
+    kept: bool
+    reason: str = Field(default="", description="why it was dropped")
+    true: bool | None = Field(default=None, description="whether it is true of the picture, where that is known")
+
+
+class Example(_Part):
+    """A web picture with its candidate captions."""
+
+    key: str
+    image: str = Field(description="data URI of a small JPEG (gallery.thumbnail makes it)")
+    texts: tuple[ExampleText, ...]
+    kind: str | None = Field(default=None, description="kind of the web text, where the truth is known")
+
+
+class CapfiltReport(_Part):
+    """What one CapFilt pass made of the web data."""
+
+    made_by: int = Field(description="round whose captioner and filter worked")
+    metrics: dict[str, float] = Field(description="`capfilt/…` and, where known, `truth/…`")
+    failed: dict[str, int] = Field(default_factory=dict, description="samples that could not be used, by reason")
+    dropped: dict[str, int] = Field(default_factory=dict, description="captions not kept, by reason")
+    threshold: float | None = Field(default=0.5, description="P(match) from which a text is kept; None: a coin decided")
+    examples: tuple[Example, ...] = ()
+
+
+class RoundReport(_Part):
+    """One round: its measurements, its training curves, what it was trained on and what it made."""
+
+    round: int
+    metrics: dict[str, float] = Field(description="flat names, e.g. `eval/retrieval/mean_recall`")
+    curves: dict[str, tuple[tuple[float, float], ...]] = Field(
+        default_factory=dict, description="`<stage>/<series>` to (step, value), e.g. `pretrain/loss_itc`"
+    )
+    datasets: tuple[DatasetRef, ...] = Field(default=(), description="what it was pre-trained on")
+    models: tuple[ModelRef, ...] = ()
+
+
+class ReportData(_Part):
+    """Everything the page shows."""
+
+    name: str = Field(description="name of the bootstrap")
+    rounds: tuple[RoundReport, ...] = Field(min_length=1)
+    capfilt: tuple[CapfiltReport, ...] = ()
+    stages: tuple[StageReport, ...] = ()
+    promoted: bool | None = Field(default=None, description="whether the best round became champion; None: not decided")
+    reasons: tuple[str, ...] = Field(default=(), description="the gate's reasons")
+    config: dict[str, Any] = Field(default_factory=dict, description="the resolved config; it holds no secrets")
+    facts: dict[str, str] = Field(default_factory=dict, description="further lineage, e.g. MLflow run, revision, store")
+    finished: datetime | None = None
