@@ -8,7 +8,7 @@
         complete.json          every file's size and sha256, written last
 
 A checkpoint is written under a hidden name, flushed to disk, and renamed: a crash at any moment leaves the ones before
-it as they were. `newest` takes the last one whose files are what `complete.json` says, so a truncated one is passed over.
+it as they were. `newest` takes the last one whose files are what `complete.json` says: a truncated one is passed over.
 """
 
 import json
@@ -175,7 +175,7 @@ def _save_random_state(folder: Path, rank: int) -> None:
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
     _save_tensors(folder / f"rank-{rank:04d}.safetensors", tensors)
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     numpy_state = [str(name), np.asarray(keys).tolist(), int(position), int(has_gauss), float(gauss)]
     states = {"python": random.getstate(), "numpy": numpy_state}
     (folder / f"rank-{rank:04d}.json").write_text(json.dumps(states))

@@ -42,7 +42,9 @@ class OptimConfig(_Config):
 class CheckpointConfig(_Config):
     """When a training's state is written and how much of it stays."""
 
-    every_steps: int = Field(default=500, ge=0, description="optimizer steps between checkpoints; 0: none but on SIGTERM")
+    every_steps: int = Field(
+        default=500, ge=0, description="optimizer steps between checkpoints; 0: none but on SIGTERM"
+    )
     keep: int = Field(default=2, ge=1, description="checkpoints kept, newest first")
 
 
@@ -118,5 +120,7 @@ class TrainConfig(_Config):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps (optimizer steps) and epochs (passes over the data)")
         if self.steps is not None and self.optim.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps ({self.optim.warmup_steps}) is longer than the training ({self.steps} steps)")
+            raise ValueError(
+                f"warmup_steps ({self.optim.warmup_steps}) is longer than the training ({self.steps} steps)"
+            )
         return self

@@ -207,8 +207,9 @@ class Engine:
         """Cut the optimizer state of another number of processes anew: exact, since only end padding differs."""
         from deepspeed.runtime.fp16.loss_scaler import LossScaler
         from deepspeed.runtime.zero.config import ZeroStageEnum
+        from deepspeed.utils.tensor_fragment import fragment_address
 
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum]):
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
             saved = [torch.load(path, map_location="cpu", weights_only=True) for path in partitions]
         states = [part["optimizer_state_dict"]["base_optimizer_state"]["state"] for part in saved]
         zero = self._engine.optimizer

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
-import torch
 
 from components.common.errors import CapfiltError, ConfigError
 from components.training.config import LaunchConfig
@@ -119,7 +118,11 @@ def _torchrun(config: LaunchConfig) -> list[str]:
 
 def processes(config: LaunchConfig) -> int:
     """Processes on this machine: as configured, else one per GPU, else one."""
-    return config.processes or max(1, torch.cuda.device_count())
+    if config.processes is not None:
+        return config.processes
+    import torch
+
+    return max(1, torch.cuda.device_count())
 
 
 def threads(config: LaunchConfig) -> int:
@@ -130,6 +133,8 @@ def threads(config: LaunchConfig) -> int:
 
 def environment(config: LaunchConfig, work_dir: Path) -> dict[str, str]:
     """Environment of the group: ours, with our packages, our tools and a cache for compiled ops in reach."""
+    import torch
+
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "capfilt" / "torch_extensions"
     ours = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
@@ -199,12 +204,12 @@ def _family(pid: int, work_dir: Path) -> list[psutil.Process]:
     return family
 
 
-def end_tree(family: Sequence[psutil.Process], patience: float = _TERM_SECONDS) -> None:
+def end_tree(family: Sequence[psutil.Process]) -> None:
     """Ask processes to end, wait, and kill those that stay."""
     for process in set(family):
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    _, alive = psutil.wait_procs(list(set(family)), timeout=patience)
+    _, alive = psutil.wait_procs(list(set(family)), timeout=_TERM_SECONDS)
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()

@@ -77,7 +77,9 @@ class Window:
         values = torch.stack(list(losses)).tolist()
         for value, (step, keys) in zip(values, self.keys, strict=True):
             if not math.isfinite(value):
-                named = ", ".join(keys[:_NAMED_KEYS]) + (f" and {len(keys) - _NAMED_KEYS} more" if len(keys) > 8 else "")
+                named = ", ".join(keys[:_NAMED_KEYS]) + (
+                    f" and {len(keys) - _NAMED_KEYS} more" if len(keys) > 8 else ""
+                )
                 raise DivergedError(
                     f"the loss is {value} at step {step} (pairs {named}); lower optim.lr, lengthen "
                     "optim.warmup_steps or set optim.clip (e.g. 1.0), then start again: training goes on from the "

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -85,18 +86,19 @@ class ToyFeed:
         return {"consumed": self.consumed}
 
 
-def run(config: TrainConfig, work_dir: Path, *, kill_at: int | None, poison: int | None, dropout: float) -> None:
+def run(config: TrainConfig, options: argparse.Namespace) -> None:
     """Train the toy; `kill_at` ends this process by SIGKILL after that step's line is written."""
+    work_dir: Path = options.work_dir
     torch.set_num_threads(1)
     start_process_group(config)
     seed_everything(config.seed)
-    objective = ToyObjective(dropout)
+    objective = ToyObjective(0.0 if options.no_dropout else 0.1)
     seed_everything(key_seed(config.seed, distributed.rank()) % 2**31)
     world = distributed.world_size()
     accumulation = config.accumulation
     checkpoints = Checkpoints(work_dir / "checkpoints", keep=config.checkpoint.keep)
     engine = Engine(objective, config, accumulation=accumulation)
-    feed, start = ToyFeed(config.batch_size, poison=poison), 0
+    feed, start = ToyFeed(config.batch_size, poison=options.poison), 0
     newest = checkpoints.newest()
     if newest is not None:
         state = checkpoints.restore(newest, engine, objective)
@@ -108,8 +110,9 @@ def run(config: TrainConfig, work_dir: Path, *, kill_at: int | None, poison: int
         if distributed.is_main():
             history.append(step, {name: metrics[name] for name in ("train/loss", "train/grad_norm", "train/lr")})
             print(f"step {step}", flush=True)
-        if step == kill_at:
+        if step == options.kill_at:
             os.kill(os.getpid(), 9)
+        time.sleep(options.step_seconds)
 
     if distributed.is_main():
         history.cut_after(start)
@@ -130,13 +133,13 @@ def main() -> None:
     parser.add_argument("--kill-at", type=int)
     parser.add_argument("--poison", type=int)
     parser.add_argument("--no-dropout", action="store_true")
+    parser.add_argument("--step-seconds", type=float, default=0.0)
     options = parser.parse_args()
     leave_with_parents()
     leave_mark(options.work_dir)
     try:
         config = TrainConfig.model_validate(json.loads(options.config))
-        dropout = 0.0 if options.no_dropout else 0.1
-        run(config, options.work_dir, kill_at=options.kill_at, poison=options.poison, dropout=dropout)
+        run(config, options)
     except Exception as error:
         write_failure(options.work_dir, error)
         raise

@@ -1,0 +1,26 @@
+"""A worker that does nothing but stay, for tests of how process groups end."""
+
+import argparse
+import signal
+import time
+from pathlib import Path
+
+from components.training.launch import leave_mark
+from components.training.stopping import leave_with_parents
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work-dir", type=Path, required=True)
+    parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM")
+    options = parser.parse_args()
+    if options.deaf:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_with_parents()
+    leave_mark(options.work_dir)
+    print("ready", flush=True)
+    time.sleep(120)
+
+
+if __name__ == "__main__":
+    main()

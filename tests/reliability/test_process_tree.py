@@ -1,0 +1,137 @@
+"""Whatever ends a training's launcher, nothing of the training stays behind: real processes, real signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.common.errors import CapfiltError, ConfigError
+from components.training import launch
+from components.training.config import LaunchConfig
+from components.training.launch import run_group
+from components.training.stopping import PreemptedError
+from tests.helpers.distributed import curve, run_toy, toy_config
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO = LaunchConfig(processes=2, threads=1)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def all_gone(processes: list[psutil.Process], seconds: float = 10.0) -> bool:
+    gone, alive = psutil.wait_procs(processes, timeout=seconds)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def workers_of(work_dir: Path) -> list[psutil.Process]:
+    return [psutil.Process(int(mark.name.split(":")[0])) for mark in (work_dir / "processes").glob("*:*")]
+
+
+def test_an_exception_ends_the_whole_tree_even_deaf_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_TERM_SECONDS", 1.0)
+    seen: list[psutil.Process] = []
+
+    def cancel(_line: str) -> None:
+        seen.extend(family(os.getpid()))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_group(
+            "tests.helpers.sleeper", ["--work-dir", str(tmp_path), "--deaf"], TWO, work_dir=tmp_path, on_line=cancel
+        )
+    assert len(seen) >= 3
+    assert all_gone(seen, 2.0)
+
+
+LAUNCHER = """
+import sys
+from pathlib import Path
+from components.training.config import LaunchConfig
+from components.training.launch import run_group
+folder = sys.argv[1]
+config = LaunchConfig(processes=2, threads=1)
+run_group("tests.helpers.sleeper", ["--work-dir", folder], config, work_dir=Path(folder), on_line=lambda line: print(line, flush=True))
+"""
+
+
+def start_launcher(folder: Path) -> subprocess.Popen[str]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, str(folder)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert [child.stdout.readline() for _ in range(2)] == ["ready\n", "ready\n"]
+    return child
+
+
+def test_kill_9_of_the_launcher_leaves_no_orphans_and_the_next_start_is_free(tmp_path: Path) -> None:
+    with start_launcher(tmp_path) as child:
+        with pytest.raises(ConfigError, match="running in .* already"):
+            run_group("tests.helpers.sleeper", ["--work-dir", str(tmp_path)], TWO, work_dir=tmp_path)
+        tree = family(child.pid)
+        assert len(tree) >= 3
+        child.kill()
+        assert all_gone(tree)
+    with pytest.raises(CapfiltError, match="ended with code"):
+        run_group("json.tool", ["/nonexistent"], LaunchConfig(processes=1, threads=1), work_dir=tmp_path)
+
+
+def test_workers_that_outlived_a_killed_launcher_are_ended_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_TERM_SECONDS", 1.0)
+    with start_launcher(tmp_path) as child:
+        workers = workers_of(tmp_path)
+        assert len(workers) == 2
+        for process in workers:
+            process.suspend()  # cannot notice anything by themselves
+        tree = family(child.pid)
+        child.kill()
+    with pytest.raises(CapfiltError, match="ended with code"):
+        run_group("json.tool", ["/nonexistent"], LaunchConfig(processes=1, threads=1), work_dir=tmp_path)
+    assert all_gone(tree, 2.0)
+
+
+def test_kill_9_of_torchrun_ends_the_workers(tmp_path: Path) -> None:
+    def kill_torchrun(_line: str) -> None:
+        if len(workers_of(tmp_path)) == 2:
+            seen.extend(family(os.getpid()))
+            torchrun = workers_of(tmp_path)[0].parent()
+            assert torchrun is not None
+            torchrun.kill()
+
+    seen: list[psutil.Process] = []
+    start = time.monotonic()
+    with pytest.raises(CapfiltError, match="code -9"):
+        run_group("tests.helpers.sleeper", ["--work-dir", str(tmp_path)], TWO, work_dir=tmp_path, on_line=kill_torchrun)
+    assert all_gone(seen, 2.0)
+    assert time.monotonic() - start < 30
+
+
+def test_sigterm_saves_and_the_next_start_goes_on_from_there(tmp_path: Path) -> None:
+    config = toy_config(launch={"processes": 2, "threads": 1}, steps=60, checkpoint={"every_steps": 0, "keep": 1})
+
+    def preempt(line: str) -> None:
+        if line == "step 5":
+            torchrun = workers_of(tmp_path)[0].parent()
+            assert torchrun is not None
+            torchrun.send_signal(signal.SIGTERM)
+
+    with pytest.raises(PreemptedError, match="stopped by a signal after step"):
+        run_toy(config, tmp_path, ["--step-seconds", "0.1"], on_line=preempt)
+    before = curve(tmp_path)
+    assert 5 <= len(before) < 60
+    resumed = run_toy(config, tmp_path)
+    assert resumed.result["start"] == len(before)
+    assert curve(tmp_path)[: len(before)] == before
+    assert len(curve(tmp_path)) == 60
