@@ -15,7 +15,7 @@ def mark_killed(flow: Any, flow_run: Any, state: Any) -> None:
     from components.common.errors import CapfiltError
     from components.common.tracking import open_tracker
     from components.config import load_config
-    from flows._stage import parent_run, scratch_folder
+    from flows._layout import parent_run, scratch_folder
 
     parameters = flow_run.parameters or {}
     try:

@@ -29,11 +29,11 @@ from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, open_store, split_uri
 from components.common.tracking import Tracker, open_tracker
 from components.config import BootstrapConfig
+from flows._layout import LOCK_KEY, parent_run, scratch_folder
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Contract)
-LOCK_KEY = "locks/bootstrap.json"
 RETRY_SECONDS = [5, 30]
 
 
@@ -204,22 +204,6 @@ def open_bench(config: BootstrapConfig, run_name: str = "bootstrap") -> Iterator
             tracker.end("KILLED")
             raise
         tracker.end()
-
-
-def parent_run(config: BootstrapConfig) -> dict[str, Any]:
-    """How a bootstrap's MLflow run is named and found again: arguments of `open_tracker`."""
-    return {
-        "experiment": config.tracking.experiment or config.name,
-        "run_name": f"{config.name}-{config.bootstrap_id[:8]}",
-        "resume": {"bootstrap.id": config.bootstrap_id[:32]},
-        "tags": {"bootstrap.name": config.name, "bootstrap.rounds": str(config.rounds), "store": config.store},
-    }
-
-
-def scratch_folder(config: BootstrapConfig) -> Path:
-    """Where work in progress and MLflow's and Prefect's files lie: the store's folder, or ./.capfilt beside S3."""
-    local = open_store(config.store).local_path("x")
-    return local.parent if local is not None else Path(".capfilt").resolve()
 
 
 def _can_heal(task: Any, run: Any, state: State[Any]) -> bool:

@@ -57,6 +57,17 @@ def exclusive(store: Store, key: str, purpose: str, *, stale_seconds: float = ST
             store.delete(key)
 
 
+def refuse_if_busy(store: Store, key: str, *, stale_seconds: float = STALE_SECONDS) -> None:
+    """Look without taking: refuse early what `exclusive` would refuse later.
+
+    Raises:
+        BusyError: as `exclusive`.
+    """
+    holder = _holder(store, key)
+    if holder is not None and not _is_gone(holder, stale_seconds):
+        raise BusyError(_refusal(store, key, holder))
+
+
 def _take(store: Store, key: str, purpose: str, stale_seconds: float) -> dict[str, Any]:
     token = _token(purpose)
     for _ in range(3):

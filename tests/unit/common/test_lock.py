@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.common import lock
-from components.common.lock import BusyError, exclusive
+from components.common.lock import BusyError, exclusive, refuse_if_busy
 from components.common.storage import Store, open_store
 
 KEY = "locks/bootstrap.json"
@@ -19,6 +19,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_second_one_is_refused_with_owner_and_remedy(store: Store) -> None:
+    refuse_if_busy(store, KEY)
     with exclusive(store, KEY, "bootstrap sample"), pytest.raises(BusyError) as error, exclusive(store, KEY, "other"):
         pytest.fail("two at once")
     for part in ("bootstrap sample works here", "--set store=", "delete"):
