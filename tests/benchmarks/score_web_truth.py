@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow.parquet as pq
-from components.data.manifest import load_manifest
 
 from components.common.storage import open_store
+from components.data.manifest import load_manifest
 
 
 def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float:
