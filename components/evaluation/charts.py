@@ -27,7 +27,7 @@ class _Plot:
     """Maps data to a drawing of fixed size; the page scales it."""
 
     width, height = 380.0, 210.0
-    left, right, top, bottom = 46.0, 14.0, 12.0, 30.0
+    left, right, top, bottom = 46.0, 14.0, 12.0, 34.0
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float], *, from_zero: bool) -> None:
         self.x_low, self.x_high = min(xs), max(xs)
@@ -97,9 +97,10 @@ def _grid(plot: _Plot, percent: bool) -> Markup:
         '<text class="tick end" x="{text_x}" y="{text_y}">{label}</text>'
     )
     left, right = plot.left, plot.width - plot.right
+    digits = max(_digits(tick * 100 if percent else tick) for tick in plot.y_ticks)
     lines = [
         shape.format(
-            left=left, right=right, y=plot.y(t), text_x=left - 6, text_y=plot.y(t) + 4, label=_tick(t, percent)
+            left=left, right=right, y=plot.y(t), text_x=left - 6, text_y=plot.y(t) + 4, label=_tick(t, percent, digits)
         )
         for t in plot.y_ticks
     ]
@@ -107,17 +108,14 @@ def _grid(plot: _Plot, percent: bool) -> Markup:
 
 
 def _x_axis(plot: _Plot, ticks: Sequence[float], label: str) -> Markup:
-    base = plot.height - plot.bottom + 15
-    texts = [
-        Markup('<text class="tick {anchor}" x="{x}" y="{y}">{label}{tick}</text>').format(
-            anchor="end" if index and tick == ticks[-1] and plot.x(tick) > plot.width - 40 else "middle",
-            x=plot.x(tick) + (6 if index and tick == ticks[-1] and plot.x(tick) > plot.width - 40 else 0),
-            y=base,
-            label=f"{label} " if index == 0 else "",
-            tick=_tick(tick, False),
-        )
-        for index, tick in enumerate(ticks)
-    ]
+    shape = Markup('<text class="tick {anchor}" x="{x}" y="{y}">{text}</text>')
+    texts = []
+    for index, tick in enumerate(ticks):
+        first, outermost = index == 0, plot.x(tick) > plot.width - 40
+        anchor = "start" if first and len(ticks) > 1 else "end" if outermost and not first else "middle"
+        text = f"{label} {_tick(tick, False)}" if first else _tick(tick, False)
+        x = plot.x(tick) + (6 if anchor == "end" else 0)
+        texts.append(shape.format(anchor=anchor, x=x, y=plot.height - plot.bottom + 20, text=text))
     return Markup("").join(texts)
 
 
@@ -145,9 +143,14 @@ def number(value: float, percent: bool) -> str:
     return f"{value * 100:.1f} %" if percent else f"{value:.3f}"
 
 
-def _tick(value: float, percent: bool) -> str:
+def _tick(value: float, percent: bool, digits: int | None = None) -> str:
+    """A tick's label; all of an axis with the same number of decimals."""
     if percent:
-        return f"{value * 100:g} %"
+        return f"{value * 100:.{digits or 0}f} %"
     if abs(value) >= 1000:
         return f"{value / 1000:g}k"
-    return f"{value:g}"
+    return f"{value:g}" if digits is None else f"{value:.{digits}f}"
+
+
+def _digits(value: float) -> int:
+    return len(f"{value:.4f}".rstrip("0").partition(".")[2])
