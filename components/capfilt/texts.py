@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from components.capfilt.policy import Text
 
-NOT_UTF8 = "not_utf8"
+NOT_UTF8 = "text_not_utf8"
 MISSING = "missing_text"
 EMPTY = "empty_text"
 TOO_LONG = "text_too_long"
@@ -26,7 +26,8 @@ def web_text(text: bytes | None, fields: Mapping[str, object], max_length: int) 
         caption = fields.get("caption")
         if not isinstance(caption, str):
             return Text("web", "", problem=MISSING)
-        found, problem = caption, None
+        found = caption.encode("utf-8", "replace").decode()
+        problem = None if found == caption else NOT_UTF8  # JSON can smuggle lone surrogates in
     else:
         found, problem = _decode(text)
     found = " ".join(found.split())

@@ -1,0 +1,47 @@
+"""Where and how precisely the models calculate."""
+
+import contextlib
+from types import TracebackType
+from typing import Literal, TypeVar
+
+import torch
+from torch import nn
+
+Precision = Literal["fp32", "bf16"]
+M = TypeVar("M", bound=nn.Module)
+
+
+def pick_device() -> torch.device:
+    """The first GPU, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Arithmetic:
+    """Device and precision, and the context in which a model is called: no gradients, bf16 where asked for.
+
+    Not re-entrant across threads: one thread calls the models.
+    """
+
+    def __init__(self, device: torch.device, precision: Precision) -> None:
+        self.device = device
+        self.precision = precision
+        self._stack: contextlib.ExitStack | None = None
+
+    def place(self, model: M) -> M:
+        """Put a model on the device, for inference."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return model.to(device=self.device, dtype=dtype).eval().requires_grad_(False)
+
+    def __enter__(self) -> "Arithmetic":
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(torch.inference_mode())
+        if self.precision == "bf16":
+            self._stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stack is not None:
+            self._stack.close()
+            self._stack = None

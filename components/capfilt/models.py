@@ -1,0 +1,91 @@
+"""Captioner and filter together: a batch of pictures in, all candidate captions with their scores out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from components.capfilt.arithmetic import Arithmetic, pick_device
+from components.capfilt.captioner import Captioner
+from components.capfilt.config import CapfiltConfig
+from components.capfilt.filter import Filter, Score
+from components.capfilt.memory import with_halving
+from components.capfilt.policy import Text
+from components.capfilt.reading import Loaded, ReadOptions
+from components.capfilt.texts import EMPTY
+from components.common.seeding import key_seed
+from components.model.weights import load_captioner, load_filter
+
+
+class CapfiltModels:
+    """Both models, each with its own vision tower, on one device.
+
+    Args:
+        captioner: the captioner.
+        matcher: the filter.
+        config: settings of the run.
+        fingerprint: of the run; with it, a picture's key decides its captions.
+    """
+
+    def __init__(self, captioner: Captioner, matcher: Filter, config: CapfiltConfig, fingerprint: str) -> None:
+        self.captioner = captioner
+        self.filter = matcher
+        self.config = config
+        self.fingerprint = fingerprint
+        self._sizes = tuple(dict.fromkeys((captioner.size, matcher.size)))
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """How samples must be read for these models: one square per different picture size."""
+        config = self.config
+        return ReadOptions(self._sizes, config.max_pixels, config.min_side, config.max_text_length)
+
+    def process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
+        """All candidate captions of each picture, web text first, scored; a batch too large for memory is halved."""
+        return with_halving(self._process, batch)
+
+    def _process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
+        captions = self._caption(batch)
+        asked = [
+            ([] if item.text.problem is not None else [item.text.text]) + [text for text in made if text]
+            for item, made in zip(batch, captions, strict=True)
+        ]
+        scores = self.filter.score(self._squares(batch, self.filter.size), asked)
+        return [
+            _scored(item.text, made, dict(zip(texts, row, strict=True)))
+            for item, made, texts, row in zip(batch, captions, asked, scores, strict=True)
+        ]
+
+    def _caption(self, batch: Sequence[Loaded]) -> list[list[str]]:
+        count = self.config.captions_per_image
+        seeds = [[key_seed(self.fingerprint, item.sample.key, index) for index in range(count)] for item in batch]
+        return self.captioner.caption(self._squares(batch, self.captioner.size), seeds)
+
+    def _squares(self, batch: Sequence[Loaded], size: int) -> np.ndarray:
+        index = self._sizes.index(size)
+        return np.stack([item.squares[index] for item in batch])
+
+
+def _scored(web: Text, captions: Sequence[str], scores: dict[str, Score]) -> list[Text]:
+    found = web if web.problem is not None else web._replace(**scores[web.text]._asdict())
+    made = [
+        Text("synthetic", text, **scores[text]._asdict()) if text else Text("synthetic", "", problem=EMPTY)
+        for text in captions
+    ]
+    return [found, *made]
+
+
+def load_models(captioner: Path, matcher: Path, config: CapfiltConfig, fingerprint: str) -> CapfiltModels:
+    """Load both model folders for this machine's first GPU, or its CPU."""
+    arithmetic = Arithmetic(pick_device(), config.precision)
+    return CapfiltModels(
+        Captioner(load_captioner(captioner, image_size=config.image_size), config.decoding, arithmetic),
+        Filter(
+            load_filter(matcher, image_size=config.image_size, position_zero=config.position_zero),
+            arithmetic,
+            max_words=config.max_words,
+            max_tokens=config.max_tokens,
+        ),
+        config,
+        fingerprint,
+    )

@@ -1,0 +1,227 @@
+"""Reading shards ahead of the models: pictures are read and decoded by threads, in order, across shard borders.
+
+Memory holds a window of decoded pictures and the index of the shards at hand, never a shard.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from components.capfilt.policy import Text
+from components.capfilt.texts import json_fields, web_text
+from components.common.errors import DataError
+from components.common.storage import open_store, sha256_file, split_uri
+from components.data.images import BadImage, Pixels, decode_image, resize_square
+from components.data.shards import SampleIndex, ShardScan, scan_shard
+
+
+@dataclass(frozen=True)
+class ShardSource:
+    """One input tar as the plan has it.
+
+    Args:
+        name: name of the output shard, e.g. `00000`.
+        uri: where the tar is.
+        bytes: its size when planned.
+        sha256: its hash, where the plan knows it (imported datasets).
+        etag: the store's version tag when planned, where no hash is known.
+        take: samples to take from its front; None for all.
+        expected: samples it should have, where somebody counted them (tells how many a broken tar has lost).
+    """
+
+    name: str
+    uri: str
+    bytes: int
+    sha256: str | None = None
+    etag: str | None = None
+    take: int | None = None
+    expected: int | None = None
+
+
+@dataclass(frozen=True)
+class OpenShard:
+    """An input tar at hand: a local file and its index."""
+
+    source: ShardSource
+    path: Path
+    scan: ShardScan
+    sha256: str
+    temporary: bool
+
+    @property
+    def samples(self) -> list[SampleIndex]:
+        """The samples to work on, in order."""
+        return self.scan.samples[: self.source.take]
+
+    def member(self, sample: SampleIndex, extension: str) -> bytes | None:
+        """A member's bytes; None if the sample has no such member."""
+        place = sample.members.get(extension)
+        return None if place is None else read_at(self.path, *place)
+
+    def close(self) -> None:
+        """Delete the file if it is a copy."""
+        if self.temporary:
+            self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A sample ready for the models, or the reason why it is not.
+
+    Args:
+        sample: its place in the tar.
+        text: its web text.
+        sha256: hash of the picture's bytes; empty where there is no picture.
+        squares: the picture in the sizes asked for, in that order; none if it failed.
+        reason: short code of the failure, e.g. `truncated`; empty if there is none.
+        detail: what was found, for people.
+    """
+
+    sample: SampleIndex
+    text: Text
+    sha256: str = ""
+    squares: tuple[Pixels, ...] = ()
+    reason: str = ""
+    detail: str = ""
+
+
+class Item(NamedTuple):
+    """One step of the stream: a sample of a shard, or (`loaded` is None) the shard's end."""
+
+    shard: OpenShard
+    loaded: Loaded | None
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How samples are read: limits as in CapfiltConfig, `sizes` the sides of the squares wanted."""
+
+    sizes: tuple[int, ...]
+    max_pixels: int
+    min_side: int
+    max_text_length: int
+
+
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    """Exactly `size` bytes of a file.
+
+    Raises:
+        DataError: if the file is shorter: somebody cut it since it was indexed.
+    """
+    with path.open("rb") as file:
+        data = os.pread(file.fileno(), size, offset)
+    if len(data) != size:
+        raise DataError(f"{path} became shorter while it was read; leave input shards alone and run again")
+    return data
+
+
+def fetch_shard(source: ShardSource, work_dir: Path) -> OpenShard:
+    """Bring a shard to this machine, check that it is the planned one, and index it.
+
+    Raises:
+        DataError: if its bytes are not those of the plan.
+    """
+    folder, name = split_uri(source.uri)
+    store = open_store(folder)
+    path = store.local_path(name)
+    temporary = path is None
+    if path is None:
+        path = work_dir / f"{source.name}-{os.getpid()}.tar"
+        store.download(name, path)
+    elif not path.is_file():
+        raise DataError(f"shard {source.uri} is gone since the plan was made; bring it back, or start a new dataset")
+    try:
+        digest = sha256_file(path)
+        size = path.stat().st_size
+        if size != source.bytes or (source.sha256 is not None and digest != source.sha256):
+            planned = "" if source.sha256 is None else f", sha256 {source.sha256[:12]}…"
+            raise DataError(
+                f"shard {source.uri} has changed since the plan was made: {size} bytes, sha256 {digest[:12]}…; planned "
+                f"were {source.bytes} bytes{planned}. Restore it, or write to a new dataset"
+            )
+        return OpenShard(source, path, scan_shard(path, name=source.uri), digest, temporary)
+    except BaseException:
+        if temporary:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def companion(sample: SampleIndex, extension: str) -> str:
+    """Extension of the member that goes with the sample's picture: `v2.txt` beside `v2.jpg` (a key with a dot)."""
+    prefix = (sample.image or "").rpartition(".")[0]
+    dotted = f"{prefix}.{extension}"
+    return dotted if prefix and dotted in sample.members else extension
+
+
+def load_sample(shard: OpenShard, sample: SampleIndex, options: ReadOptions) -> Loaded:
+    """Read one sample and decode its picture; whatever is wrong with it becomes its reason."""
+    if sample.problem is not None:
+        return Loaded(sample, Text("web", ""), reason=sample.problem, detail="refused by the shard reader")
+    fields, _ = json_fields(shard.member(sample, companion(sample, "json")))
+    text = web_text(shard.member(sample, companion(sample, "txt")), fields, options.max_text_length)
+    if sample.image is None:
+        return Loaded(sample, text, reason="no_image", detail="the sample has no picture, or several")
+    data = shard.member(sample, sample.image) or b""
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        image = decode_image(data, max_pixels=options.max_pixels, min_side=options.min_side)
+    except BadImage as error:
+        return Loaded(sample, text, digest, reason=error.reason, detail=str(error))
+    return Loaded(sample, text, digest, tuple(resize_square(image, size) for size in options.sizes))
+
+
+def stream(
+    sources: Iterable[ShardSource],
+    options: ReadOptions,
+    work_dir: Path,
+    *,
+    threads: int,
+    ahead: int,
+    fetch: Callable[[ShardSource, Path], OpenShard] = fetch_shard,
+) -> Generator[Item, None, None]:
+    """Samples of all shards in order, each shard followed by its end; `ahead` samples are decoded beforehand.
+
+    The next shard is fetched while the one before is worked on. Whoever stops early must close the generator.
+    """
+    window: deque[tuple[OpenShard, Future[Loaded] | None]] = deque()
+    with ThreadPoolExecutor(threads, "read") as pool, ThreadPoolExecutor(1, "fetch") as fetcher:
+        try:
+            for shard in _fetched(sources, work_dir, fetcher, fetch):
+                for sample in shard.samples:
+                    window.append((shard, pool.submit(load_sample, shard, sample, options)))
+                    while len(window) > ahead:
+                        yield _finished(window)
+                window.append((shard, None))
+            while window:
+                yield _finished(window)
+        finally:
+            for _, future in window:
+                if future is not None:
+                    future.cancel()
+
+
+def _finished(window: deque[tuple[OpenShard, Future[Loaded] | None]]) -> Item:
+    shard, future = window.popleft()
+    return Item(shard, None if future is None else future.result())
+
+
+def _fetched(
+    sources: Iterable[ShardSource],
+    work_dir: Path,
+    fetcher: ThreadPoolExecutor,
+    fetch: Callable[[ShardSource, Path], OpenShard],
+) -> Iterator[OpenShard]:
+    """Shards in order, one fetched ahead."""
+    coming: Future[OpenShard] | None = None
+    for source in sources:
+        upcoming = fetcher.submit(fetch, source, work_dir)
+        if coming is not None:
+            yield coming.result()
+        coming = upcoming
+    if coming is not None:
+        yield coming.result()
