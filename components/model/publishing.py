@@ -1,0 +1,135 @@
+"""Model folders in the store: files first, `model.json` with their sha256 last; readers trust what it lists."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.common.contracts import ModelRef, ModelRole
+from components.common.errors import ModelError
+from components.common.seeding import digest_of
+from components.common.storage import Store, open_store, sha256_file
+
+MODEL_FILE = "model.json"
+_PLAIN_FILES = (  # what a folder from elsewhere, without model.json, may hold that is of use
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "pretraining.safetensors",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
+
+
+def publish_model(folder: Path | str, store: Store, role: ModelRole) -> ModelRef:
+    """Copy a model folder to the root of `store`, and return what others need to find it.
+
+    A reader that comes in between finds either the old model, or none; never half of the new one.
+
+    Raises:
+        ModelError: the folder holds no model.
+    """
+    folder = Path(folder)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MODEL_FILE)
+    if "config.json" not in names or "model.safetensors" not in names:
+        raise ModelError(f"{folder} holds no config.json and model.safetensors: save_model writes them")
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
+        for name in names
+        if not name.startswith(".")
+    }
+    record = {"role": role, "files": files, "digest": _digest(role, files)}
+    store.delete(MODEL_FILE)
+    for name in files:
+        store.upload(folder / name, name)
+    store.write(MODEL_FILE, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+    return ModelRef(role=role, uri=store.uri, digest=record["digest"])
+
+
+def fetch_model(uri: str, cache_dir: Path | str, *, digest: str | None = None) -> Path:
+    """A local folder with the model at `uri`: itself if it is local, else a copy under `cache_dir`, made once.
+
+    Args:
+        uri: model folder, local or in S3, published by us or not.
+        cache_dir: where copies are kept, by content.
+        digest: the version wanted (`ModelRef.digest`); checked against the files.
+
+    Raises:
+        ModelError: there is no model, or its files are not those that `model.json` lists.
+    """
+    store = open_store(uri)
+    record = _read_record(store)
+    if digest is not None and (record is None or record["digest"] != digest):
+        found = "no model.json" if record is None else f"version {record['digest'][:12]}"
+        raise ModelError(f"{uri}: version {digest[:12]} is wanted, {found} is there; run the stage that made it again")
+    if store.local_path("config.json") is not None:
+        if not store.exists("config.json"):
+            raise ModelError(f"{uri}: no model folder (config.json is missing); mend the path")
+        if digest is not None and record is not None:
+            _verify(Path(store.uri), record["files"], uri)
+        return Path(store.uri)
+    return _download(store, record, Path(cache_dir))
+
+
+def _download(store: Store, record: Mapping[str, Any] | None, cache: Path) -> Path:
+    """Copy all files to a temporary folder, check them, then give it its name."""
+    if record is not None:
+        names, version = tuple(record["files"]), record["digest"]
+    else:
+        infos = {name: info for name in _PLAIN_FILES if (info := store.info(name)) is not None}
+        names, version = tuple(infos), digest_of([[store.uri, i.key, i.size, i.etag] for i in infos.values()])
+        if "config.json" not in names:
+            raise ModelError(f"{store.uri}: no model folder (config.json is missing); mend the URI")
+    target: Path = cache / str(version)[:32]
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as temporary:
+        parts = Path(temporary) / "model"
+        for name in names:
+            store.download(name, parts / name)
+        if record is not None:
+            _verify(parts, record["files"], store.uri)
+        try:
+            parts.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster, with the same content
+                raise
+            shutil.rmtree(parts)
+    return target
+
+
+def _verify(folder: Path, files: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    """ModelError unless the folder holds these files, byte for byte."""
+    for name, listed in files.items():
+        path = folder / name
+        if not path.is_file() or sha256_file(path) != listed["sha256"]:
+            raise ModelError(
+                f"{where}/{name} is not the file that {MODEL_FILE} lists: changed or damaged; publish the model again"
+            )
+
+
+def _read_record(store: Store) -> dict[str, Any] | None:
+    """What `model.json` says, None if there is none."""
+    if not store.exists(MODEL_FILE):
+        return None
+    where = f"{store.uri}/{MODEL_FILE}"
+    try:
+        record = json.loads(store.read(MODEL_FILE))
+        files = {str(name): {"sha256": str(file["sha256"])} for name, file in record["files"].items()}
+        digest, given = _digest(record["role"], record["files"]), str(record["digest"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{where}: not a record of a model: {error!r}; publish the model again") from error
+    if digest != given or any("/" in name or name.startswith(".") for name in files):
+        raise ModelError(f"{where}: its digest does not fit its files: changed or damaged; publish the model again")
+    return {"files": files, "digest": given}
+
+
+def _digest(role: str, files: Mapping[str, Any]) -> str:
+    return digest_of({"role": role, "files": {name: file["sha256"] for name, file in files.items()}})
