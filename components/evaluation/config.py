@@ -17,7 +17,7 @@ class RetrievalConfig(BaseModel):
     )
     image_batch: int = Field(default=64, ge=1, description="images encoded at a time")
     text_batch: int = Field(default=256, ge=1, description="texts encoded at a time")
-    pair_batch: int = Field(default=256, ge=1, description="image-text pairs scored by ITM at a time")
+    pair_batch: int = Field(default=256, ge=1, description="texts scored by ITM against one image at a time")
     resident_images: int = Field(
         default=1024,
         ge=0,
@@ -59,9 +59,8 @@ class EvaluationConfig(BaseModel):
     caption_batch: int = Field(default=64, ge=1, description="images captioned at a time")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 autocasts the models' forward passes")
     limit: int | None = Field(default=None, ge=1, description="measure on the first so many test images only")
-    position_zero: Literal["enc", "cls"] = Field(
-        default="enc",
-        description="token at position 0 of the image-grounded encoder; `cls` for checkpoints used that way",
+    position_zero: Literal["enc", "cls"] | None = Field(
+        default=None, description="token at position 0 of the filter's texts; null: what the model folder says"
     )
 
     @model_validator(mode="after")

@@ -25,14 +25,14 @@ _ROWS = 1024  # rows of a similarity matrix looked at together
 class MatchingModel(Protocol):
     """What retrieval needs of a filter: BlipFilter has it."""
 
-    def image_features(self, pixels: Tensor) -> tuple[Any, Tensor]:
+    def image_features(self, pixels: Tensor, /) -> tuple[Any, Tensor]:
         """Keys and values of images [B,3,S,S] for ITM, and unit embeddings [B,d] for ITC."""
 
-    def text_features(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def text_features(self, ids: Tensor, mask: Tensor, /) -> Tensor:
         """Unit embeddings [B,d] of texts [B,L]."""
 
-    def match_logits(self, ids: Tensor, mask: Tensor, kv: Any, image_index: Tensor) -> Tensor:
-        """ITM logits [P,2] of texts [P,L] with rows `image_index` [P] of `kv`; class 1 is a match."""
+    def match_logits(self, ids: Tensor, mask: Tensor, kv: Any, /) -> Tensor:
+        """ITM logits [P,2] of texts [P,L] with the one image of `kv`; class 1 is a match."""
 
 
 @dataclass(frozen=True)
@@ -163,13 +163,16 @@ def _pair_scores(
     """ITM match logits [P] of pairs sorted by image, one chunk of images in memory at a time."""
     scores = torch.empty(len(rows), device=task.ids.device)
     lengths = task.mask.sum(1)
+    ends = torch.searchsorted(rows, torch.arange(task.images + 1, device=rows.device)).tolist()
     for start, stop in _chunks(task.images, config.image_batch):
-        first, last = torch.searchsorted(rows, torch.tensor([start, stop], device=rows.device)).tolist()
         kv = kept.pop(start) if start in kept else model.image_features(task.pixels(start, stop))[0]
-        chosen = first + lengths[columns[first:last]].argsort(stable=True)
-        for batch in torch.split(chosen, config.pair_batch):
-            ids, mask = _trimmed(task, columns[batch])
-            scores[batch] = model.match_logits(ids, mask, kv, rows[batch] - start)[:, 1].float()
+        for image in range(start, stop):
+            # One image's texts at a time: its keys and values are read in place instead of being copied per text.
+            own = kv.select(torch.tensor([image - start], device=rows.device))
+            chosen = ends[image] + lengths[columns[ends[image] : ends[image + 1]]].argsort(stable=True)
+            for batch in torch.split(chosen, config.pair_batch):
+                ids, mask = _trimmed(task, columns[batch])
+                scores[batch] = model.match_logits(ids, mask, own)[:, 1].float()
         if advance is not None:
             advance(stop - start)
     return scores

@@ -1,6 +1,7 @@
 """Retrieval against a plain-loop version of the paper's procedure, on a small model with made-up weights."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,6 +12,14 @@ from components.evaluation.config import RetrievalConfig
 from components.evaluation.retrieval import RetrievalTask, owners_of, retrieval_metrics
 
 RECALLS = [f"{way}_recall_at_{k}" for way in ("text", "image") for k in (1, 5, 10)]
+
+
+@dataclass
+class KeysValues:
+    means: torch.Tensor
+
+    def select(self, index):
+        return KeysValues(self.means[index])
 
 
 class Matcher:
@@ -27,7 +36,7 @@ class Matcher:
     def image_features(self, pixels):
         self.encoded += len(pixels)
         means = pixels.mean((2, 3))
-        return means, F.normalize(means @ self.image, dim=-1)
+        return KeysValues(means), F.normalize(means @ self.image, dim=-1)
 
     def _text(self, ids, mask):
         mask = mask.float()[..., None]
@@ -36,9 +45,10 @@ class Matcher:
     def text_features(self, ids, mask):
         return F.normalize(self._text(ids, mask) @ self.image, dim=-1)
 
-    def match_logits(self, ids, mask, kv, image_index):
+    def match_logits(self, ids, mask, kv):
         self.pairs += len(ids)
-        match = ((kv[image_index] @ self.cross) * self._text(ids, mask)).sum(-1)
+        assert len(kv.means) == 1
+        match = ((kv.means @ self.cross) * self._text(ids, mask)).sum(-1)
         return torch.stack([-match, match], dim=-1)
 
 
@@ -63,7 +73,7 @@ def slow_recalls(model, task, pixels, top_k):
         for row in range(len(matrix)):
             for column in matrix[row].topk(min(top_k, matrix.shape[1])).indices.tolist():
                 image, text = (row, column) if of_image else (column, row)
-                logit = model.match_logits(task.ids[[text]], task.mask[[text]], kv, torch.tensor([image]))[0, 1]
+                logit = model.match_logits(task.ids[[text]], task.mask[[text]], kv.select([image]))[0, 1]
                 scores[row, column] = logit + matrix[row, column]
         return scores.argsort(1, descending=True)
 
@@ -120,7 +130,7 @@ def test_a_model_that_knows_scores_one_and_one_that_says_the_same_is_at_chance()
         def image_features(self, pixels):
             start = next(i for i in range(40) if torch.equal(task.pixels(i, i + 1)[0], pixels[0]))
             eye = torch.eye(40)[start : start + len(pixels)]
-            return eye, eye
+            return KeysValues(eye), eye
 
         def text_features(self, ids, mask):
             return torch.stack([torch.eye(40)[self._number(row)] for row in ids])
@@ -128,7 +138,7 @@ def test_a_model_that_knows_scores_one_and_one_that_says_the_same_is_at_chance()
         def _number(self, row):
             return next(i for i in range(40) if torch.equal(task.ids[i, : len(row)], row))
 
-        def match_logits(self, ids, mask, kv, image_index):
+        def match_logits(self, ids, mask, kv):
             return torch.zeros(len(ids), 2)
 
     class Constant(Matcher):
@@ -136,9 +146,9 @@ def test_a_model_that_knows_scores_one_and_one_that_says_the_same_is_at_chance()
             return torch.ones(len(ids), 4) / 2
 
         def image_features(self, pixels):
-            return torch.zeros(len(pixels), 1), torch.ones(len(pixels), 4) / 2
+            return KeysValues(torch.zeros(len(pixels), 1)), torch.ones(len(pixels), 4) / 2
 
-        def match_logits(self, ids, mask, kv, image_index):
+        def match_logits(self, ids, mask, kv):
             return torch.zeros(len(ids), 2)
 
     assert retrieval_metrics(Oracle(), task, RetrievalConfig()).metrics["mean_recall"] == 1
@@ -157,8 +167,8 @@ def test_a_diverged_model_is_refused_rather_than_ranked():
     task, _ = make_task([1] * 12)
 
     class Diverged(Matcher):
-        def match_logits(self, ids, mask, kv, image_index):
-            return super().match_logits(ids, mask, kv, image_index) * float("nan")
+        def match_logits(self, ids, mask, kv):
+            return super().match_logits(ids, mask, kv) * float("nan")
 
     with pytest.raises(ModelError, match="not finite"):
         retrieval_metrics(Diverged(), task, RetrievalConfig())
