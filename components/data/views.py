@@ -1,0 +1,139 @@
+"""A dataset's shard opened for reading: its kept pairs, and the bytes of its pictures."""
+
+import os
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.common.contracts import DatasetRef
+from components.common.errors import DataError
+from components.common.storage import open_store, sha256_hex, split_uri
+from components.data.candidates import read_candidate_table
+from components.data.fetch import ShardCache
+from components.data.manifest import Manifest, ShardEntry, file_uri, load_manifest
+from components.data.shards import SampleIndex, scan_shard
+
+
+@dataclass(frozen=True)
+class ImagePlace:
+    """A picture in an open tar."""
+
+    key: str
+    sha256: str
+    offset: int
+    size: int
+
+    @property
+    def image_id(self) -> int:
+        """A number of 63 bits that the picture's bytes decide: the same picture in two datasets has one id."""
+        return int(self.sha256[:16], 16) >> 1
+
+
+class ShardView:
+    """The kept pairs of one shard, in the order of its candidate table.
+
+    Attributes:
+        images: the pictures that have a kept caption.
+        pairs: per kept caption the number of its picture in `images`, its number among that picture's, and its text.
+    """
+
+    def __init__(self, root: str, entry: ShardEntry, cache: ShardCache) -> None:
+        self.where = file_uri(root, entry.tar)
+        with cache.opened(self.where, entry.tar) as handle:
+            self._handle = handle
+            places = _image_places(f"/proc/self/fd/{handle}", self.where)
+            self.images: list[ImagePlace] = []
+            self.pairs: list[tuple[int, int, str]] = []
+            self._collect(_kept_rows(root, entry), places)
+        weakref.finalize(self, os.close, handle)
+        if len(self.pairs) != entry.counts.kept_pairs:
+            raise DataError(f"{self.where}: {len(self.pairs)} kept captions, the manifest says {entry.counts}")
+
+    def _collect(self, rows: Iterator[tuple[str, str, str]], places: dict[str, SampleIndex]) -> None:
+        at: dict[str, int] = {}
+        captions: list[int] = []
+        for key, digest, text in rows:
+            number = at.get(key)
+            if number is None:
+                sample = places.get(key)
+                if sample is None or sample.image is None:
+                    raise DataError(f"{self.where} has no picture {key!r}: tar and candidate table do not fit")
+                number = at[key] = len(self.images)
+                self.images.append(ImagePlace(key, digest, *sample.members[sample.image]))
+                captions.append(0)
+            self.pairs.append((number, captions[number], text))
+            captions[number] += 1
+
+    def read(self, image: ImagePlace) -> bytes:
+        """A picture's bytes.
+
+        Raises:
+            DataError: they are not the ones that were imported.
+        """
+        data = os.pread(self._handle, image.size, image.offset)
+        if sha256_hex(data) != image.sha256:
+            raise DataError(f"{self.where}: picture {image.key!r} changed since it was imported; import the data again")
+        return data
+
+
+def _image_places(path: str, where: str) -> dict[str, SampleIndex]:
+    """The tar's usable samples. A break behind them was counted when the dataset was made."""
+    samples = scan_shard(path, name=where).samples
+    return {sample.key: sample for sample in samples if sample.problem is None}
+
+
+def _kept_rows(root: str, entry: ShardEntry) -> Iterator[tuple[str, str, str]]:
+    """Key, image sha256 and text of every kept candidate."""
+    uri = file_uri(root, entry.parquet)
+    folder, key = split_uri(uri)
+    data = open_store(folder).read(key)
+    if sha256_hex(data) != entry.parquet.sha256:
+        raise DataError(f"{uri} is not what the manifest says: its sha256 differs; make the dataset again")
+    table = read_candidate_table(data, name=uri)
+    table = table.filter(table["kept"])
+    return zip(*(table[name].to_pylist() for name in ("key", "image_sha256", "text")), strict=True)
+
+
+def checked_manifest(ref: DatasetRef) -> Manifest:
+    """The manifest of a dataset, if it is the version the reference names.
+
+    Raises:
+        DataError: another version lies there.
+    """
+    manifest = load_manifest(ref.uri)
+    if manifest.digest != ref.digest:
+        raise DataError(
+            f"{ref.uri} holds version {manifest.digest[:12]} of {ref.name}, not {ref.digest[:12]}: it was made again;"
+            " start the run again so that it takes the new one"
+        )
+    return manifest
+
+
+@dataclass(frozen=True)
+class EvalImage:
+    """A picture, as a file's bytes, with all its kept captions."""
+
+    key: str
+    image: bytes
+    captions: tuple[str, ...]
+
+
+def iterate_images(ref: DatasetRef, *, cache_dir: Path | None = None) -> Iterator[EvalImage]:
+    """All pictures of a dataset that have a kept caption, in its order."""
+    cache = ShardCache(cache_dir)
+    try:
+        for entry in checked_manifest(ref).shards:
+            view = ShardView(ref.uri, entry, cache)
+            captions: list[list[str]] = [[] for _ in view.images]
+            for number, _, text in view.pairs:
+                captions[number].append(text)
+            for image, texts in zip(view.images, captions, strict=True):
+                yield EvalImage(image.key, view.read(image), tuple(texts))
+    finally:
+        cache.close()
+
+
+def load_eval_set(ref: DatasetRef, cache_dir: Path | None = None) -> list[EvalImage]:
+    """All pictures of a dataset in memory, for evaluation: the encoded files, some 20 kB each."""
+    return list(iterate_images(ref, cache_dir=cache_dir))
