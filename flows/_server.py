@@ -67,7 +67,7 @@ class LocalServer:
 
 
 @contextlib.contextmanager
-def prefect_server(home: Path, port: int | None = None) -> Iterator[LocalServer | None]:
+def prefect_server(home: Path) -> Iterator[LocalServer | None]:
     """A Prefect API for this process: the one PREFECT_API_URL names (yields None), else a local server over `home`.
 
     Sets the environment for Prefect, so enter it before prefect is imported. Call `wait()` before the first flow; until
@@ -81,7 +81,7 @@ def prefect_server(home: Path, port: int | None = None) -> Iterator[LocalServer 
         yield None
         return
     os.environ["PREFECT_HOME"] = str(home)
-    server = _start(home, port or _free_port())
+    server = _start(home, free_port())
     os.environ["PREFECT_API_URL"] = f"{server.url}/api"
     try:
         yield server
@@ -108,7 +108,8 @@ def _start(home: Path, port: int) -> LocalServer:
     return LocalServer(process, port, log)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

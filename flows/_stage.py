@@ -18,10 +18,11 @@ from typing import Any, Generic, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from pydantic import BaseModel, ValidationError
 
-from components.common.contracts import Contract, DatasetRef, ModelRef, StageReport
+from components.common.contracts import Contract, DatasetRef, EvalReport, ModelRef, StageReport, TrainResult
 from components.common.errors import StorageError
 from components.common.lock import exclusive
 from components.common.progress import clock
@@ -39,10 +40,11 @@ RETRY_SECONDS = [5, 30]
 
 @dataclass(frozen=True)
 class Bay:
-    """What one running stage gets: its MLflow run and a folder of its own that survives a crash."""
+    """What one running stage gets: its MLflow run, a folder that survives a crash, and a place for its model."""
 
     tracker: Tracker
     work_dir: Path
+    model_store: Store
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Bench:
     scratch: Path
     reports: list[StageReport] = field(default_factory=list)
     metrics: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    histories: dict[int, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
 
     def run(self, stage: Stage[R]) -> R:
         """The stage's result: from its record if it is finished, else by working, as a Prefect task on this thread.
@@ -99,7 +102,6 @@ class Bench:
             return None if found is None else Completed(name="Cached", message="found in the store")
 
         task(
-            body,
             name=stage.kind,
             task_run_name=stage.name,
             cache_policy=NO_CACHE,
@@ -107,20 +109,19 @@ class Bench:
             retries=len(RETRY_SECONDS),
             retry_delay_seconds=RETRY_SECONDS,
             retry_condition_fn=_can_heal,
-        )()
+        )(body)()
         return results[-1]
 
-    def note(self, number: int, metrics: Mapping[str, float], role: str | None = None) -> None:
-        """Keep a round's metrics, and put them on the parent run with the round as step: MLflow draws the curve.
+    def note(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Keep a round's metrics, and put them on the parent run with the round as step: MLflow draws the curve."""
+        self.metrics[number].update(metrics)
+        self.tracker.log_metrics(metrics, step=number)
 
-        Args:
-            number: the round.
-            metrics: flat names.
-            role: for metrics of a training: their prefix `train/` becomes the role, so that trainings stay apart.
-        """
-        named = {name if role is None else name.replace("train", role, 1): value for name, value in metrics.items()}
-        self.metrics[number].update(named)
-        self.tracker.log_metrics(named, step=number)
+    def note_training(self, number: int, role: str, result: TrainResult) -> None:
+        """Keep a training's last figures, under its role, and where its curve lies."""
+        self.note(number, {name.replace("train/", f"{role}/", 1): value for name, value in result.metrics.items()})
+        if result.history_uri is not None:
+            self.histories[number][role] = result.history_uri
 
     def _find(self, stage: Stage[R]) -> R | None:
         key = _record_key(stage)
@@ -144,7 +145,7 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         child = self.tracker.child(stage.name, {"stage": stage.kind, "stage.digest": stage.digest})
         try:
-            result = stage.work(Bay(child, folder))
+            result = stage.work(Bay(child, folder, self.store.child("models", stage.kind, stage.digest[:16])))
         except Exception:
             child.end("FAILED")
             raise
@@ -227,6 +228,8 @@ def _outputs(result: BaseModel) -> Iterator[str]:
         yield join_uri(result.uri, "manifest.json")
     elif isinstance(result, ModelRef):
         yield join_uri(result.uri, "model.json")
+    elif isinstance(result, EvalReport):
+        yield from filter(None, [result.uri])
     else:
         for name in type(result).model_fields:
             value = getattr(result, name)

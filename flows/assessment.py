@@ -21,17 +21,25 @@ def assess(bench: Bench, number: int, captioner: ModelRef, matcher: ModelRef, te
 
     def work(bay: Bay) -> EvalReport:
         return component.run_evaluation(
-            captioner, matcher, test, config, round=number, store=bench.store, tracker=bay.tracker
+            captioner,
+            matcher,
+            test,
+            config,
+            round=number,
+            store=bench.store,
+            tracker=bay.tracker,
+            work_dir=bay.work_dir,
         )
 
     name = f"round-{number}/evaluate"
-    report = bench.run(Stage(name, "evaluate", component.REVISION, depends, EvalReport, work))
+    report = bench.run(Stage(name, "evaluate", getattr(component, "REVISION", 1), depends, EvalReport, work))
     bench.note(number, report.metrics)
     return report
 
 
 def judge(bench: Bench, number: int, web: DatasetRef, truth_uri: str) -> EvalReport:
     """How right CapFilt's decisions were, where the kinds of the web texts are known. Nothing learns from this."""
+    from components.data.texts import dataset_candidates
     from components.evaluation import dataset as component
 
     folder, name = split_uri(truth_uri)
@@ -39,11 +47,11 @@ def judge(bench: Bench, number: int, web: DatasetRef, truth_uri: str) -> EvalRep
     depends = {"web": web.digest, "truth": info.size if info else None}
 
     def work(bay: Bay) -> EvalReport:
-        metrics = component.score_dataset(web, truth_uri)
+        metrics = component.score_against_truth(dataset_candidates(web.uri), component.load_truth(truth_uri))
         bay.tracker.log_metrics(metrics, step=number)
         return EvalReport(round=number, metrics=metrics)
 
-    report = bench.run(Stage(f"round-{number}/judge", "judge", component.REVISION, depends, EvalReport, work))
+    report = bench.run(Stage(f"round-{number}/judge", "judge", 1, depends, EvalReport, work))
     bench.note(number, report.metrics)
     return report
 
@@ -56,7 +64,8 @@ def promote(bench: Bench, rounds: Sequence[RoundResult]) -> tuple[int, tuple[str
     """
     from components.evaluation.gate import decide
 
-    champion, reasons = rounds[0], ("the only round",)
+    champion = rounds[0]
+    reasons: tuple[str, ...] = ("the only round",)
     for challenger in rounds[1:]:
         decision = decide(challenger.metrics, champion.metrics, bench.config.evaluation.gate)
         reasons = tuple(decision.reasons)

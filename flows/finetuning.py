@@ -20,14 +20,23 @@ def finetune(
     training = bench.config.training(role)
     depends = {"role": role, "config": training, "base": base.digest, "human": human.digest}
 
+    name = f"round-{number}/{role}"
+
     def work(bay: Bay) -> TrainResult:
         return component.run_finetuning(
-            role, base, [(human, 1)], training, store=bench.store, tracker=bay.tracker, work_dir=bay.work_dir
+            role,
+            base,
+            [(human, 1)],
+            training,
+            store=bay.model_store,
+            tracker=bay.tracker,
+            work_dir=bay.work_dir,
+            label=name,
         )
 
-    stage = Stage(f"round-{number}/{role}", f"finetune-{role}", component.REVISION, depends, TrainResult, work)
+    stage = Stage(name, f"finetune-{role}", component.REVISION, depends, TrainResult, work)
     result = bench.run(stage)
-    bench.note(number, result.metrics, role)
+    bench.note_training(number, role, result)
     return result.model
 
 

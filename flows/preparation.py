@@ -45,7 +45,6 @@ def make_tokenizer(bench: Bench, raw: RawData) -> TokenizerRef:
 
     def work(bay: Bay) -> TokenizerRef:
         from components.data.texts import kept_texts
-
         from components.model.tokenizer import BlipTokenizer
 
         if config.vocab_file is not None:

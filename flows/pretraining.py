@@ -27,6 +27,8 @@ def pretrain(bench: Bench, number: int, mixture: Mixture, tokenizer: TokenizerRe
         "init": init.digest if init else None,
     }
 
+    name = f"round-{number}/pretrain"
+
     def work(bay: Bay) -> TrainResult:
         return component.run_pretraining(
             mixture,
@@ -34,14 +36,15 @@ def pretrain(bench: Bench, number: int, mixture: Mixture, tokenizer: TokenizerRe
             training,
             tokenizer=tokenizer.uri,
             init=init,
-            store=bench.store,
+            store=bay.model_store,
             tracker=bay.tracker,
             work_dir=bay.work_dir,
+            label=name,
         )
 
-    stage = Stage(f"round-{number}/pretrain", "pretrain", component.REVISION, depends, TrainResult, work)
+    stage = Stage(name, "pretrain", component.REVISION, depends, TrainResult, work)
     result = bench.run(stage)
-    bench.note(number, result.metrics, "pretrain")
+    bench.note_training(number, "pretrain", result)
     return result.model
 
 

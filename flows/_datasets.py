@@ -1,0 +1,87 @@
+"""`capfilt dataset …`: datasets as things one can make and look at."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Optional
+
+import typer
+
+from components.common.contracts import DatasetRef
+from components.common.storage import open_store
+from flows._console import Output, command
+
+app = typer.Typer(help="Import datasets and look at them.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
+StoreUri = Annotated[str, typer.Option("--store", help="Root of the store: a folder or s3://bucket/prefix.")]
+Limit = Annotated[Optional[int], typer.Option(min=1, help="The first N samples only.")]  # noqa: UP045
+
+
+@app.command("import-coco")
+def import_coco(
+    annotations: Annotated[str, typer.Option(help="COCO captions JSON or Karpathy JSON.")],
+    images: Annotated[str, typer.Option(help="Folder that its file names are relative to.")],
+    store: StoreUri,
+    name: Annotated[str, typer.Option(help="Name of the dataset.")] = "human",
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 1000,
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Import human captions and their pictures."""
+    with command(as_json=as_json) as out:
+        from components.data.coco import import_coco as work
+
+        with _counting("images", name) as count:
+            ref = work(
+                annotations,
+                images,
+                store=open_store(store),
+                name=name,
+                shard_size=shard_size,
+                limit=limit,
+                progress=count,
+            )
+        _show_ref(out, ref)
+
+
+@app.command("import-web")
+def import_web(
+    web: Annotated[str, typer.Option(help="Folder of img2dataset tars.")],
+    store: StoreUri,
+    name: Annotated[str, typer.Option(help="Name of the dataset.")] = "web",
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Import web shards: every sample is read once, bad ones are listed."""
+    with command(as_json=as_json) as out:
+        from components.data.web import import_web as work
+
+        with _counting("samples", name) as count:
+            ref = work(web, store=open_store(store), name=name, limit=limit, progress=count)
+        _show_ref(out, ref)
+
+
+@app.command()
+def show(uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")], as_json: Json = False) -> None:
+    """A dataset's version, counts and parents."""
+    with command(as_json=as_json) as out:
+        from components.common.storage import normalise_uri
+        from components.data.manifest import load_manifest
+
+        manifest = load_manifest(normalise_uri(uri))
+        document: dict[str, Any] = manifest.model_dump(mode="json", exclude={"shards"})
+        document |= {"counts": document.pop("totals"), "shards": len(manifest.shards), "uri": normalise_uri(uri)}
+        out.result(document)
+
+
+def _show_ref(out: Output, ref: DatasetRef) -> None:
+    text = f"{ref.name}: {ref.images:,} images, {ref.pairs:,} pairs\n{ref.uri}\nversion {ref.digest}"
+    out.result(ref.model_dump(mode="json"), text)
+
+
+@contextlib.contextmanager
+def _counting(unit: str, label: str) -> Iterator[Callable[[int], None]]:
+    from components.common.progress import Progress
+
+    with Progress(None, unit, label) as progress:
+        yield progress.advance

@@ -1,0 +1,133 @@
+"""What this machine has and what is wrong with it, each with its fix."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from components.common.errors import CapfiltError
+from components.common.storage import open_store
+from components.config import BootstrapConfig, load_config
+from flows._console import Output
+from flows._layout import scratch_folder
+from flows._preflight import COMPILER_REMEDY, LEAST_FREE_BYTES, find_compiler
+
+Verdict = Literal["ok", "note", "wrong"]
+_SIGNS: dict[Verdict, str] = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    fix: str = ""
+
+
+def examine(path: Path | None, overrides: Sequence[str], out: Output) -> bool:
+    """Look at everything, print it, and say whether nothing is wrong."""
+    config = load_config(path, overrides)
+    findings = [finding for check in _CHECKS for finding in check(config)]
+    lines = [f"{_SIGNS[one.verdict]}  {one.what}: {one.found}" + _fix(one) for one in findings]
+    out.result([asdict(one) for one in findings], "\n".join(lines))
+    return all(one.verdict != "wrong" for one in findings)
+
+
+def _fix(finding: Finding) -> str:
+    return f"\n       → {finding.fix}" if finding.fix else ""
+
+
+def _python(config: BootstrapConfig) -> Iterator[Finding]:
+    good = sys.version_info >= (3, 10)
+    fix = "" if good else "install Python 3.10 or newer"
+    yield Finding("Python", "ok" if good else "wrong", platform.python_version(), fix)
+
+
+def _compiler(config: BootstrapConfig) -> Iterator[Finding]:
+    path = find_compiler()
+    yield Finding("C++ compiler", "ok" if path else "wrong", path or "none", "" if path else COMPILER_REMEDY)
+
+
+def _machine(config: BootstrapConfig) -> Iterator[Finding]:
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = psutil.virtual_memory().available
+    tight = memory < 3 << 30
+    yield Finding("CPU", "ok", f"{cores} cores")
+    fix = "the sample needs up to 4 GiB; end other programs" if tight else ""
+    yield Finding("memory", "note" if tight else "ok", f"{memory / 2**30:.1f} GiB available", fix)
+    folder = scratch_folder(config)
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    full = free < LEAST_FREE_BYTES
+    yield Finding("disk", "wrong" if full else "ok", f"{free / 2**30:.1f} GiB free at {existing}", "free space" * full)
+
+
+def _gpu(config: BootstrapConfig) -> Iterator[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        nvidia = shutil.which("nvidia-smi")
+        fix = "torch sees no GPU though nvidia-smi is here: install torch's CUDA build" if nvidia else ""
+        yield Finding("GPU", "note", f"none; torch {torch.__version__} works on the CPU", fix)
+        return
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        yield Finding("GPU", "ok", f"{card.name}, {card.total_memory / 2**30:.0f} GiB")
+
+
+def _packages(config: BootstrapConfig) -> Iterator[Finding]:
+    for name, needed in (("torch", True), ("deepspeed", True), ("prefect", True), ("mlflow", True), ("ray", False)):
+        if importlib.util.find_spec(name) is not None:
+            yield Finding(name, "ok", importlib.metadata.version(name))
+        elif needed:
+            yield Finding(name, "wrong", "not installed", "make setup, or pip install -c constraints.txt -e .")
+        else:
+            yield Finding(name, "note", "not installed (only for engine: ray)", "pip install -e '.[ray]'")
+
+
+def _store(config: BootstrapConfig) -> Iterator[Finding]:
+    try:
+        open_store(config.store).check()
+    except CapfiltError as error:
+        yield Finding("store", "wrong", str(error))
+    else:
+        yield Finding("store", "ok", f"{config.store} takes and gives")
+
+
+def _servers(config: BootstrapConfig) -> Iterator[Finding]:
+    tracking = config.tracking_uri(scratch_folder(config))
+    yield _answers("MLflow", tracking, "/health", "start the server, or unset MLFLOW_TRACKING_URI and tracking.uri")
+    prefect = os.environ.get("PREFECT_API_URL")
+    yield _answers("Prefect", prefect, "/health", "start the server, or unset PREFECT_API_URL for a local one")
+
+
+def _answers(name: str, uri: str | None, path: str, fix: str) -> Finding:
+    if uri is None or not uri.startswith("http"):
+        return Finding(name, "ok", uri or ("no tracking" if name == "MLflow" else "a local server for each run"))
+    try:
+        with urllib.request.urlopen(uri.rstrip("/") + path, timeout=5):
+            return Finding(name, "ok", f"{uri} answers")
+    except OSError as error:
+        return Finding(name, "wrong", f"{uri} does not answer: {error}", fix)
+
+
+_CHECKS: tuple[Callable[[BootstrapConfig], Iterator[Finding]], ...] = (
+    _python,
+    _compiler,
+    _machine,
+    _gpu,
+    _packages,
+    _store,
+    _servers,
+)

@@ -1,0 +1,88 @@
+"""Collects what the report page shows from a finished bootstrap's contracts."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from components.common.contracts import RawData, RoundResult
+from components.common.errors import CapfiltError
+from components.common.storage import open_store, split_uri
+from components.data.manifest import load_manifest
+from components.data.texts import dataset_candidates
+from components.evaluation.report_data import CapfiltReport, Example, ReportData, RoundReport
+from flows._stage import Bench
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES = 24
+Curve = tuple[tuple[float, float], ...]
+
+
+def report_data(
+    bench: Bench, raw: RawData, rounds: Sequence[RoundResult], champion: int, reasons: tuple[str, ...]
+) -> ReportData:
+    """Everything the page shows."""
+    facts = {"store": bench.store.uri, "bootstrap": bench.config.bootstrap_id, "test split": raw.test.digest}
+    if bench.tracker.run_id:
+        facts["MLflow run"] = bench.tracker.run_id
+    return ReportData(
+        name=bench.config.name,
+        rounds=tuple(_round(bench, raw, one) for one in rounds),
+        capfilt=tuple(_capfilt(bench, raw, one) for one in rounds if one.round > 0),
+        stages=tuple(bench.reports),
+        promoted=champion > 0 if len(rounds) > 1 else None,
+        reasons=reasons,
+        config=bench.config.model_dump(mode="json"),
+        facts=facts,
+        finished=datetime.now(timezone.utc),
+    )
+
+
+def _round(bench: Bench, raw: RawData, one: RoundResult) -> RoundReport:
+    curves: dict[str, Curve] = {}
+    for role, uri in bench.histories[one.round].items():
+        curves |= {f"{role}/{name}": points for name, points in read_history(uri).items()}
+    return RoundReport(
+        round=one.round,
+        metrics={name: value for name, value in one.metrics.items() if name.startswith("eval/")},
+        curves=curves,
+        datasets=(one.web, raw.train),
+        models=(one.base, one.captioner, one.filter),
+    )
+
+
+def _capfilt(bench: Bench, raw: RawData, one: RoundResult) -> CapfiltReport:
+    manifest = load_manifest(one.web.uri)
+    dropped = Counter(row.reason for row in dataset_candidates(one.web.uri) if not row.kept)
+    return CapfiltReport(
+        made_by=one.round - 1,
+        metrics={name: value for name, value in one.metrics.items() if name.startswith(("capfilt/", "truth/"))},
+        failed=manifest.totals.failed,
+        dropped=dict(dropped),
+        threshold=bench.config.capfilt.threshold if bench.config.capfilt.coin is None else None,
+        examples=_examples(one, raw),
+    )
+
+
+def _examples(one: RoundResult, raw: RawData) -> tuple[Example, ...]:
+    return ()
+
+
+def read_history(uri: str) -> dict[str, Curve]:
+    """A training's curves by name, from its JSON lines; none if the file is gone."""
+    folder, name = split_uri(uri)
+    try:
+        lines = open_store(folder).read(name).decode().splitlines()
+    except CapfiltError as error:
+        logger.warning("no curve: %s", error)
+        return {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        row: dict[str, Any] = json.loads(line)
+        step = float(row.pop("step"))
+        for key, value in row.items():
+            curves.setdefault(key.removeprefix("train/"), []).append((step, float(value)))
+    return {key: tuple(points) for key, points in curves.items()}

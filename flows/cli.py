@@ -1,0 +1,106 @@
+"""The `capfilt` command. Heavy imports happen in the commands, so that `--help` is instant."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from flows import _datasets, _tools
+from flows._console import Output, command
+
+app = typer.Typer(
+    name="capfilt",
+    help="BLIP's CapFilt as a system: pre-train on noisy pairs, caption and filter, train again, round after round.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(_datasets.app, name="dataset")
+_tools.register(app)
+
+Config = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads it at run time, also on Python 3.10
+    typer.Argument(help="YAML config; without one the sample's.", show_default=False),
+]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", help="A setting on top of the config, as key.inner=value; may be repeated.", metavar="A.B=C"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More log lines, also of the libraries.")]
+
+
+@app.command()
+def run(config: Config = None, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Run the whole bootstrap; a finished stage is found, an interrupted one goes on."""
+    with command(as_json=as_json, verbose=verbose) as out:
+        from components.config import load_config
+        from flows._layout import scratch_folder
+        from flows._preflight import check_before_work
+        from flows._server import prefect_server
+
+        path, settings = _named(config), list(overrides or ())
+        loaded = load_config(path, settings)
+        check_before_work(loaded)
+        with prefect_server(scratch_folder(loaded) / "prefect") as server:
+            from flows.bootstrap import bootstrap
+
+            if server is not None:
+                server.wait()
+            result = bootstrap(str(path) if path else None, settings)
+        _show_result(out, result.model_dump(mode="json"))
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    cron: Annotated[Optional[str], typer.Option(help='When to run, e.g. "0 2 * * 0"; local time.')] = None,  # noqa: UP045
+    overrides: Overrides = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run the bootstrap on a schedule from this process, one at a time, until it is stopped."""
+    with command(verbose=verbose):
+        from flows._serving import serve_bootstrap
+
+        serve_bootstrap(_named(config), list(overrides or ()), cron)
+
+
+@app.command()
+def ui(config: Config = None, overrides: Overrides = None) -> None:
+    """MLflow's and Prefect's pages on loopback, with their addresses, until Ctrl-C."""
+    with command() as out:
+        from components.config import load_config
+        from flows._pages import show_pages
+
+        show_pages(load_config(_named(config), list(overrides or ())), out)
+
+
+@app.command()
+def doctor(config: Config = None, overrides: Overrides = None, as_json: Json = False) -> None:
+    """What this machine has, what is wrong with it, and the fix."""
+    with command(as_json=as_json) as out:
+        from flows._doctor import examine
+
+        healthy = examine(_named(config), list(overrides or ()), out)
+        if not healthy:
+            raise typer.Exit(1)
+
+
+def _named(config: Path | None) -> Path | None:
+    """The config's absolute path, so that a process started elsewhere finds it."""
+    return config.absolute() if config is not None else None
+
+
+def _show_result(out: Output, document: dict[str, object]) -> None:
+    if out.as_json:
+        out.result(document)
+        return
+    from components.common.contracts import BootstrapResult
+    from flows._table import print_result
+
+    print_result(BootstrapResult.model_validate(document))
+
+
+if __name__ == "__main__":
+    app()
