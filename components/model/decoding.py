@@ -191,30 +191,43 @@ def sample_nucleus(probabilities: Tensor, top_p: float, uniforms: Tensor) -> Ten
     Returns:
         Token ids `[R]`.
     """
-    width = min(NUCLEUS_CANDIDATES, probabilities.shape[1])
-    chosen, whole = _draw(probabilities, top_p, uniforms, width)
-    wide = (~whole).nonzero()[:, 0]
+    if probabilities.shape[1] <= NUCLEUS_CANDIDATES:
+        return _draw_of_all(probabilities, top_p, uniforms)
+    values, ids = probabilities.topk(NUCLEUS_CANDIDATES, dim=-1)
+    least = _least_likely(values, top_p)
+    ids, order = ids.sort(dim=-1)
+    chosen = ids.gather(1, _place(values.gather(1, order), least, uniforms))[:, 0]
+    wide = (values[:, -1:] >= least).nonzero()[:, 0]  # the nucleus may go on beyond the candidates
     if wide.numel():
-        rest, _ = _draw(probabilities[wide], top_p, uniforms[wide], probabilities.shape[1])
-        chosen[wide] = rest
+        chosen[wide] = _draw_of_all(probabilities[wide], top_p, uniforms[wide])
     return chosen
 
 
-def _draw(probabilities: Tensor, top_p: float, uniforms: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Draw among the `width` likeliest tokens; also whether a row's whole nucleus is surely among them."""
-    values, ids = probabilities.topk(width, dim=-1)
-    values = values.double()
-    before = values.cumsum(dim=-1) - values
-    inside = before < top_p
-    inside[:, 0] = True
-    least = values.masked_fill(~inside, torch.inf).amin(dim=-1, keepdim=True)
-    whole = (values[:, -1:] < least)[:, 0] | (width == probabilities.shape[1])
-    ids, order = ids.sort(dim=-1)
-    values = values.masked_fill(values < least, 0.0).gather(1, order)
-    mass = values.cumsum(dim=-1)
-    place = (mass <= uniforms[:, None] * mass[:, -1:]).sum(dim=-1, keepdim=True)
-    last = (values > 0).long().cumsum(dim=-1).argmax(dim=-1, keepdim=True)  # rounding must not step past the set
-    return ids.gather(1, torch.minimum(place, last))[:, 0], whole
+def _draw_of_all(probabilities: Tensor, top_p: float, uniforms: Tensor) -> Tensor:
+    least = _least_likely(_falling(probabilities), top_p)
+    return _place(probabilities, least, uniforms)[:, 0]
+
+
+def _falling(values: Tensor) -> Tensor:
+    """Rows sorted, greatest first. On the CPU by NumPy, which sorts values alone many times faster."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.numpy(), axis=-1)).flip(-1)
+    return values.sort(dim=-1, descending=True).values
+
+
+def _least_likely(falling: Tensor, top_p: float) -> Tensor:
+    """Probability of the nucleus's last token `[R, 1]`, from the likeliest probabilities in falling order."""
+    mass = falling.double().cumsum(dim=-1)
+    count = (mass < top_p).sum(dim=-1, keepdim=True)  # tokens before the one that reaches the mass
+    return falling.gather(1, count.clamp(max=falling.shape[1] - 1))
+
+
+def _place(values: Tensor, least: Tensor, uniforms: Tensor) -> Tensor:
+    """Where in its row `[R, C]` each draw falls among the values from `least` up, `[R, 1]`."""
+    mass = values.double().masked_fill(values < least, 0.0).cumsum(dim=-1)
+    total = mass[:, -1:]
+    target = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    return (mass <= target).sum(dim=-1, keepdim=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -136,12 +136,12 @@ def test_draws_follow_the_nucleus(vocabulary, top_p, sharpness):
             break
         nucleus.append(token)
         mass += probabilities[token].item()
-    draws = 20_000
+    draws = 400 * min(vocabulary, 10)
     drawn = sample_nucleus(probabilities.float().expand(draws, -1), top_p, spread_uniforms(draws))
     shares = torch.bincount(drawn, minlength=vocabulary) / draws
     expected = torch.zeros(vocabulary, dtype=torch.float64)
     expected[nucleus] = probabilities[nucleus] / mass
-    torch.testing.assert_close(shares.double(), expected, atol=2 / draws, rtol=0.01)
+    torch.testing.assert_close(shares.double(), expected, atol=2 / draws, rtol=0.0)
 
 
 def test_ties_are_drawn_the_same_in_any_company():
