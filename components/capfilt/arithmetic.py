@@ -11,9 +11,11 @@ Precision = Literal["fp32", "bf16"]
 M = TypeVar("M", bound=nn.Module)
 
 
-def pick_device() -> torch.device:
-    """The first GPU, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def pick_device(slot: int = 0) -> torch.device:
+    """The GPU of a worker, the workers going round; the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", slot % torch.cuda.device_count())
 
 
 class Arithmetic:

@@ -43,8 +43,10 @@ class CapfiltConfig(BaseModel):
     limit: int | None = Field(default=None, ge=1, description="first N images only, to try settings; null: all")
     guard: GuardConfig = Field(default_factory=GuardConfig, description="when captions count as collapsed")
     engine: Literal["local", "ray"] = Field(default="local", description="this machine, or a Ray cluster")
-    workers: int = Field(default=1, ge=1, description="processes that hold the models (Ray: actors)")
-    threads: int = Field(default=0, ge=0, description="arithmetic threads per worker; 0: all cores divided by workers")
+    workers: int = Field(
+        default=0, ge=0, description="processes that hold the models (Ray: actors); 0: one per GPU, or one without any"
+    )
+    threads: int = Field(default=0, ge=0, description="arithmetic threads per worker; 0: its share of the cores")
     read_threads: int = Field(default=4, ge=1, description="threads that read and decode pictures")
     retries: int = Field(default=3, ge=0, description="times a shard is tried again after trouble that can heal")
 

@@ -1,5 +1,6 @@
 """Captioner and filter together: a batch of pictures in, all candidate captions with their scores out."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class CapfiltModels:
         self.config = config
         self.fingerprint = fingerprint
         self._sizes = tuple(dict.fromkeys((captioner.size, matcher.size)))
+        self._turn = threading.Lock()
 
     @property
     def read_options(self) -> ReadOptions:
@@ -41,8 +43,12 @@ class CapfiltModels:
         return ReadOptions(self._sizes, config.max_pixels, config.min_side, config.max_text_length)
 
     def process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
-        """All candidate captions of each picture, web text first, scored; a batch too large for memory is halved."""
-        return with_halving(self._process, batch)
+        """All candidate captions of each picture, web text first, scored; a batch too large for memory is halved.
+
+        Threads take turns.
+        """
+        with self._turn:
+            return with_halving(self._process, batch)
 
     def _process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
         captions = self._caption(batch)
@@ -75,9 +81,11 @@ def _scored(web: Text, captions: Sequence[str], scores: dict[str, Score]) -> lis
     return [found, *made]
 
 
-def load_models(captioner: Path, matcher: Path, config: CapfiltConfig, fingerprint: str) -> CapfiltModels:
-    """Load both model folders for this machine's first GPU, or its CPU."""
-    arithmetic = Arithmetic(pick_device(), config.precision)
+def load_models(
+    captioner: Path, matcher: Path, config: CapfiltConfig, fingerprint: str, slot: int = 0
+) -> CapfiltModels:
+    """Load both model folders for the GPU of this worker's number, or the CPU."""
+    arithmetic = Arithmetic(pick_device(slot), config.precision)
     return CapfiltModels(
         Captioner(load_captioner(captioner, image_size=config.image_size), config.decoding, arithmetic),
         Filter(

@@ -1,0 +1,147 @@
+"""The same bytes come out of every engine, whoever dies in between."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.capfilt.config import CapfiltConfig
+from components.capfilt.guard import GuardConfig
+from components.capfilt.run import run_capfilt
+from components.common.contracts import CapfiltResult, ModelRef
+from components.common.errors import CapfiltError, GateError
+from components.common.storage import open_store
+from tests.helpers.tiny_models import save_tiny_models
+from tests.helpers.webshards import write_web
+
+Models = tuple[ModelRef, ModelRef]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return save_tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_web(tmp_path_factory.mktemp("web"), shards=6, samples=5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, web: Path, models: Models) -> CapfiltResult:
+    return run(web, models, tmp_path_factory.mktemp("alone"))
+
+
+def run(web: Path, models: Models, root: Path, **changes: object) -> CapfiltResult:
+    config = CapfiltConfig(**({"batch_size": 2, "threads": 1} | changes))
+    return run_capfilt(str(web), *models, config, store=open_store(str(root)), name="out")
+
+
+def same(a: CapfiltResult, b: CapfiltResult) -> bool:
+    speed = "capfilt/images_per_second"
+    return a.dataset.digest == b.dataset.digest and {k: v for k, v in a.metrics.items() if k != speed} == {
+        k: v for k, v in b.metrics.items() if k != speed
+    }
+
+
+class Killer:
+    """Kills, once, the first process that `victim` names after some shard was committed."""
+
+    def __init__(self, root: Path, victim: str) -> None:
+        self.root, self.victim, self.killed = root, victim, 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "Killer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.005):
+            if self.root.is_dir() and list(self.root.rglob("commits/*.json")):
+                for process in psutil.Process().children(recursive=True):
+                    try:
+                        if self.victim in " ".join(process.cmdline()):
+                            process.send_signal(signal.SIGKILL)
+                            self.killed += 1
+                            return
+                    except psutil.NoSuchProcess:
+                        continue
+
+
+def test_processes_make_the_same_dataset_though_one_is_killed(
+    tmp_path: Path, web: Path, models: Models, alone: CapfiltResult
+) -> None:
+    with Killer(tmp_path / "datasets", "spawn_main") as killer:
+        result = run(web, models, tmp_path, workers=2)
+    assert same(result, alone)
+    assert killer.killed <= 1  # on a fast machine it may come too late; the next test does not depend on it
+
+
+def test_processes_that_always_die_end_the_run_with_advice(tmp_path: Path, web: Path, models: Models) -> None:
+    stop = threading.Event()
+
+    def kill_all() -> None:
+        while not stop.wait(0.02):
+            for process in psutil.Process().children():
+                if "spawn_main" in " ".join(process.cmdline() if process.status() != "zombie" else ()):
+                    process.kill()
+
+    thread = threading.Thread(target=kill_all)
+    thread.start()
+    try:
+        with pytest.raises(CapfiltError, match="worker processes died 2 times, 6 shards are left"):
+            run(web, models, tmp_path, workers=2, retries=1)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_an_error_in_a_process_is_the_runs_error(tmp_path: Path, web: Path, models: Models) -> None:
+    with pytest.raises(GateError, match="collapsed in shard"):
+        run(web, models, tmp_path, workers=2, guard=GuardConfig(max_top_caption_share=0.01, min_captions=1))
+    assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+    yield
+    ray.shutdown()
+    del os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ray_makes_the_same_dataset(tmp_path: Path, web: Path, models: Models, alone: CapfiltResult) -> None:
+    assert same(run(web, models, tmp_path, engine="ray", workers=1), alone)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_actor_costs_time_only(tmp_path: Path, web: Path, models: Models, alone: CapfiltResult) -> None:
+    with Killer(tmp_path / "datasets", "ray::ShardWorker") as killer:
+        result = run(web, models, tmp_path, engine="ray", workers=2)
+    assert same(result, alone)
+    assert killer.killed == 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_error_in_an_actor_is_the_runs_error(tmp_path: Path, web: Path, models: Models) -> None:
+    with pytest.raises(GateError, match="collapsed in shard"):
+        run(
+            web,
+            models,
+            tmp_path,
+            engine="ray",
+            workers=1,
+            guard=GuardConfig(max_top_caption_share=0.01, min_captions=1),
+        )
