@@ -32,6 +32,7 @@ from components.model.publishing import fetch_model
 from components.model.tokenizer import pre_caption
 from components.model.weights import LoadedModel, load_captioner, load_filter
 
+REVISION = 1  # counts changes of what the same models and test split are measured to have
 Advance = Callable[[int], None]
 
 
@@ -56,7 +57,7 @@ def run_evaluation(
         DataError: the test split is empty or lacks captions.
         ModelError: a model folder does not load, or its outputs are not finite.
     """
-    samples = load_eval_set(test)[: config.limit]
+    samples = load_eval_set(test, work_dir / "shards")[: config.limit]
     if not samples:
         raise DataError(f"{test.uri}: the test split has no images to measure on")
     models = work_dir / "models"
@@ -119,6 +120,14 @@ def measure_retrieval(
         return retrieval_metrics(model, task, config.retrieval, advance)
 
 
+def evaluate_retrieval(model: Path | str, test: DatasetRef, config: EvaluationConfig) -> dict[str, float]:
+    """Recalls of any filter folder on a dataset: `text_recall_at_1` …, without prefix."""
+    samples = load_eval_set(test)[: config.limit]
+    loaded = load_filter(model, position_zero=config.position_zero)
+    with Progress(len(samples), "images", "retrieval") as bar:
+        return measure_retrieval(loaded, samples, config, bar.advance).metrics
+
+
 class _Squares:
     """Test images, decoded when they are needed: `(start, stop)` to normalised pixels [B,3,S,S] on the device."""
 
@@ -131,7 +140,7 @@ class _Squares:
         return to_pixels(batch, self.preprocessor.mean, self.preprocessor.std, device=self.device)
 
     def _square(self, sample: EvalImage) -> Pixels:
-        return resize_square(decode_image(sample.image_bytes), self.preprocessor.size)
+        return resize_square(decode_image(sample.image), self.preprocessor.size)
 
 
 def _device() -> torch.device:
