@@ -24,8 +24,6 @@ from components.model.blip import BlipCaptioner, BlipFilter, BlipPretrain
 from components.model.momentum import Teacher
 from components.model.text import ImageKV, with_first
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
-
 
 @dataclass(frozen=True)
 class ModelBatch:
@@ -153,7 +151,7 @@ class ContrastiveObjective(Objective):
         """ITC and ITM of one vision pass; and the image keys and values, for whoever needs them next."""
         model = self.model
         with torch.no_grad():
-            model.temperature.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
+            model.temperature.clamp_(*objectives.TEMPERATURE_RANGE)
         tokens = model.vision_model(batch.pixels)
         image_kv = model.project_images(tokens)
         image_embed, text_embed = model.image_embed(tokens), model.text_features(batch.ids, batch.mask)

@@ -33,6 +33,7 @@ from components.model.folder import (
     write_preprocessor,
 )
 from components.model.layouts import Slot
+from components.model.objectives import TEMPERATURE_RANGE
 from components.model.original import read_original
 from components.model.publishing import fetch_model, publish_model
 from components.model.text import ROLES, Role
@@ -151,7 +152,8 @@ def save_model(
             f"not {config.vision.width} and {config.text.width}"
         )
     if "temperature" in own:
-        config = config.model_copy(update={"temperature": float(own["temperature"].float())})
+        temperature = float(own["temperature"].float().clamp(*TEMPERATURE_RANGE))
+        config = config.model_copy(update={"temperature": temperature})
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     write_config(folder, config, _ARCHITECTURES[type(model)], getattr(model, "position_zero", "enc"))
@@ -205,6 +207,10 @@ def _load(
     source: Path, kind: Callable[[BlipConfig], ModelType], image_size: int | None, tokenizer: BlipTokenizer | None
 ) -> LoadedModel[ModelType]:
     """Read config, tokenizer, preprocessor and parameters of a folder or a file, and put the model together."""
+    if not source.is_dir() and not source.is_file():
+        raise ModelError(f"{source}: there is no such model folder or file; fetch it first, or mend the path")
+    tokenizer = tokenizer if tokenizer is not None else _tokenizer_of(source)
+    position_zero = None
     if source.is_dir():
         config, position_zero, architectures = read_config(source)
         if architectures == _ARCHITECTURES[BlipVqa] and kind is not BlipVqa:
@@ -213,12 +219,10 @@ def _load(
             )
         preprocessor = read_preprocessor(source, config.vision.image_size)
         weights = _read_folder(source)
-    elif source.is_file():
-        config, weights = read_original(source)
-        preprocessor, position_zero = Preprocessor(config.vision.image_size), None
     else:
-        raise ModelError(f"{source}: there is no such model folder or file; fetch it first, or mend the path")
-    tokenizer = tokenizer if tokenizer is not None else _tokenizer_of(source)
+        config, weights = read_original(source)
+        config = config.with_text(pad_id=tokenizer.pad_id, sep_id=tokenizer.sep_id)  # the file does not say
+        preprocessor = Preprocessor(config.vision.image_size)
     config = _check_tokenizer(config, tokenizer, str(source))
     size = image_size or preprocessor.size
     config = config.with_vision(image_size=size)
