@@ -263,7 +263,7 @@ def read_commit(store: Store, name: str) -> ShardRecord | None:
     try:
         return ShardRecord.model_validate(_load_json(store.read(key), where))
     except ValidationError as error:
-        raise DataError(f"{where} is no commit record: {error}; delete it and run again") from error
+        raise DataError(f"{where} is no commit record ({_short_errors(error)}); delete it and run again") from error
 
 
 def seal_dataset(
@@ -353,7 +353,7 @@ def load_manifest(uri: str) -> Manifest:
     try:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
-        raise DataError(f"{where} is no manifest: {error}") from error
+        raise DataError(f"{where} is no manifest ({_short_errors(error)}); make the dataset again") from error
     if manifest.version != manifest.digest or Counts.total(one.counts for one in manifest.shards) != manifest.totals:
         raise DataError(f"{where} was changed after it was written: its digest does not hold; make the dataset again")
     return manifest
@@ -367,6 +367,12 @@ def _load_json(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{where} is not a JSON object; delete it and run again")
     return value
+
+
+def _short_errors(error: ValidationError) -> str:
+    """The first three of pydantic's complaints on one line."""
+    found = [f"{'.'.join(map(str, one['loc'])) or 'record'}: {one['msg']}" for one in error.errors()]
+    return "; ".join(found[:3])
 
 
 def _pretty(value: Any) -> bytes:
