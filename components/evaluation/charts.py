@@ -42,7 +42,8 @@ class _Plot:
         return round(self.left + share * (self.width - self.left - self.right), 1)
 
     def y(self, value: float) -> float:
-        share = (value - self.y_low) / (self.y_high - self.y_low)
+        span = self.y_high - self.y_low
+        share = (value - self.y_low) / span if span else 0.5  # figures of 1e-13 have ticks that round to one
         return round(self.height - self.bottom - share * (self.height - self.top - self.bottom), 1)
 
 
