@@ -5,7 +5,7 @@
         teacher.safetensors    momentum encoders and queues, fp32
         rank-0000.safetensors  torch's random states of each process
         rank-0000.json         Python's and NumPy's
-        complete.json          every file's size and sha256, written last
+        complete.json          the same state, readable, and every file's size and sha256; written last
 
 A checkpoint is written under a hidden name, flushed to disk, and renamed: a crash at any moment leaves the ones before
 it as they were. `newest` takes the last one whose files are what `complete.json` says: a truncated one is passed over.
@@ -39,6 +39,14 @@ _PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A whole checkpoint: where it lies, and the state that was saved with it (`step`, loader cursor, …)."""
+
+    path: Path
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of one training in one folder, which all processes can reach.
 
@@ -69,7 +77,7 @@ class Checkpoints:
                 _save_tensors(partial / "teacher.safetensors", objective.teacher_state())
             distributed.barrier()
             if distributed.is_main():
-                _seal(partial, final, step)
+                _seal(partial, final, state)
                 self._prune()
         except OSError as error:
             raise StorageError(
@@ -79,25 +87,24 @@ class Checkpoints:
         distributed.barrier()
         return final
 
-    def newest(self) -> Path | None:
+    def newest(self) -> Saved | None:
         """The newest whole checkpoint; damaged ones are named in the log and passed over. All processes agree."""
         found = None
         if distributed.is_main():
             for path in self.all():
                 damage = _damage(path)
                 if damage is None:
-                    found = path
+                    found = Saved(path, json.loads((path / _RECORD).read_text())["state"])
                     break
                 logger.warning("checkpoint %s is damaged (%s); trying the one before it", path, damage)
-        chosen = distributed.broadcast_object(str(found) if found else None)
-        return Path(chosen) if chosen else None
+        chosen: Saved | None = distributed.broadcast_object(found)
+        return chosen
 
-    def restore(self, path: Path, engine: Engine, objective: "Objective") -> dict[str, Any]:
-        """Put everything back as it was; every process calls this. Returns the saved state."""
-        state = engine.load(path)
-        objective.load_teacher_state(_load_tensors(path / "teacher.safetensors"))
-        _load_random_state(path, distributed.rank())
-        return state
+    def restore(self, saved: Saved, engine: Engine, objective: "Objective") -> None:
+        """Put everything back as it was; every process calls this, when all that draws at random is built."""
+        engine.load(saved.path)
+        objective.load_teacher_state(_load_tensors(saved.path / "teacher.safetensors"))
+        _load_random_state(saved.path, distributed.rank())
 
     def all(self) -> list[Path]:
         """Finished checkpoints, newest first."""
@@ -113,13 +120,13 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _seal(partial: Path, final: Path, step: int) -> None:
+def _seal(partial: Path, final: Path, state: dict[str, Any]) -> None:
     """Record sizes and digests, flush everything to disk, and give the folder its name."""
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     for path in files:
         _flush(path)
     record = {
-        "step": step,
+        "state": state,
         "files": {
             path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in files

@@ -42,9 +42,7 @@ class OptimConfig(_Config):
 class CheckpointConfig(_Config):
     """When a training's state is written and how much of it stays."""
 
-    every_steps: int = Field(
-        default=500, ge=0, description="optimizer steps between checkpoints; 0: none but on SIGTERM"
-    )
+    every_steps: int = Field(default=500, ge=0, description="optimizer steps between checkpoints; 0: only on SIGTERM")
     keep: int = Field(default=2, ge=1, description="checkpoints kept, newest first")
 
 
@@ -100,11 +98,29 @@ class TrainConfig(_Config):
     checkpointed_layers: bool = Field(
         default=False, description="recompute activations in the backward pass: less memory, about a third more time"
     )
+    joint_positives: bool = Field(
+        default=True, description="captions of the same picture in batch and queue are all positives of ITC"
+    )
+    all_rank_negatives: bool = Field(
+        default=False, description="draw hard ITM negatives from the batches of all processes, not of one"
+    )
+    alpha_ramp_epochs: float | None = Field(
+        default=None,
+        ge=0,
+        description="epochs in which soft targets gain weight; default: 2 to pre-train, 1 to filter",
+    )
+    reference_quirks: bool = Field(
+        default=False,
+        description="train as BLIP's own code does: warm-up cut off after the first epoch, weight decay on everything, "
+        "in pre-training other captions of a picture as its negatives, brightness and sharpness left as they are",
+    )
     compile: bool = Field(default=False, description="torch.compile the objective")
     image_size: int | None = Field(default=None, ge=8, description="pixels per side; default: the model's own")
     min_scale: float = Field(default=0.2, gt=0, le=1, description="smallest area share of the random crop")
     flip: bool = Field(default=True, description="random horizontal flip")
-    randaugment: bool = Field(default=True, description="two random photometric or geometric operations per picture")
+    randaugment: bool = Field(default=True, description="random photometric and geometric operations on pictures")
+    randaugment_operations: int = Field(default=2, ge=1, description="how many of them per picture")
+    randaugment_magnitude: int = Field(default=5, ge=0, le=10, description="their strength of 10")
     max_words: int = Field(default=30, ge=1, description="words kept of a caption")
     max_tokens: int = Field(default=30, ge=4, description="tokens kept of a caption, [CLS] and [SEP] included")
     prompt: str = Field(default="a picture of ", description="the captioner's prompt, not part of the loss")
@@ -114,6 +130,13 @@ class TrainConfig(_Config):
     launch: LaunchConfig = Field(default_factory=LaunchConfig)
     log_every: int = Field(default=20, ge=1, description="optimizer steps between lines of the training curve")
     seed: int = Field(default=0, ge=0, description="seed of initial weights, dropout and data order")
+
+    def with_quirks(self, objective: Objective) -> "TrainConfig":
+        """The config with the named options of `reference_quirks` set, if it is on."""
+        if not self.reference_quirks:
+            return self
+        optim = self.optim.model_copy(update={"warmup_first_epoch_only": True, "decay_everything": True})
+        return self.model_copy(update={"optim": optim, "joint_positives": objective != "pretrain"})
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":

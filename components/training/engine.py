@@ -113,7 +113,8 @@ def end_process_group() -> None:
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; matrices decay, biases, norms and scalars do not (blip.md 10)."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in module.parameters():
         if parameter.requires_grad:
             (decayed if parameter.ndim >= 2 or config.decay_everything else plain).append(parameter)

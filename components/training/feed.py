@@ -26,7 +26,6 @@ class PairFeed:
         max_tokens: tokens per text, both ends counted.
         prompt: put before every text (the captioner's); empty for none.
         device: where the model is.
-        pairs_per_epoch: pairs of the whole mixture, for the fraction of epochs done.
     """
 
     def __init__(
@@ -34,24 +33,24 @@ class PairFeed:
         loader: PairLoader,
         tokenizer: BlipTokenizer,
         *,
-        image_mean: Sequence[float],
-        image_std: Sequence[float],
+        image_mean: tuple[float, float, float],
+        image_std: tuple[float, float, float],
         max_tokens: int,
         prompt: str,
         device: torch.device,
     ) -> None:
         self._loader = loader
-        self._batches = iter(loader)
         self._tokenizer = tokenizer
-        self._mean, self._std = tuple(image_mean), tuple(image_std)
+        self._mean, self._std = image_mean, image_std
         self._max_tokens, self._prompt, self._device = max_tokens, prompt, device
         self.waited = 0.0
 
     def next(self) -> tuple[ModelBatch, Sequence[str]]:
         """The next micro-batch, and the keys of its pairs."""
-        progress = self._loader.epochs_done
+        cursor = self._loader.state()
+        progress = cursor.epoch + cursor.consumed / self._loader.pairs_per_epoch
         started = time.monotonic()
-        pairs = next(self._batches)
+        pairs = next(self._loader)
         batch = self._prepared(pairs, progress)
         self.waited += time.monotonic() - started
         return batch, pairs.keys

@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from components.common import distributed
@@ -59,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Stage:
-    """Everything one training is made of."""
+    """Everything one training is made of; `note` is kept in its checkpoints."""
 
     engine: Engine
     objective: "Objective"
@@ -67,6 +67,7 @@ class Stage:
     plan: Plan
     checkpoints: Checkpoints
     hooks: Sequence[Hook] = ()
+    note: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train(stage: Stage, stop: StopSignal, start: int = 0) -> None:
@@ -96,7 +97,7 @@ def train(stage: Stage, stop: StopSignal, start: int = 0) -> None:
             for hook in stage.hooks:
                 hook(step + 1, metrics)
         if saving:
-            state = {"step": step + 1, "feed": stage.feed.state()}
+            state = {**stage.note, "step": step + 1, "feed": stage.feed.state()}
             stage.checkpoints.save(engine, stage.objective, state)
         if stopping:
             raise PreemptedError(f"stopped by a signal after step {step + 1} of {plan.total_steps}; state is saved")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.training.config import TrainConfig
-from components.training.launch import OnLine, run_group
+from components.training.group import OnLine, run_group
 from components.training.outcome import Outcome
 
 

@@ -15,7 +15,7 @@ from components.common.seeding import key_seed, seed_everything
 from components.training.checkpoint import Checkpoints
 from components.training.config import TrainConfig
 from components.training.engine import Engine, end_process_group, start_process_group
-from components.training.launch import leave_mark
+from components.training.group import leave_mark
 from components.training.loop import Plan, Stage, train
 from components.training.outcome import write_failure, write_outcome
 from components.training.stopping import StopSignal, leave_with_parents
@@ -101,8 +101,8 @@ def run(config: TrainConfig, options: argparse.Namespace) -> None:
     feed, start = ToyFeed(config.batch_size, poison=options.poison), 0
     newest = checkpoints.newest()
     if newest is not None:
-        state = checkpoints.restore(newest, engine, objective)
-        start, feed.consumed = state["step"], state["feed"]["consumed"]
+        checkpoints.restore(newest, engine, objective)
+        start, feed.consumed = newest.state["step"], newest.state["feed"]["consumed"]
     plan = Plan.of(config, pairs_per_epoch=PAIRS, global_batch=config.batch_size * accumulation * world)
     history = History(work_dir / "history.jsonl")
 

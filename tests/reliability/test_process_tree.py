@@ -11,14 +11,19 @@ import psutil
 import pytest
 
 from components.common.errors import CapfiltError, ConfigError
-from components.training import launch
+from components.training import group
 from components.training.config import LaunchConfig
-from components.training.launch import run_group
+from components.training.group import OnLine, run_group
 from components.training.stopping import PreemptedError
 from tests.helpers.distributed import curve, run_toy, toy_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO = LaunchConfig(processes=2, threads=1)
+
+
+def run_sleepers(folder: Path, *options: str, on_line: OnLine | None = None) -> None:
+    arguments = ["--work-dir", str(folder), *options]
+    run_group("tests.helpers.sleeper", arguments, TWO, work_dir=folder, on_line=on_line)
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -35,7 +40,7 @@ def workers_of(work_dir: Path) -> list[psutil.Process]:
 
 
 def test_an_exception_ends_the_whole_tree_even_deaf_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "_TERM_SECONDS", 1.0)
+    monkeypatch.setattr(group, "_TERM_SECONDS", 1.0)
     seen: list[psutil.Process] = []
 
     def cancel(_line: str) -> None:
@@ -43,9 +48,7 @@ def test_an_exception_ends_the_whole_tree_even_deaf_workers(tmp_path: Path, monk
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_group(
-            "tests.helpers.sleeper", ["--work-dir", str(tmp_path), "--deaf"], TWO, work_dir=tmp_path, on_line=cancel
-        )
+        run_sleepers(tmp_path, "--deaf", on_line=cancel)
     assert len(seen) >= 3
     assert all_gone(seen, 2.0)
 
@@ -54,21 +57,17 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 from components.training.config import LaunchConfig
-from components.training.launch import run_group
-folder = sys.argv[1]
-config = LaunchConfig(processes=2, threads=1)
-run_group("tests.helpers.sleeper", ["--work-dir", folder], config, work_dir=Path(folder), on_line=lambda line: print(line, flush=True))
+from components.training.group import run_group
+folder = Path(sys.argv[1])
+two = LaunchConfig(processes=2, threads=1)
+say = lambda line: print(line, flush=True)
+run_group("tests.helpers.sleeper", ["--work-dir", str(folder)], two, work_dir=folder, on_line=say)
 """
 
 
 def start_launcher(folder: Path) -> subprocess.Popen[str]:
-    child = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, str(folder)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    command = [sys.executable, "-c", LAUNCHER, str(folder)]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert child.stdout is not None
     assert [child.stdout.readline() for _ in range(2)] == ["ready\n", "ready\n"]
     return child
@@ -77,7 +76,7 @@ def start_launcher(folder: Path) -> subprocess.Popen[str]:
 def test_kill_9_of_the_launcher_leaves_no_orphans_and_the_next_start_is_free(tmp_path: Path) -> None:
     with start_launcher(tmp_path) as child:
         with pytest.raises(ConfigError, match="running in .* already"):
-            run_group("tests.helpers.sleeper", ["--work-dir", str(tmp_path)], TWO, work_dir=tmp_path)
+            run_sleepers(tmp_path)
         tree = family(child.pid)
         assert len(tree) >= 3
         child.kill()
@@ -89,7 +88,7 @@ def test_kill_9_of_the_launcher_leaves_no_orphans_and_the_next_start_is_free(tmp
 def test_workers_that_outlived_a_killed_launcher_are_ended_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "_TERM_SECONDS", 1.0)
+    monkeypatch.setattr(group, "_TERM_SECONDS", 1.0)
     with start_launcher(tmp_path) as child:
         workers = workers_of(tmp_path)
         assert len(workers) == 2
@@ -113,7 +112,7 @@ def test_kill_9_of_torchrun_ends_the_workers(tmp_path: Path) -> None:
     seen: list[psutil.Process] = []
     start = time.monotonic()
     with pytest.raises(CapfiltError, match="code -9"):
-        run_group("tests.helpers.sleeper", ["--work-dir", str(tmp_path)], TWO, work_dir=tmp_path, on_line=kill_torchrun)
+        run_sleepers(tmp_path, on_line=kill_torchrun)
     assert all_gone(seen, 2.0)
     assert time.monotonic() - start < 30
 

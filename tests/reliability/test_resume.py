@@ -72,4 +72,4 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_pairs(tmp_path: Path) -> 
     with pytest.raises(DivergedError, match=r"step 6 .*pair-20"):
         run_toy(toy_config(), tmp_path, ["--poison", "21"])
     record = json.loads((tmp_path / "checkpoints" / "step-00000004" / "complete.json").read_text())
-    assert record["step"] == 4
+    assert record["state"]["step"] == 4

@@ -1,0 +1,231 @@
+"""Starts a training as a process group of its own, listens to it, and ends it whole.
+
+torchrun starts one worker per GPU (or per configured CPU process). Whatever ends the caller's wait - an exception, a
+cancelled flow, Ctrl-C - the whole tree of processes is ended: asked first, so that a checkpoint is saved, then killed.
+No new session is opened: a worker pool that kills by process group reaches torchrun too. If the caller itself is
+killed, the workers notice and leave (stopping.py). All this is measured in reference/mlops.md 1.5.
+"""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from components.common.errors import CapfiltError, ConfigError
+from components.training.config import LaunchConfig
+from components.training.outcome import Outcome, forget_outcome, read_outcome
+from components.training.relay import received
+from components.training.stopping import PARENT_ENV, is_alive, launcher_mark
+
+logger = logging.getLogger(__name__)
+
+OnLine = Callable[[str], None]
+OnPoint = Callable[[dict[str, Any]], None]
+_TERM_SECONDS = 20.0  # Prefect kills the engine 30 s after it asked (reference/mlops.md 1.5)
+_TAIL_LINES = 20
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_group(
+    module: str,
+    arguments: Sequence[str],
+    config: LaunchConfig,
+    *,
+    work_dir: Path,
+    on_line: OnLine | None = None,
+    on_point: OnPoint | None = None,
+) -> Outcome:
+    """Run `python -m module arguments…` in every process of a group and wait for its outcome.
+
+    Args:
+        module: what to run; it writes its outcome into `work_dir` (outcome.py).
+        arguments: its command line.
+        config: processes, threads, machines.
+        work_dir: holds `training.log`, the outcome and the marks of running processes.
+        on_line: called with every line the group writes.
+        on_point: called with every point of the curve (relay.py).
+
+    Raises:
+        CapfiltError: what the group failed of, with its own class and message.
+        ConfigError: another training is running in `work_dir`.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    _claim(work_dir)
+    forget_outcome(work_dir)
+    tail: list[str] = []
+    with (work_dir / "training.log").open("a") as log, _started(module, arguments, config, work_dir) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            point = received(line)
+            if point is not None:
+                if on_point is not None:
+                    on_point(point)
+                continue
+            log.write(line)
+            log.flush()
+            tail = [*tail[1 - _TAIL_LINES :], line.rstrip("\n")]
+            if on_line is not None:
+                on_line(line.rstrip("\n"))
+        code = child.wait()
+    outcome = read_outcome(work_dir)
+    if outcome is None:
+        raise CapfiltError(_unexplained(code, work_dir, tail))
+    outcome.raise_if_failed()
+    return outcome
+
+
+def _unexplained(code: int, work_dir: Path, tail: Sequence[str]) -> str:
+    hint = "killed from outside, by the system's memory guard as a rule; try a smaller batch_size" if code < 0 else ""
+    lines = "\n  ".join(tail)
+    return f"the training processes ended with code {code} and no result{f' ({hint})' if hint else ''}; " + (
+        f"full log: {work_dir / 'training.log'}; its last lines:\n  {lines}"
+    )
+
+
+@contextlib.contextmanager
+def _started(
+    module: str, arguments: Sequence[str], config: LaunchConfig, work_dir: Path
+) -> Iterator[subprocess.Popen[str]]:
+    """The running group; on the way out, whichever it is, nothing of it is left."""
+    command = [*_torchrun(config), "-m", module, *arguments]
+    child = subprocess.Popen(
+        command,
+        env=environment(config, work_dir),
+        cwd=_ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        bufsize=1,
+    )
+    try:
+        yield child
+    finally:
+        end_tree(_family(child.pid, work_dir))
+        child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
+        _forget_marks(work_dir)
+
+
+def _torchrun(config: LaunchConfig) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes(config))]
+    if config.nodes == 1:
+        return [*command, "--standalone"]
+    master = config.master or f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '29500')}"
+    host, _, port = master.partition(":")
+    if not host:
+        raise ConfigError(
+            f"launch.nodes is {config.nodes}, and nobody says where machine 0 is: set launch.master to host:port or "
+            "MASTER_ADDR and MASTER_PORT in the environment"
+        )
+    node = config.node_rank if config.node_rank is not None else int(os.environ.get("NODE_RANK", "0"))
+    place = ["--node-rank", str(node), "--master-addr", host, "--master-port", port or "29500"]
+    return [*command, "--nnodes", str(config.nodes), *place]
+
+
+def processes(config: LaunchConfig) -> int:
+    """Processes on this machine: as configured, else one per GPU, else one."""
+    if config.processes is not None:
+        return config.processes
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def threads(config: LaunchConfig) -> int:
+    """CPU threads of each process: as configured, else the cores shared out."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return config.threads or max(1, cores // processes(config))
+
+
+def environment(config: LaunchConfig, work_dir: Path) -> dict[str, str]:
+    """Environment of the group: ours, with our packages, our tools and a cache for compiled ops in reach."""
+    import torch
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "capfilt" / "torch_extensions"
+    ours = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "OMP_NUM_THREADS": str(threads(config)),
+        "MKL_NUM_THREADS": str(threads(config)),
+        "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR") or str(cache / torch.__version__),
+        "CAPFILT_TRAINING_DIR": str(work_dir.resolve()),
+        PARENT_ENV: launcher_mark(),
+    }
+    if not torch.cuda.is_available():
+        ours["DS_ACCELERATOR"] = "cpu"
+    return os.environ | ours
+
+
+# ---- processes: marks of who runs, and the end of all of them -------------------------------------------------------
+
+
+def _claim(work_dir: Path) -> None:
+    """Make this process the only launcher in `work_dir`, and end what a killed one left behind."""
+    owner = work_dir / "launcher.mark"
+    if owner.is_file():
+        mark = owner.read_text().strip()
+        if mark != launcher_mark() and is_alive(mark):
+            raise ConfigError(
+                f"a training is running in {work_dir} already, started by process {mark.split(':')[0]}; wait for it, "
+                "stop it, or use another folder"
+            )
+    leftovers = _marked(work_dir)
+    if leftovers:
+        logger.warning("ending %d training processes that a killed run left behind", len(leftovers))
+        end_tree(leftovers)
+    _forget_marks(work_dir)
+    owner.write_text(launcher_mark())
+
+
+def leave_mark(work_dir: Path) -> None:
+    """Called by a worker at its start: lets the launcher, or the next one, find it."""
+    folder = work_dir / "processes"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / launcher_mark()).touch()
+
+
+def _marked(work_dir: Path) -> list[psutil.Process]:
+    """Processes alive that left their mark in `work_dir`, and all that they started."""
+    found = []
+    for mark in (work_dir / "processes").glob("*:*"):
+        if is_alive(mark.name):
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(int(mark.name.split(":")[0]))
+                found += [process, *process.children(recursive=True)]
+    return found
+
+
+def _forget_marks(work_dir: Path) -> None:
+    for mark in (work_dir / "processes").glob("*:*"):
+        mark.unlink(missing_ok=True)
+
+
+def _family(pid: int, work_dir: Path) -> list[psutil.Process]:
+    """A process, all below it, and workers known by their mark (torchrun's sessions outlive a killed torchrun)."""
+    family = _marked(work_dir)
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(pid)
+        family += [root, *root.children(recursive=True)]
+    return family
+
+
+def end_tree(family: Sequence[psutil.Process]) -> None:
+    """Ask processes to end, wait, and kill those that stay."""
+    for process in set(family):
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, alive = psutil.wait_procs(list(set(family)), timeout=_TERM_SECONDS)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5.0)

@@ -1,0 +1,295 @@
+"""What every process of a training does: build the stage a spec describes, train it, export and publish the model."""
+
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.common import distributed
+from components.common.contracts import ModelRole, TrainResult
+from components.common.errors import ConfigError
+from components.common.seeding import key_seed, seed_everything
+from components.common.storage import join_uri, open_store, split_uri
+from components.data.loader import LoaderConfig, LoaderState, PairLoader
+from components.model import weights
+from components.model.blip import BlipPretrain
+from components.model.learning import (
+    CaptionObjective,
+    ContrastiveObjective,
+    FilterObjective,
+    Objective,
+    PretrainObjective,
+)
+from components.model.momentum import NO_IMAGE
+from components.model.tokenizer import TOKENIZER_FILE, BlipTokenizer
+from components.model.weights import LoadedModel, Preprocessor
+from components.training.checkpoint import Checkpoints, Saved
+from components.training.config import TrainConfig
+from components.training.engine import Engine, end_process_group, start_process_group
+from components.training.feed import PairFeed
+from components.training.group import leave_mark
+from components.training.loop import Plan, Stage, train
+from components.training.outcome import write_failure, write_outcome
+from components.training.relay import send
+from components.training.spec import TrainSpec
+from components.training.stopping import EXIT_PREEMPTED, PreemptedError, StopSignal, leave_with_parents
+from components.training.watch import Alarms, History, Hook, Metrics
+
+logger = logging.getLogger(__name__)
+
+_ROLES: dict[str, ModelRole] = {"pretrain": "base", "captioner": "captioner", "filter": "filter"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is trained: an objective around a model, with the model's tokenizer and its way with pictures."""
+
+    objective: Objective
+    loaded: LoadedModel[Any]
+
+
+def main(spec: TrainSpec, work_dir: Path) -> int:
+    """Run one process of the group. Returns its exit code; the outcome is left in `work_dir`."""
+    leave_with_parents()
+    leave_mark(work_dir)
+    _log_to_stdout()
+    try:
+        result = run(spec, work_dir, StopSignal().install())
+        if distributed.is_main():
+            write_outcome(work_dir, result.model_dump(mode="json"))
+        distributed.barrier()
+        end_process_group()
+    except PreemptedError as error:
+        write_failure(work_dir, error)
+        return EXIT_PREEMPTED
+    except Exception as error:  # the launcher raises it again, in a process that can tell the user
+        write_failure(work_dir, error)
+        logger.exception("training failed")
+        return 1
+    return 0
+
+
+def run(spec: TrainSpec, work_dir: Path, stop: StopSignal) -> TrainResult:
+    """Train what the spec describes, from the newest checkpoint if there is one, and publish the model."""
+    config = spec.config.with_quirks(spec.objective)
+    spec = spec.model_copy(update={"config": config})
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    device = start_process_group(config)
+    seed_everything(config.seed)  # the same in all processes: equal first weights
+    subject = build_subject(spec, work_dir)
+    if config.compile:
+        subject.objective.compile()
+    checkpoints = Checkpoints(work_dir / "checkpoints", keep=config.checkpoint.keep)
+    newest = checkpoints.newest()
+    state = newest.state if newest is not None else {}
+    if newest is not None:
+        _check_same_training(newest, spec)
+    accumulation = _accumulation(config, state)
+    engine = Engine(subject.objective, config, accumulation=accumulation)
+    cursor = LoaderState.model_validate(state["feed"]) if state else None
+    loader = _loader(spec, subject.loaded.preprocessor, cursor)
+    seed_everything(key_seed(config.seed, distributed.rank()) % 2**31)  # dropout differs between processes
+    if newest is not None:
+        checkpoints.restore(newest, engine, subject.objective)
+        logger.info("going on from %s", newest.path)
+    global_batch = config.batch_size * accumulation * distributed.world_size()
+    plan = Plan.of(config, pairs_per_epoch=loader.pairs_per_epoch, global_batch=global_batch)
+    history, start = History(work_dir / "history.jsonl"), int(state.get("step", 0))
+    stage = Stage(
+        engine,
+        subject.objective,
+        _feed(spec, subject, loader, device),
+        plan,
+        checkpoints,
+        hooks=_hooks(subject.objective, plan, history, start, global_batch),
+        note={"fingerprint": spec.fingerprint, "global_batch": global_batch},
+    )
+    started = time.monotonic()
+    train(stage, stop, start)
+    seconds = time.monotonic() - started
+    result = _publish(spec, work_dir, subject, history, plan.total_steps, seconds) if distributed.is_main() else None
+    engine.close()
+    published: TrainResult = distributed.broadcast_object(result)
+    return published
+
+
+def build_subject(spec: TrainSpec, work_dir: Path) -> Subject:
+    """The objective of a spec around its model: new, or from the base model's folder."""
+    config = spec.config
+    if spec.base is None:
+        return _from_scratch(spec, work_dir)
+    base = spec.base
+    folder = _once_per_machine(lambda: weights.fetch_model(base.uri, work_dir / "models", digest=base.digest or None))
+    if spec.objective == "captioner":
+        captioner = weights.load_captioner(folder, image_size=config.image_size)
+        prompt = captioner.tokenizer.prompt_ids(config.prompt)
+        return Subject(CaptionObjective(captioner.model.train(), len(prompt)), captioner)
+    if spec.objective == "filter":
+        chosen = weights.load_filter(folder, image_size=config.image_size)
+        return Subject(FilterObjective(chosen.model.train(), **_contrast_options(config, 1.0)), chosen)
+    pretrained = weights.load_base(folder, image_size=config.image_size)
+    objective = PretrainObjective(pretrained.model.train(), **_contrast_options(config, 2.0))
+    teacher = weights.load_teacher(folder)
+    if teacher is not None:
+        objective.load_teacher_state(teacher)
+    return Subject(objective, pretrained)
+
+
+def _from_scratch(spec: TrainSpec, work_dir: Path) -> Subject:
+    if spec.model is None or spec.tokenizer is None or spec.objective != "pretrain":
+        raise ConfigError(f"{spec.label}: only pre-training starts from scratch; give {spec.objective} a base model")
+    uri = spec.tokenizer
+    tokenizer = _once_per_machine(lambda: _fetch_tokenizer(uri, work_dir / "tokenizer"))
+    config = spec.model.for_tokenizer(BlipTokenizer.load(tokenizer))
+    if spec.config.image_size is not None:
+        config = config.with_vision(image_size=spec.config.image_size)
+    loaded = LoadedModel(BlipPretrain(config), BlipTokenizer.load(tokenizer), Preprocessor(config.vision.image_size))
+    return Subject(PretrainObjective(loaded.model, **_contrast_options(spec.config, 2.0)), loaded)
+
+
+def _contrast_options(config: TrainConfig, ramp_epochs: float) -> dict[str, Any]:
+    return {
+        "joint_positives": config.joint_positives,
+        "all_rank_negatives": config.all_rank_negatives,
+        "ramp_epochs": ramp_epochs if config.alpha_ramp_epochs is None else config.alpha_ramp_epochs,
+    }
+
+
+def _once_per_machine(fetch: Callable[[], Path]) -> Path:
+    """Let one process of each machine fetch first; the others find it fetched."""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    path = fetch() if first else None
+    distributed.barrier()
+    return path if path is not None else fetch()
+
+
+def _fetch_tokenizer(uri: str, cache: Path) -> Path:
+    """A tokenizer's folder on this machine, from the URI of the folder or of its `tokenizer.json`."""
+    folder, name = split_uri(uri)
+    if name != TOKENIZER_FILE:
+        folder = uri
+    store = open_store(folder)
+    local = store.local_path(TOKENIZER_FILE)
+    if local is not None:
+        return local.parent
+    store.download(TOKENIZER_FILE, cache / TOKENIZER_FILE)
+    return cache
+
+
+def _check_same_training(saved: Saved, spec: TrainSpec) -> None:
+    if saved.state.get("fingerprint") != spec.fingerprint:
+        raise ConfigError(
+            f"the checkpoint {saved.path} belongs to a training with other data, model or settings; remove "
+            f"{saved.path.parent.parent} to start anew, or give this training another folder"
+        )
+
+
+def _accumulation(config: TrainConfig, state: Mapping[str, Any]) -> int:
+    """Micro-batches per step: as configured; on resume such that the global batch stays what it was."""
+    per_micro_step = config.batch_size * distributed.world_size()
+    wanted = int(state.get("global_batch", per_micro_step * config.accumulation))
+    if wanted % per_micro_step:
+        raise ConfigError(
+            f"the checkpoint's training has {wanted} pairs per step, which {distributed.world_size()} processes of "
+            f"batch_size {config.batch_size} cannot share evenly; go on with a number of processes that divides "
+            f"{wanted // config.batch_size}, or with another batch_size"
+        )
+    return wanted // per_micro_step
+
+
+def _loader(spec: TrainSpec, preprocessor: Preprocessor, cursor: LoaderState | None) -> PairLoader:
+    config = spec.config
+    settings = LoaderConfig(
+        image_size=preprocessor.size,
+        batch_size=config.batch_size,
+        min_scale=config.min_scale,
+        randaugment=config.randaugment_operations if config.randaugment else 0,
+        magnitude=config.randaugment_magnitude,
+        reference_quirks=config.reference_quirks,
+        flip=config.flip,
+        max_words=config.max_words,
+        threads=config.loader_threads or int(os.environ.get("OMP_NUM_THREADS", "1")),
+    )
+    datasets = [(use.ref, use.repeat) for use in spec.datasets]
+    rank, world = distributed.rank(), distributed.world_size()
+    return PairLoader(datasets, settings, seed=config.seed, rank=rank, world=world, state=cursor)
+
+
+def _feed(spec: TrainSpec, subject: Subject, loader: PairLoader, device: torch.device) -> PairFeed:
+    preprocessor = subject.loaded.preprocessor
+    return PairFeed(
+        loader,
+        subject.loaded.tokenizer,
+        image_mean=preprocessor.mean,
+        image_std=preprocessor.std,
+        max_tokens=spec.config.max_tokens,
+        prompt=spec.config.prompt if spec.objective == "captioner" else "",
+        device=device,
+    )
+
+
+def _hooks(objective: Objective, plan: Plan, history: History, start: int, global_batch: int) -> tuple[Hook, ...]:
+    """What rank 0 does with a point of the curve; the other processes do nothing."""
+    if not distributed.is_main():
+        return ()
+    history.cut_after(start)
+    alarms = Alarms(
+        itc_classes=_itc_classes(objective, plan.config.batch_size), patience=max(200, plan.total_steps // 10)
+    )
+
+    def tell(step: int, metrics: Metrics) -> None:
+        metrics = metrics | _watched(objective)
+        history.append(step, metrics)
+        send(step=step, total=plan.total_steps, batch=global_batch, metrics=metrics)
+
+    return (tell, alarms)
+
+
+def _itc_classes(objective: Objective, batch_size: int) -> int:
+    return batch_size + objective.teacher.queue.size if isinstance(objective, ContrastiveObjective) else 0
+
+
+def _watched(objective: Objective) -> Metrics:
+    """Figures that are not losses: how full the queue is, and the GPU's memory."""
+    watched: Metrics = {}
+    if isinstance(objective, ContrastiveObjective) and objective.teacher.queue.size:
+        filled = objective.teacher.queue.image_ids != NO_IMAGE
+        watched["train/queue_fill"] = float(filled.float().mean())
+    if torch.cuda.is_available():
+        watched["train/gpu_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return watched
+
+
+def _publish(
+    spec: TrainSpec, work_dir: Path, subject: Subject, history: History, steps: int, seconds: float
+) -> TrainResult:
+    """Export the model's folder, put it into the store, and say what was made."""
+    folder = work_dir / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    weights.save_model(
+        subject.loaded.model,
+        subject.loaded.tokenizer,
+        folder,
+        image_mean=subject.loaded.preprocessor.mean,
+        image_std=subject.loaded.preprocessor.std,
+        teacher=subject.objective.teacher_state() if spec.objective == "pretrain" else None,
+    )
+    store = open_store(spec.store)
+    role, name = _ROLES[spec.objective], spec.fingerprint[:32]
+    model = weights.publish_model(folder, store.child("models", role, name), role)
+    key = f"training/{role}/{name}/history.jsonl"
+    store.upload(history.path, key)
+    uri = join_uri(store.uri, key)
+    return TrainResult(model=model, steps=steps, metrics=history.smoothed(), history_uri=uri, seconds=seconds)
+
+
+def _log_to_stdout() -> None:
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(stream=sys.stdout, level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
