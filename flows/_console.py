@@ -86,9 +86,14 @@ def command(*, as_json: bool = False, verbose: bool = False) -> Iterator[Output]
             _fail(
                 CapfiltError("stopped; run the same command again and it goes on where it was"), FAILED, as_json=as_json
             )
+        except (typer.Exit, typer.Abort):
+            raise
         except BrokenPipeError:  # the reader of our output left, as `| head` does
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
             raise typer.Exit(FAILED) from None
+        except Exception as error:  # noqa: BLE001 - a defect: told with its trace, and still with one JSON document
+            logging.getLogger("flows").exception("this is a defect of capfilt; please report it with the lines below")
+            _fail(error, FAILED, as_json=as_json)
 
 
 def _fail(error: Exception, code: int, *, as_json: bool) -> None:

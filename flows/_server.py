@@ -86,8 +86,19 @@ def prefect_server(home: Path) -> Iterator[LocalServer | None]:
     try:
         yield server
     finally:
+        _send_what_waits()
         os.environ.pop("PREFECT_API_URL", None)
         server.stop()
+
+
+def _send_what_waits() -> None:
+    """Let Prefect's background threads hand over log lines and events while there is still somebody to take them."""
+    if "prefect.flow_engine" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        APILogWorker.drain_all(timeout=5, at_exit=False)
+        EventsWorker.drain_all(timeout=5, at_exit=False)
 
 
 def _start(home: Path, port: int) -> LocalServer:

@@ -35,7 +35,7 @@ from flows._layout import LOCK_KEY, parent_run, scratch_folder
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Contract)
-RETRY_SECONDS = [5, 30]
+RETRY_SECONDS: list[float] = [5, 30]
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,15 @@ class Bench:
         results: list[R] = []
 
         def body() -> State[Any] | None:
-            start = time.monotonic()
             found = self._find(stage)
-            result = found if found is not None else self._work(stage)
+            if found is not None:
+                result, seconds = found
+            else:
+                start = time.monotonic()
+                result = self._work(stage)
+                seconds = time.monotonic() - start
             results.append(result)
-            self._report(stage, result, time.monotonic() - start, cached=found is not None)
+            self._report(stage, result, seconds, cached=found is not None)
             return None if found is None else Completed(name="Cached", message="found in the store")
 
         task(
@@ -123,20 +127,22 @@ class Bench:
         if result.history_uri is not None:
             self.histories[number][role] = result.history_uri
 
-    def _find(self, stage: Stage[R]) -> R | None:
+    def _find(self, stage: Stage[R]) -> tuple[R, float] | None:
+        """The recorded result and the seconds it took, if the stage is finished and its outputs are still there."""
         key = _record_key(stage)
         if not self.store.exists(key):
             return None
         try:
-            result = stage.result.model_validate(json.loads(self.store.read(key))["result"])
-        except (ValueError, KeyError, ValidationError):
+            record = json.loads(self.store.read(key))
+            result, seconds = stage.result.model_validate(record["result"]), float(record["seconds"])
+        except (ValueError, KeyError, TypeError, ValidationError):
             logger.warning("%s: its record %s cannot be read; it is done again", stage.name, key)
             return None
         missing = [uri for uri in _outputs(result) if not _is_there(uri)]
         if missing:
             logger.warning("%s was done, but %s is gone; it is done again", stage.name, missing[0])
             return None
-        return result
+        return result, seconds
 
     def _work(self, stage: Stage[R]) -> R:
         logger.info("%s …", stage.name)

@@ -44,9 +44,9 @@ def print_result(result: BootstrapResult) -> None:
             table.add_row(label, *_rich_cells(values, better))
     console.print(table)
     console.print(f"champion: round {result.champion} ({'; '.join(result.reasons)})", soft_wrap=True)
-    done = sum(stage.cached for stage in result.stages)
-    seconds = clock(sum(stage.seconds for stage in result.stages))
-    console.print(f"stages: {len(result.stages)}, {done} of them found done; {seconds}")
+    worked = [stage.seconds for stage in result.stages if not stage.cached]
+    found = len(result.stages) - len(worked)
+    console.print(f"stages: {len(worked)} worked in {clock(sum(worked))}, {found} found done")
     if result.report:
         console.print(f"report: {result.report}", soft_wrap=True)
     if result.mlflow_uri:
