@@ -1,0 +1,145 @@
+"""A round measured for real: sample-world test images, tiny random models, a folder store."""
+
+import json
+
+import pytest
+import torch
+
+from components.common.errors import DataError, ModelError
+from components.common.progress import Progress
+from components.common.storage import open_store
+from components.common.tracking import NullTracker
+from components.data.coco import import_coco
+from components.data.sampleworld import SampleWorldConfig, generate_sample_world
+from components.evaluation.captions import caption_metrics
+from components.evaluation.config import EvaluationConfig
+from components.evaluation.run import evaluate_retrieval, run_evaluation
+from components.model.blip import BlipCaptioner, BlipFilter
+from components.model.publishing import publish_model
+from components.model.tokenizer import BlipTokenizer
+from components.model.weights import save_model
+from tests.helpers.tiny_models import CORPUS, tiny_config
+
+IMAGES = 14
+
+
+class Recorder(NullTracker):
+    def __init__(self):
+        self.metrics, self.datasets = {}, []
+
+    def log_metrics(self, metrics, step=0):
+        self.metrics[step] = dict(metrics)
+
+    def log_dataset(self, ref, context):
+        self.datasets.append((ref.digest, context))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    world = generate_sample_world(
+        SampleWorldConfig(human_train=1, human_val=1, human_test=IMAGES, web=1, image_size=32), folder / "world"
+    )
+    store = open_store(str(folder / "store"))
+    test = import_coco(str(world.captions_test), str(world.images), store=store, name="human-test", shard_size=5)
+    tokenizer = BlipTokenizer.train(CORPUS, 200)
+    refs = []
+    for role, kind, size in (("captioner", BlipCaptioner, 32), ("filter", BlipFilter, 48)):
+        torch.manual_seed(0)
+        model = kind(tiny_config(size).for_tokenizer(tokenizer))
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.data.mul_(8)
+        save_model(model, tokenizer, folder / role)
+        refs.append(publish_model(folder / role, store.child("models", role), role))
+    return store, test, refs[0], refs[1]
+
+
+def measure(bench, tmp_path, tracker=None, **config):
+    store, test, captioner, matcher = bench
+    return run_evaluation(
+        captioner,
+        matcher,
+        test,
+        EvaluationConfig(**config),
+        round=1,
+        store=store,
+        tracker=tracker or NullTracker(),
+        work_dir=tmp_path,
+    )
+
+
+def test_everything_is_measured_logged_and_kept(bench, tmp_path):
+    tracker = Recorder()
+    report = measure(bench, tmp_path, tracker)
+    names = {f"eval/retrieval/{way}_recall_at_{k}" for way in ("text", "image") for k in (1, 5, 10)}
+    names |= {"eval/retrieval/mean_recall", "eval/retrieval/itc_mean_recall"}
+    names |= {f"eval/caption/bleu_{n}" for n in (1, 2, 3, 4)}
+    names |= {"eval/caption/cider", "eval/caption/rouge_l", "eval/caption/distinct_captions"}
+    assert set(report.metrics) == names
+    assert tracker.metrics == {1: report.metrics}
+    assert tracker.datasets == [(bench[1].digest, "test")]
+    details = json.loads(open_store(report.uri.rpartition("/")[0]).read(report.uri.rpartition("/")[2]))
+    images = details["images"]
+    assert len(images) == IMAGES
+    assert all(len(one["references"]) == 5 == len(one["image_ranks"]) for one in images)
+    again = caption_metrics(
+        {one["key"]: one["references"] for one in images}, {one["key"]: one["caption"] for one in images}
+    )
+    assert report.metrics["eval/caption/cider"] == pytest.approx(again["CIDEr"])
+    found = [one["text_rank"] is not None and one["text_rank"] < 5 for one in images]
+    assert report.metrics["eval/retrieval/text_recall_at_5"] == pytest.approx(sum(found) / IMAGES)
+
+
+def test_measured_again_it_is_the_same_whatever_the_batches(bench, tmp_path):
+    first = measure(bench, tmp_path)
+    assert measure(bench, tmp_path) == first
+    small = measure(
+        bench, tmp_path, caption_batch=3, retrieval={"image_batch": 2, "pair_batch": 3, "resident_images": 4}
+    )
+    assert small.metrics == pytest.approx(first.metrics, abs=1e-6)
+
+
+def test_bf16_and_limit_and_position_zero(bench, tmp_path):
+    few = measure(bench, tmp_path, limit=4, precision="bf16")
+    assert few.metrics["eval/retrieval/text_recall_at_10"] > 0
+    cls = measure(bench, tmp_path, position_zero="cls").metrics
+    enc = measure(bench, tmp_path, position_zero="enc").metrics
+    assert cls["eval/retrieval/itc_mean_recall"] == enc["eval/retrieval/itc_mean_recall"]
+    assert cls != enc
+
+
+def test_retrieval_alone(bench):
+    store, test, _, matcher = bench
+    scores = evaluate_retrieval(matcher.uri, test, EvaluationConfig())
+    assert 0 <= scores["mean_recall"] <= 1
+
+
+def test_progress_is_told(bench, tmp_path):
+    store, test, captioner, matcher = bench
+    bar = Progress(None, "images", "test", bar=False)
+    run_evaluation(
+        captioner,
+        matcher,
+        test,
+        EvaluationConfig(),
+        round=0,
+        store=store,
+        tracker=NullTracker(),
+        work_dir=tmp_path,
+        progress=bar,
+    )
+    assert bar.done == 2 * IMAGES
+
+
+def test_other_versions_are_refused(bench, tmp_path):
+    store, test, captioner, matcher = bench
+    with pytest.raises(ModelError, match="version"):
+        measure((store, test, captioner.model_copy(update={"digest": "0" * 64}), matcher), tmp_path)
+    with pytest.raises(DataError, match="version"):
+        measure((store, test.model_copy(update={"digest": "0" * 64}), captioner, matcher), tmp_path)
+
+
+def test_sampling_is_refused_where_rounds_are_compared():
+    with pytest.raises(ValueError, match="beam"):
+        EvaluationConfig(decoding={"method": "nucleus"})
