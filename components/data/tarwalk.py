@@ -156,7 +156,10 @@ def _extension(tar: Tar, kind: bytes, offset: int, size: int) -> dict[str, str]:
     data = tar.read(offset, size)
     if kind == b"L":
         return {"path": data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")}
-    return _pax_records(tar.name, offset, data) if kind == b"x" else {}
+    records = _pax_records(tar.name, offset, data) if kind == b"x" else {}
+    if "path" in records:
+        records["path"] = records["path"].rstrip("/")  # as `tarfile` reads it
+    return records
 
 
 def _pax_records(shard: str, offset: int, data: bytes) -> dict[str, str]:
