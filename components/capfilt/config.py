@@ -35,7 +35,6 @@ class CapfiltConfig(BaseModel):
     image_size: int | None = Field(default=None, ge=16, description="picture side in pixels; null: the model's own")
     max_words: int = Field(default=30, ge=1, description="words of a text that the filter reads")
     max_tokens: int = Field(default=35, ge=4, description="tokens of a text that the filter reads")
-    max_text_length: int = Field(default=2000, ge=1, description="characters beyond which a web text is refused")
     max_pixels: int = Field(default=50_000_000, ge=1, description="pixels beyond which a picture is refused undecoded")
     min_side: int = Field(default=2, ge=1, description="shortest side in pixels below which a picture is refused")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="arithmetic of the models")

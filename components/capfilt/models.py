@@ -40,10 +40,10 @@ class CapfiltModels:
     def read_options(self) -> ReadOptions:
         """How samples must be read for these models: one square per different picture size."""
         config = self.config
-        return ReadOptions(self._sizes, config.max_pixels, config.min_side, config.max_text_length)
+        return ReadOptions(self._sizes, config.max_pixels, config.min_side)
 
     def process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
-        """All candidate captions of each picture, web text first, scored; a batch too large for memory is halved.
+        """All candidate captions of each picture, web texts first, scored; a batch too large for memory is halved.
 
         Threads take turns.
         """
@@ -53,12 +53,12 @@ class CapfiltModels:
     def _process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
         captions = self._caption(batch)
         asked = [
-            ([] if item.text.problem is not None else [item.text.text]) + [text for text in made if text]
+            [text.text for text in item.texts if text.problem is None] + [text for text in made if text]
             for item, made in zip(batch, captions, strict=True)
         ]
         scores = self.filter.score(self._squares(batch, self.filter.size), asked)
         return [
-            _scored(item.text, made, dict(zip(texts, row, strict=True)))
+            _scored(item.texts, made, dict(zip(texts, row, strict=True)))
             for item, made, texts, row in zip(batch, captions, asked, scores, strict=True)
         ]
 
@@ -72,13 +72,13 @@ class CapfiltModels:
         return np.stack([item.squares[index] for item in batch])
 
 
-def _scored(web: Text, captions: Sequence[str], scores: dict[str, Score]) -> list[Text]:
-    found = web if web.problem is not None else web._replace(**scores[web.text]._asdict())
+def _scored(found: Sequence[Text], captions: Sequence[str], scores: dict[str, Score]) -> list[Text]:
+    web = [text if text.problem is not None else text._replace(**scores[text.text]._asdict()) for text in found]
     made = [
         Text("synthetic", text, **scores[text]._asdict()) if text else Text("synthetic", "", problem=EMPTY)
         for text in captions
     ]
-    return [found, *made]
+    return [*web, *made]
 
 
 def load_models(

@@ -82,7 +82,7 @@ def web_input(web: DatasetRef | str, limit: int | None = None) -> WebInput:
 
 def _of_manifest(uri: str) -> WebInput:
     manifest = load_manifest(uri)
-    shards = tuple(
+    shards = [
         ShardSource(
             entry.name,
             file_uri(uri, entry.tar),
@@ -91,8 +91,10 @@ def _of_manifest(uri: str) -> WebInput:
             expected=entry.counts.samples,
         )
         for entry in manifest.shards
-    )
-    return WebInput(uri, manifest.digest, shards)
+    ]
+    if manifest.config.get("limit") is not None and shards:  # imported in part: the last tar holds more
+        shards[-1] = replace(shards[-1], take=shards[-1].expected)
+    return WebInput(uri, manifest.digest, tuple(shards))
 
 
 def _of_folder(store: Store) -> WebInput:

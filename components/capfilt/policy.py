@@ -65,7 +65,7 @@ def decide(
     """Decide on all texts of one image, in order.
 
     Args:
-        texts: web text first (if there is one), then synthetic texts.
+        texts: web texts first, then synthetic texts.
         policy: see the table above.
         passed: what the filter said of each text.
         rejection: the reason to note for texts that did not pass.

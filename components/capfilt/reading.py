@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.capfilt.policy import Text
-from components.capfilt.texts import json_fields, web_text
+from components.capfilt.texts import web_candidates
 from components.common.errors import DataError
 from components.common.storage import open_store, sha256_file, split_uri
 from components.data.images import BadImage, Pixels, decode_image, resize_square
@@ -63,6 +63,11 @@ class OpenShard:
         place = sample.members.get(extension)
         return None if place is None else read_at(self.path, *place)
 
+    def companions(self, sample: SampleIndex) -> dict[str, bytes]:
+        """The `json` and `txt` members that go with the sample's picture."""
+        found = {name: self.member(sample, companion(sample, name)) for name in ("json", "txt")}
+        return {name: data for name, data in found.items() if data is not None}
+
     def close(self) -> None:
         """Delete the file if it is a copy."""
         if self.temporary:
@@ -75,7 +80,7 @@ class Loaded:
 
     Args:
         sample: its place in the tar.
-        text: its web text.
+        texts: its web texts, or one that says why there is none.
         sha256: hash of the picture's bytes; empty where there is no picture.
         squares: the picture in the sizes asked for, in that order; none if it failed.
         reason: short code of the failure, e.g. `truncated`; empty if there is none.
@@ -83,7 +88,7 @@ class Loaded:
     """
 
     sample: SampleIndex
-    text: Text
+    texts: tuple[Text, ...]
     sha256: str = ""
     squares: tuple[Pixels, ...] = ()
     reason: str = ""
@@ -104,7 +109,6 @@ class ReadOptions:
     sizes: tuple[int, ...]
     max_pixels: int
     min_side: int
-    max_text_length: int
 
 
 def read_at(path: Path, offset: int, size: int) -> bytes:
@@ -161,18 +165,18 @@ def companion(sample: SampleIndex, extension: str) -> str:
 def load_sample(shard: OpenShard, sample: SampleIndex, options: ReadOptions) -> Loaded:
     """Read one sample and decode its picture; whatever is wrong with it becomes its reason."""
     if sample.problem is not None:
-        return Loaded(sample, Text("web", ""), reason=sample.problem, detail="refused by the shard reader")
-    fields, _ = json_fields(shard.member(sample, companion(sample, "json")))
-    text = web_text(shard.member(sample, companion(sample, "txt")), fields, options.max_text_length)
+        return Loaded(sample, (), reason=sample.problem, detail=f"at byte {sample.offset} of the tar")
+    texts = web_candidates(shard.companions(sample))
     if sample.image is None:
-        return Loaded(sample, text, reason="no_image", detail="the sample has no picture, or several")
+        found = ", ".join(sorted(sample.members))[:200]
+        return Loaded(sample, texts, reason="no_image", detail=f"no picture, or several; members: {found}")
     data = shard.member(sample, sample.image) or b""
     digest = hashlib.sha256(data).hexdigest()
     try:
         image = decode_image(data, max_pixels=options.max_pixels, min_side=options.min_side)
     except BadImage as error:
-        return Loaded(sample, text, digest, reason=error.reason, detail=str(error))
-    return Loaded(sample, text, digest, tuple(resize_square(image, size) for size in options.sizes))
+        return Loaded(sample, texts, digest, reason=error.reason, detail=str(error))
+    return Loaded(sample, texts, digest, tuple(resize_square(image, size) for size in options.sizes))
 
 
 def stream(

@@ -94,7 +94,7 @@ class Run:
 
     def recall(self) -> list[ShardSource]:
         """Take over what earlier runs committed; the shards that are left."""
-        todo = []
+        todo, config = [], self.plan.config
         for shard in self.plan.web.shards:
             record = read_commit(self.store, shard.name)
             if record is None:
@@ -103,7 +103,7 @@ class Run:
                 rows = read_candidates(
                     self.store.read(record.parquet.uri), name=f"{self.store.uri}/{record.parquet.uri}"
                 )
-                self._remember(Finished(record, shard_stats(rows, self.plan.config)))
+                self._remember(Finished(record, shard_stats(rows, config.threshold, by_coin=config.coin is not None)))
                 self.recalled += record.counts.samples
         if self._records:
             logger.info(

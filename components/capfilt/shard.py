@@ -22,7 +22,7 @@ from components.common.errors import DataError, StorageError
 from components.common.storage import Store, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
 from components.data.manifest import BadSample, Counts, FileRecord, ShardRecord, commit_shard
-from components.data.shards import write_shard
+from components.data.shards import SampleIndex, write_shard
 
 BROKEN = "broken_shard"
 R = TypeVar("R")
@@ -83,7 +83,7 @@ def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltC
     """
     name = work.shard.source.name
     rows = [row for outcome in work.outcomes for row in candidate_rows(outcome)]
-    stats = shard_stats(rows, config)
+    stats = shard_stats(rows, config.threshold, by_coin=config.coin is not None)
     check_collapse(stats.captions, config.guard, f"shard {name}")
     table = candidates_to_bytes(rows)
     local = work_dir / f"out-{name}.tar"
@@ -113,12 +113,10 @@ def healing(call: Callable[[], R], retries: int, *, pause: float = 0.5) -> R:
 
 
 def candidate_rows(outcome: Outcome) -> list[Candidate]:
-    """Table rows of one sample. A failed sample's web text is listed too, with the failure as its reason."""
+    """Table rows of one sample. A failed sample's web texts are listed too, with the failure as its reason."""
     loaded = outcome.loaded
     if loaded.reason:
-        if not loaded.text.text:
-            return []
-        return [_row(loaded, loaded.text, Decision(False, loaded.reason))]
+        return [_row(loaded, text, Decision(False, loaded.reason)) for text in loaded.texts]
     return [_row(loaded, text, one) for text, one in zip(outcome.texts, outcome.decisions, strict=True)]
 
 
@@ -187,17 +185,22 @@ def _kept_samples(work: ShardWork) -> Iterator[tuple[str, Mapping[str, bytes]]]:
         kept = outcome.kept
         if kept:
             sample = outcome.loaded.sample
-            members = {ext: work.shard.member(sample, ext) or b"" for ext in sample.members}
-            text, fields = companion(sample, "txt"), companion(sample, "json")
-            members |= {text: kept[0].text.encode(), fields: sample_json(members.get(fields), kept)}
-            yield sample.key, members
+            yield sample.key, kept_members(work.shard, sample, kept)
+
+
+def kept_members(shard: OpenShard, sample: SampleIndex, kept: Sequence[Text]) -> dict[str, bytes]:
+    """Members of an output sample: the input's bit-identical, but for text and JSON."""
+    members = {extension: shard.member(sample, extension) or b"" for extension in sample.members}
+    text, fields = companion(sample, "txt"), companion(sample, "json")
+    return members | {text: kept[0].text.encode(), fields: sample_json(members.get(fields), kept)}
 
 
 def sample_json(data: bytes | None, kept: Sequence[Text]) -> bytes:
     """The sample's JSON: the input's fields, and the kept captions with source and scores under `captions`."""
-    fields, _ = json_fields(data)
-    if "captions" in fields:
-        fields["input_captions"] = fields.pop("captions")
+    fields = json_fields(data)
+    former = fields.pop("captions", None)
+    if former is not None and not _is_ours(former):
+        fields["input_captions"] = former
     fields["captions"] = [
         {
             "text": text.text,
@@ -208,3 +211,8 @@ def sample_json(data: bytes | None, kept: Sequence[Text]) -> bytes:
         for text in kept
     ]
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _is_ours(captions: object) -> bool:
+    """Whether a `captions` field was written by `sample_json`: then the new one takes its place."""
+    return isinstance(captions, list) and all(isinstance(one, dict) and "itm_probability" in one for one in captions)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from components.capfilt.config import CapfiltConfig
 from components.capfilt.guard import CaptionStats, caption_stats, merge_stats
 from components.capfilt.policy import COIN, DUPLICATE
 from components.data.candidates import Candidate
@@ -47,19 +46,19 @@ class ShardStats:
         return {name: round(float(value), 6) for name, value in values.items() if value is not None}
 
 
-def shard_stats(rows: Iterable[Candidate], config: CapfiltConfig) -> ShardStats:
-    """Count the candidate rows of one shard that was made with this config."""
+def shard_stats(rows: Iterable[Candidate], threshold: float, *, by_coin: bool = False) -> ShardStats:
+    """Count the candidate rows of one shard that were decided by this threshold, or by a coin."""
     rows = list(rows)
     captions = [row.text for row in rows if row.source == "synthetic"]
-    return ShardStats(_of_source(rows, "web", config), _of_source(rows, "synthetic", config), caption_stats(captions))
+    web, synthetic = (_of_source(rows, source, threshold, by_coin) for source in ("web", "synthetic"))
+    return ShardStats(web, synthetic, caption_stats(captions))
 
 
-def _of_source(rows: Sequence[Candidate], source: str, config: CapfiltConfig) -> SourceStats:
+def _of_source(rows: Sequence[Candidate], source: str, threshold: float, by_coin: bool) -> SourceStats:
     judged = [
         row for row in rows if row.source == source and row.itm_probability is not None and row.reason != DUPLICATE
     ]
-    by_coin = config.coin is not None
-    rejected = sum(row.reason == COIN if by_coin else (row.itm_probability or 0.0) < config.threshold for row in judged)
+    rejected = sum(row.reason == COIN if by_coin else (row.itm_probability or 0.0) < threshold for row in judged)
     return SourceStats(len(judged), rejected, sum(row.kept for row in rows if row.source == source))
 
 

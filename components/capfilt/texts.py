@@ -1,62 +1,51 @@
-"""The web text of a sample: found, checked and, where it cannot be used, named."""
+"""The web texts of a sample: found as the import finds them, and named where they cannot be used."""
 
 import json
 from collections.abc import Mapping
 
 from components.capfilt.policy import Text
+from components.data.web import web_texts as find_texts
 
-NOT_UTF8 = "text_not_utf8"
-MISSING = "missing_text"
 EMPTY = "empty_text"
-TOO_LONG = "text_too_long"
+_SHOWN = 200  # characters of a refused text that are kept to explain the refusal
 
 
-def web_text(text: bytes | None, fields: Mapping[str, object], max_length: int) -> Text:
-    """The web text of a sample from its `.txt` member or, without one, from `caption` in its JSON.
+def web_candidates(members: Mapping[str, bytes]) -> tuple[Text, ...]:
+    """The web texts of a sample as candidates without scores, at least one.
 
     Args:
-        text: bytes of the `.txt` member, or None.
-        fields: the parsed `.json` member, or nothing.
-        max_length: characters beyond which a text is refused. Pages of text behind one picture describe no picture.
+        members: the `.json` and `.txt` members, if there are any.
 
     Returns:
-        A candidate without scores; `problem` says why it cannot have any. A refused text is kept up to `max_length`.
+        Its usable texts, or one candidate whose `problem` says why there is none (`missing_text`, `text_not_utf8` …)
+        with the beginning of what was found.
     """
-    if text is None:
-        caption = fields.get("caption")
-        if not isinstance(caption, str):
-            return Text("web", "", problem=MISSING)
-        found = caption.encode("utf-8", "replace").decode()
-        problem = None if found == caption else NOT_UTF8  # JSON can smuggle lone surrogates in
-    else:
-        found, problem = _decode(text)
-    found = " ".join(found.split())
-    if problem is None and not any(character.isalnum() for character in found):
-        problem = EMPTY
-    if problem is None and len(found) > max_length:
-        problem = TOO_LONG
-    return Text("web", found[:max_length], problem=problem)
+    texts, problem = find_texts(members)
+    usable = dict.fromkeys(one_line(text) for text in texts if _says_something(text))
+    if usable:
+        return tuple(Text("web", text) for text in usable)
+    return (Text("web", _found(members), problem=problem or EMPTY),)
 
 
-def _decode(text: bytes) -> tuple[str, str | None]:
+def one_line(text: str) -> str:
+    """A text without line breaks and doubled spaces."""
+    return " ".join(text.replace("\0", " ").split())
+
+
+def _says_something(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
+def _found(members: Mapping[str, bytes]) -> str:
+    return one_line(members.get("txt", b"").decode("utf-8", "replace"))[:_SHOWN]
+
+
+def json_fields(data: bytes | None) -> dict[str, object]:
+    """The `.json` member as a dictionary; empty if it is none. A list (of captions) becomes `input_captions`."""
     try:
-        return text.decode("utf-8-sig").replace("\0", " "), None
-    except UnicodeDecodeError:
-        return text.decode("utf-8", errors="replace").replace("\0", " "), NOT_UTF8
-
-
-def json_fields(data: bytes | None) -> tuple[dict[str, object], str | None]:
-    """The `.json` member as a dictionary, and what is wrong with it (`bad_json`), if anything.
-
-    A JSON list of captions, as LAVIS writes it, becomes `{"captions": [...], "caption": first}`.
-    """
-    if data is None:
-        return {}, None
-    try:
-        value = json.loads(data)
+        value = json.loads(data or b"{}")
     except (ValueError, RecursionError):
-        return {}, "bad_json"
+        return {}
     if isinstance(value, list):
-        first = next((item for item in value if isinstance(item, str)), None)
-        return {"captions": value} | ({} if first is None else {"caption": first}), None
-    return (value, None) if isinstance(value, dict) else ({}, "bad_json")
+        return {"input_captions": value}
+    return value if isinstance(value, dict) else {}

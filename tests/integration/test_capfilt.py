@@ -162,6 +162,7 @@ def test_every_bad_sample_is_counted_and_listed(tmp_path: Path, models: Models) 
     assert by_key["long-text", "web"].reason == "text_too_long"
     assert by_key["latin", "web"].reason == "text_not_utf8"
     assert by_key["cut", "web"].reason == "truncated"
+    assert by_key["latin", "web"].text == "caf\ufffd"
     assert all(by_key[key, "synthetic"].kept for key in ("no-text", "empty-text", "long-text", "latin", "bad-json"))
     made = {one.key: one.members for one in read_shard(Path(result.dataset.uri) / "shards" / "00000.tar")}
     for key, data in odd_pictures().items():

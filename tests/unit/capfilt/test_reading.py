@@ -11,7 +11,7 @@ from components.capfilt.reading import Item, ReadOptions, ShardSource, fetch_sha
 from components.common.errors import DataError
 from tests.helpers.webshards import bad_pictures, good_sample, odd_pictures, tar_bytes, write_web
 
-OPTIONS = ReadOptions(sizes=(32, 24), max_pixels=1_000_000, min_side=2, max_text_length=100)
+OPTIONS = ReadOptions(sizes=(32, 24), max_pixels=1_000_000, min_side=2)
 
 
 def read_all(folder: Path, **options: int) -> list[Item]:
@@ -27,7 +27,7 @@ def test_samples_come_in_order_with_their_squares_and_each_shards_end(tmp_path: 
     first = items[0].loaded
     assert first is not None
     assert [square.shape for square in first.squares] == [(32, 32, 3), (24, 24, 3)]
-    assert first.text == Text("web", "a picture numbered 0")
+    assert first.texts == (Text("web", "a picture numbered 0"),)
     assert len(first.sha256) == 64
 
 
@@ -71,7 +71,7 @@ def test_samples_without_a_usable_picture(tmp_path: Path) -> None:
         ("between", ""),
         ("twice", "duplicate_key"),
     ]
-    assert loaded[2].text.text == "a picture numbered 1"
+    assert loaded[2].texts[0].text == "a picture numbered 1"
 
 
 def test_a_shard_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
