@@ -66,13 +66,13 @@ def noise_metrics(candidates: Iterable[Candidate]) -> dict[str, float]:
     counts: Counter[str] = Counter()
     for row in candidates:
         verdict = filter_verdict(row)
-        counts["kept_pairs" if row.kept else "dropped"] += 1
+        counts["kept_pairs" if row.kept else "dropped_pairs"] += 1
         counts[f"kept_{row.source}"] += row.kept
         if verdict is not None:
             counts[f"judged_{row.source}"] += 1
             counts[f"rejected_{row.source}"] += not verdict
     metrics = {
-        f"capfilt/{name}": float(counts[name]) for name in ("kept_pairs", "dropped", "kept_web", "kept_synthetic")
+        f"capfilt/{name}": float(counts[name]) for name in ("kept_pairs", "dropped_pairs", "kept_web", "kept_synthetic")
     }
     for source in ("web", "synthetic"):
         if judged := counts[f"judged_{source}"]:

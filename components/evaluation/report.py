@@ -72,7 +72,7 @@ CURVES = {
     "loss_lm": "language model (LM), smoothed",
     "loss": "total",
 }
-STAGES = {"pretrain": "Pre-training", "captioner": "Captioner", "filter": "Filter"}
+STAGES = {"pretrain": "Pre-training", "base": "Pre-training", "captioner": "Captioner", "filter": "Filter"}
 
 
 class Cell(NamedTuple):
@@ -299,8 +299,10 @@ def _progress_charts(rounds: Sequence[RoundReport]) -> list[tuple[str, Markup]]:
 def _curve_groups(rounds: Sequence[RoundReport]) -> list[tuple[str, list[tuple[str, Markup]]]]:
     """Training curves: per stage one chart per loss, with a line per round."""
     groups = []
-    names = list(dict.fromkeys(name for one in rounds for name in one.curves))
-    for stage in dict.fromkeys(name.partition("/")[0] for name in names):
+    names = _losses_of(list(dict.fromkeys(name for one in rounds for name in one.curves)))
+    for stage in sorted(
+        {name.partition("/")[0] for name in names}, key=lambda stage: ([*STAGES, stage].index(stage), stage)
+    ):
         charts = []
         for name in (name for name in names if name.startswith(f"{stage}/")):
             loss = name.partition("/")[2]
@@ -314,6 +316,16 @@ def _curve_groups(rounds: Sequence[RoundReport]) -> list[tuple[str, list[tuple[s
         if charts:
             groups.append((STAGES.get(stage, stage), charts))
     return groups
+
+
+def _losses_of(names: Sequence[str]) -> list[str]:
+    """The curves worth a chart: the parts of the loss rather than their sum, the plain LM loss rather than the smoothed
+    one (its floor is not 0), no learning rates and the like."""
+    order = {loss: place for place, loss in enumerate(CURVES)}
+    chosen = [name for name in names if name.partition("/")[2] in order]
+    covered = {name.rpartition("/")[0] + "/loss_lm" for name in chosen if name.endswith("/nll_lm")}
+    covered |= {name.partition("/")[0] + "/loss" for name in chosen if not name.endswith("/loss")}
+    return sorted((name for name in chosen if name not in covered), key=lambda name: order[name.partition("/")[2]])
 
 
 class Kind(NamedTuple):

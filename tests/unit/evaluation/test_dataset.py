@@ -43,7 +43,7 @@ def test_noise_ratio_counts_only_what_the_filter_judged():
     got = noise_metrics([*WEB, *synthetic, row("3", "synthetic", 0.9, False, "duplicate")])
     assert got == {
         "capfilt/kept_pairs": 4,
-        "capfilt/dropped": 6,
+        "capfilt/dropped_pairs": 6,
         "capfilt/kept_web": 3,
         "capfilt/kept_synthetic": 1,
         "capfilt/noise_ratio_web": pytest.approx(2 / 6),

@@ -104,7 +104,7 @@ def test_text_from_outside_is_escaped():
     )
     data = ReportData(
         name=evil,
-        rounds=(RoundReport(round=0, metrics={}, curves={f"{evil}/{evil}": ((0, 1), (1, 2))}),),
+        rounds=(RoundReport(round=0, metrics={}, curves={f"{evil}<b>/loss": ((0, 1), (1, 2))}),),
         capfilt=(CapfiltReport(made_by=0, metrics={}, failed={evil: 1}, dropped={evil: 2}, examples=(example,)),),
         config={evil: evil},
         facts={evil: evil},
@@ -151,6 +151,13 @@ def test_verdict_is_honest(pairs, words):
 def test_best_round_is_the_earliest_of_equals():
     assert best_round(rounds((0.5, 1.0), (0.6, 1.2), (0.6, 1.2))).round == 1
     assert best_round(rounds((0.5, 1.0), (0.5, 1.0))).round == 0
+
+
+def test_only_the_telling_curves_are_drawn():
+    names = ["loss", "loss_itc", "loss_lm", "nll_lm", "lr", "queue_fill"]
+    curves = {f"base/{name}": ((0.0, 2.0), (1.0, 1.0)) for name in names} | {"captioner/loss": ((0.0, 2.0), (1.0, 1.0))}
+    page = render_report(ReportData(name="x", rounds=(RoundReport(round=0, metrics={}, curves=curves),)))
+    assert re.findall(r'aria-label="(\w+, \w+):', page) == ["base, loss_itc", "base, nll_lm", "captioner, loss"]
 
 
 def test_data_travels_as_json():
