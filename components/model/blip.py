@@ -91,9 +91,9 @@ class BlipCaptioner(_ImageText):
     def logits(self, ids: Tensor, mask: Tensor | None, image_kv: ImageKV) -> Tensor:
         """Next-token logits `[R, T, V]` of texts `[R, T]`, whose first token is replaced by [DEC].
 
-        Padding must be on the right and is left to the loss: `mask` changes nothing before it.
+        Padding must be on the right, where logits mean nothing; `mask`, 0 on it, lets it be left out.
         """
-        return self.text.language_logits(ids, image_kv)
+        return self.text.language_logits(ids, image_kv, mask)
 
 
 class BlipFilter(_Contrastive):
@@ -112,9 +112,9 @@ class BlipPretrain(_Contrastive):
     def logits(self, ids: Tensor, mask: Tensor | None, image_kv: ImageKV) -> Tensor:
         """Next-token logits `[R, T, V]` of texts `[R, T]`, whose first token is replaced by [DEC].
 
-        Padding must be on the right and is left to the loss: `mask` changes nothing before it.
+        Padding must be on the right, where logits mean nothing; `mask`, 0 on it, lets it be left out.
         """
-        return self.text.language_logits(ids, image_kv)
+        return self.text.language_logits(ids, image_kv, mask)
 
 
 class BlipVqa(nn.Module):
@@ -144,4 +144,4 @@ class BlipVqa(nn.Module):
 
     def logits(self, ids: Tensor, mask: Tensor | None, question_kv: ImageKV) -> Tensor:
         """Next-token logits `[R, T, V]` of answers `[R, T]`, whose first token is replaced by [DEC]."""
-        return self.text_decoder.language_logits(ids, question_kv)
+        return self.text_decoder.language_logits(ids, question_kv, mask)

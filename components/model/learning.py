@@ -279,7 +279,8 @@ def language_loss(
     tokens that count alone; on a device that would mean to wait for it.
     """
     targets = objectives.lm_targets(ids, mask, prompt_length)[:, 1:].reshape(-1)
-    hidden = model.text.decode(with_first(ids[:, :-1], model.config.text.dec_id), image_kv).flatten(0, 1)
+    inputs = with_first(ids[:, :-1], model.config.text.dec_id)
+    hidden = model.text.decode(inputs, image_kv, mask=mask[:, :-1]).flatten(0, 1)
     if hidden.device.type == "cpu" and not torch.compiler.is_compiling():
         counted = (targets != objectives.IGNORED).nonzero().squeeze(1)
         hidden, targets = hidden[counted], targets[counted]

@@ -4,8 +4,10 @@ The roles share everything but self-attention (paper section 3.2; reference/blip
 that the sharing needs no aliases: each layer has one self-attention per role, and one cross-attention and one
 feed-forward block for all. Post-LN, as BERT.
 
-Shapes: R text rows, T tokens of a row, D width, H heads, K head width, V vocabulary, B images, N image tokens,
-M images' (or questions') width, L layers.
+Shapes: R text rows, T tokens of a row, n tokens of all rows, D width, H heads, K head width, V vocabulary, B images,
+N image tokens, M images' (or questions') width, L layers.
+
+Between attentions the tokens of all rows are one list `[n, D]`, on the CPU without padding (`Tokens`).
 
 Rows lie *by image*: rows 0 … R/B-1 belong to image 0, and so on. Then the rows of an image are folded into the length
 of the query, and its keys and values are read where they lie, however many rows share them.
@@ -21,6 +23,7 @@ from torch.nn import functional
 
 from components.common.errors import ModelError
 from components.model.config import TextConfig
+from components.model.tokens import Tokens
 from components.model.vision import init_weights
 
 Role = Literal["encoder", "decoder"]
@@ -95,48 +98,44 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, *, first_only: bool = False) -> Tensor:
-        """All tokens attend to all unmasked ones.
-
-        Args:
-            hidden: `[R, T, D]`.
-            mask: bool `[R, 1, 1, T]`, None if nothing is padded.
-            first_only: compute the token at position 0 alone, `[R, 1, D]`.
-        """
-        query, key, value = self._project(hidden)
+    def forward(self, hidden: Tensor, tokens: Tokens, *, first_only: bool = False) -> Tensor:
+        """All tokens `[n, D]` attend to all of their row; `first_only` computes each row's first alone, `[R, D]`."""
+        query, key, value = self._project(hidden, tokens)
         if first_only:
-            hidden, query = hidden[:, :1], query[:, :, :1]
-        mixed = functional.scaled_dot_product_attention(query, key, value, mask, self._dropout)
-        return self._finish(mixed, hidden)
+            hidden, query = tokens.spread(hidden)[:, 0], query[:, :, :1]
+            tokens = Tokens(tokens.rows, 1, None, tokens.mask)
+        mixed = functional.scaled_dot_product_attention(query, key, value, tokens.mask, self._dropout)
+        return self._finish(mixed, hidden, tokens)
 
-    def causal(self, hidden: Tensor, cache: DecoderCache | None, layer: int) -> Tensor:
-        """Tokens `[R, T, D]` attend to themselves and to what comes before, in `hidden` and in the cache."""
-        query, key, value = self._project(hidden)
+    def causal(self, hidden: Tensor, tokens: Tokens, cache: DecoderCache | None, layer: int) -> Tensor:
+        """Tokens `[n, D]` attend to themselves and to what comes before, in their row and in the cache."""
+        query, key, value = self._project(hidden, tokens)
         past = 0
         if cache is not None:
             past = cache.length
             key, value = cache.append(layer, key, value)
-        new = hidden.shape[1]
+        new = tokens.length
         mask = None
         if past and new > 1:
             mask = torch.ones(new, past + new, dtype=torch.bool, device=hidden.device).tril(past)
         mixed = functional.scaled_dot_product_attention(
             query, key, value, mask, self._dropout, is_causal=past == 0 and new > 1
         )
-        return self._finish(mixed, hidden)
+        return self._finish(mixed, hidden, tokens)
 
     @property
     def _dropout(self) -> float:
         return self.config.attention_dropout if self.training else 0.0
 
-    def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, length, width = hidden.shape
-        heads = self.config.heads
-        query, key, value = self.qkv(hidden).view(rows, length, 3, heads, width // heads).unbind(2)
+    def _project(self, hidden: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value `[R, H, T, K]` each."""
+        heads, width = self.config.heads, self.config.width
+        qkv = tokens.spread(self.qkv(hidden)).view(tokens.rows, tokens.length, 3, heads, width // heads)
+        query, key, value = qkv.unbind(2)
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
-    def _finish(self, mixed: Tensor, hidden: Tensor) -> Tensor:
-        output = self.out(mixed.transpose(1, 2).reshape(hidden.shape))
+    def _finish(self, mixed: Tensor, hidden: Tensor, tokens: Tokens) -> Tensor:
+        output = self.out(tokens.pack(mixed.transpose(1, 2).flatten(2)))
         return self.norm(hidden + functional.dropout(output, self.config.dropout, self.training))  # type: ignore[no-any-return]
 
 
@@ -157,28 +156,28 @@ class CrossAttention(nn.Module):
         heads = self.config.heads
         return self.key_value(memory).view(batch, count, 2, heads, self.config.width // heads)  # type: ignore[no-any-return]
 
-    def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor | None, index: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, tokens: Tokens, images: ImageKV, layer: int, index: Tensor | None) -> Tensor:
         """Rows attend to images.
 
         Args:
-            hidden: `[R, T, D]`.
-            memory: keys and values `[B, N, 2, H, K]`.
-            mask: bool `[B, N]`, None if nothing is padded.
+            hidden: `[n, D]`.
+            tokens: whose rows they are.
+            images: keys and values of B images.
+            layer: which layer's.
             index: int64 `[Q]`, the images of the last Q rows; the R - Q rows before them lie by image. None for Q = 0.
         """
-        query = self.query(hidden)
+        query = tokens.spread(self.query(hidden))
+        memory, mask = images.layers[layer], images.mask
         if index is None:
             mixed = self._attend(query, memory, mask)
         else:
             chosen = memory.index_select(0, index)
             chosen_mask = None if mask is None else mask.index_select(0, index)
-            by_image = hidden.shape[0] - index.shape[0]
-            if by_image == 0:
-                mixed = self._attend(query, chosen, chosen_mask)
-            else:
-                regular = self._attend(query[:by_image], memory, mask)
-                mixed = torch.cat([regular, self._attend(query[by_image:], chosen, chosen_mask)])
-        output = functional.dropout(self.out(mixed), self.config.dropout, self.training)
+            by_image = tokens.rows - index.shape[0]
+            mixed = self._attend(query[by_image:], chosen, chosen_mask)
+            if by_image:
+                mixed = torch.cat([self._attend(query[:by_image], memory, mask), mixed])
+        output = functional.dropout(self.out(tokens.pack(mixed)), self.config.dropout, self.training)
         return self.norm(hidden + output)  # type: ignore[no-any-return]
 
     def _attend(self, query: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
@@ -208,7 +207,7 @@ class Layer(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
-        """`[R, T, D]` to the same shape."""
+        """`[n, D]` to the same shape."""
         output = self.fc2(functional.gelu(self.fc1(hidden)))
         return self.norm(hidden + functional.dropout(output, self.config.dropout, self.training))  # type: ignore[no-any-return]
 
@@ -223,7 +222,7 @@ class LanguageHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
-        """`[R, T, D]` and word embeddings `[V, D]` to logits `[R, T, V]`."""
+        """States `[…, D]` and word embeddings `[V, D]` to logits `[…, V]`."""
         return functional.linear(self.norm(functional.gelu(self.dense(hidden))), words, self.bias)
 
 
@@ -259,7 +258,7 @@ class TextTransformer(nn.Module):
         Returns:
             `[R, D]`.
         """
-        return self._encode(ids, mask, None, None, first_only=True)[:, 0]
+        return self._encode(ids, Tokens.of(ids, mask), None, None, first_only=True)
 
     def match(self, ids: Tensor, mask: Tensor | None, image_kv: ImageKV, image_index: Tensor | None = None) -> Tensor:
         """The text with an image: state of its first token.
@@ -274,45 +273,50 @@ class TextTransformer(nn.Module):
         Returns:
             `[R, D]`.
         """
-        return self._encode(ids, mask, image_kv, image_index, first_only=True)[:, 0]
+        return self._encode(ids, Tokens.of(ids, mask), image_kv, image_index, first_only=True)
 
     def states(self, ids: Tensor, mask: Tensor | None, image_kv: ImageKV) -> Tensor:
-        """The text with an image: states of all tokens `[R, T, D]` (VQA's question)."""
-        return self._encode(ids, mask, image_kv, None, first_only=False)
+        """The text with an image: states of all tokens `[R, T, D]` (VQA's question); without meaning on padding."""
+        tokens = Tokens.of(ids, mask)
+        return tokens.spread(self._encode(ids, tokens, image_kv, None, first_only=False))
 
     def project_images(self, tokens: Tensor, mask: Tensor | None = None) -> ImageKV:
         """Keys and values of image tokens `[B, N, M]` for every layer, with bool mask `[B, N]` if some are padding."""
         return ImageKV(tuple(layer.cross_attention.project(tokens) for layer in self._stack()), mask)
 
-    def decode(self, ids: Tensor, image_kv: ImageKV, cache: DecoderCache | None = None) -> Tensor:
+    def decode(
+        self, ids: Tensor, image_kv: ImageKV, cache: DecoderCache | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
         """Next-token states of texts with an image.
 
         Args:
-            ids: `[R, T]`, rows by image, [DEC] first unless the cache holds the beginning. Padding is on the right, so
-                that no token that counts can see it: it needs no mask, and states on padding mean nothing.
+            ids: `[R, T]`, rows by image, [DEC] first unless the cache holds the beginning; padding on the right, so
+                that no token that counts can see it.
             image_kv: keys and values of B images.
             cache: holds the tokens before; gets these.
+            mask: `[R, T]`, 0 or False on padding: lets it be left out (not with a cache). Changes nothing else.
 
         Returns:
-            `[R, T, D]`.
+            `[R, T, D]`, without meaning on padding.
         """
         _check_rows(ids.shape[0], image_kv, None)
-        hidden = self._embed(ids, 0 if cache is None else cache.length)
+        tokens = Tokens.of(ids, mask if cache is None else None)
+        hidden = self._embed(ids, tokens, 0 if cache is None else cache.length)
         for index, layer in enumerate(self._stack()):
-            hidden = layer.decoder_attention.causal(hidden, cache, index)
-            hidden = layer.cross_attention(hidden, image_kv.layers[index], image_kv.mask, None)
+            hidden = layer.decoder_attention.causal(hidden, tokens, cache, index)
+            hidden = layer.cross_attention(hidden, tokens, image_kv, index, None)
             hidden = layer.feed_forward(hidden)
         if cache is not None:
             cache.length += ids.shape[1]
-        return hidden
+        return tokens.spread(hidden)
 
     def token_logits(self, hidden: Tensor) -> Tensor:
-        """States `[R, T, D]` of `decode` to logits `[R, T, V]`."""
+        """States `[…, D]` of `decode` to logits `[…, V]`."""
         return self.head(hidden, self.words.weight)  # type: ignore[no-any-return]
 
-    def language_logits(self, ids: Tensor, image_kv: ImageKV) -> Tensor:
+    def language_logits(self, ids: Tensor, image_kv: ImageKV, mask: Tensor | None = None) -> Tensor:
         """Logits `[R, T, V]` of whole texts `[R, T]`, whose first token becomes [DEC]; position t predicts t + 1."""
-        return self.token_logits(self.decode(with_first(ids, self.config.dec_id), image_kv))
+        return self.token_logits(self.decode(with_first(ids, self.config.dec_id), image_kv, mask=mask))
 
     def new_cache(self, rows: int, max_length: int) -> DecoderCache:
         """An empty cache for `rows` texts of at most `max_length` tokens, of the model's type and device."""
@@ -324,30 +328,31 @@ class TextTransformer(nn.Module):
     def _encode(
         self,
         ids: Tensor,
-        mask: Tensor | None,
+        tokens: Tokens,
         image_kv: ImageKV | None,
         image_index: Tensor | None,
         *,
         first_only: bool,
     ) -> Tensor:
-        """All encoder layers. The last one computes position 0 alone where nothing else is wanted."""
+        """All encoder layers: states `[n, D]`, or with `first_only` `[R, D]`, which the last layer computes alone."""
         if image_kv is not None:
             _check_rows(ids.shape[0], image_kv, image_index)
-        key_mask = _key_mask(mask)
-        hidden = self._embed(ids, 0)
-        last = self.config.depth - 1
+        hidden = self._embed(ids, tokens, 0)
         for index, layer in enumerate(self._stack()):
-            hidden = layer.encoder_attention(hidden, key_mask, first_only=first_only and index == last)
+            first = first_only and index == self.config.depth - 1
+            hidden = layer.encoder_attention(hidden, tokens, first_only=first)
+            if first:
+                tokens = Tokens(tokens.rows, 1)
             if image_kv is not None:
-                hidden = layer.cross_attention(hidden, image_kv.layers[index], image_kv.mask, image_index)
+                hidden = layer.cross_attention(hidden, tokens, image_kv, index, image_index)
             hidden = layer.feed_forward(hidden)
         return hidden
 
-    def _embed(self, ids: Tensor, past: int) -> Tensor:
-        """Words and positions `[R, T]` to `[R, T, D]`; `past` tokens came before."""
+    def _embed(self, ids: Tensor, tokens: Tokens, past: int) -> Tensor:
+        """Words and positions of ids `[R, T]`, `[n, D]`; `past` tokens came before."""
         self._check_length(past + ids.shape[1])
         positions = self.positions.weight[past : past + ids.shape[1]]
-        hidden = self.norm(self.words(ids) + positions)
+        hidden = self.norm(tokens.pack(self.words(ids) + positions))
         return functional.dropout(hidden, self.config.dropout, self.training)
 
     def _check_length(self, length: int) -> None:
@@ -374,15 +379,3 @@ def _check_rows(rows: int, image_kv: ImageKV, index: Tensor | None) -> None:
             f"{by_image} text rows cannot lie evenly by {image_kv.images} images: give equally many rows per image, "
             "or name each row's image in image_index"
         )
-
-
-def _key_mask(mask: Tensor | None) -> Tensor | None:
-    """Attention mask bool `[R, 1, 1, T]` of a padding mask `[R, T]`; None if nothing is padded, for faster kernels.
-
-    Looked up on the CPU only: on a device the answer would have to be waited for.
-    """
-    if mask is None:
-        return None
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
-        return None
-    return mask.bool()[:, None, None, :]

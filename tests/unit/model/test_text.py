@@ -5,6 +5,7 @@ from components.common.errors import ModelError
 from components.model.blip import BlipCaptioner, BlipFilter, BlipPretrain, BlipVqa
 from components.model.config import BlipConfig, TextConfig, VisionConfig
 from components.model.text import ImageKV, TextTransformer, with_first
+from components.model.tokens import Tokens
 
 TINY = TextConfig(
     vocab_size=50, width=32, depth=3, heads=4, intermediate=64, max_positions=40,
@@ -47,6 +48,39 @@ def test_padding_changes_nothing(text, image_kv):
     for row, length in enumerate(lengths.tolist()):
         alone = text.match(ids[row : row + 1, :length], None, image_kv.select(torch.tensor([row])))
         torch.testing.assert_close(text.match(ids, mask, image_kv)[row : row + 1], alone)
+
+
+def test_leaving_padding_out_changes_no_gradient(text):
+    """Packed rows against each row alone, where nothing is padded: gradients of what encoder and decoder compute."""
+    lengths = [7, 4, 5, 2]
+    mask = torch.arange(7) < torch.tensor(lengths)[:, None]
+    ids = rows(IMAGES).masked_fill(~mask, 0)
+    memory = torch.randn(IMAGES, 10, 24)
+
+    def gradients(parts: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]]) -> list[torch.Tensor]:
+        text.zero_grad()
+        for part_ids, part_mask, part_memory in parts:
+            kv = text.project_images(part_memory)
+            states = text.decode(part_ids, kv, mask=part_mask)
+            if part_mask is not None:
+                states = states[part_mask]
+            (states.square().sum() + text.match(part_ids, part_mask, kv).square().sum()).backward()
+        return [weight.grad.clone() for weight in text.parameters() if weight.grad is not None]
+
+    alone = [(ids[row : row + 1, :length], None, memory[row : row + 1]) for row, length in enumerate(lengths)]
+    for packed, single in zip(gradients([(ids, mask, memory)]), gradients(alone), strict=True):
+        torch.testing.assert_close(packed, single, atol=1e-3, rtol=1e-3)
+
+
+def test_tokens_are_packed_and_spread():
+    ids = torch.arange(8).view(2, 4)
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    tokens = Tokens.of(ids, mask)
+    assert tokens.pack(ids).tolist() == [0, 1, 2, 4, 5]
+    assert tokens.spread(tokens.pack(ids)).tolist() == [[0, 1, 2, 0], [4, 5, 0, 0]]
+    everything = Tokens.of(ids, torch.ones_like(mask))
+    assert everything == Tokens.of(ids, None) == Tokens(2, 4)
+    assert torch.equal(everything.spread(everything.pack(ids)), ids)
 
 
 def test_a_mask_that_hides_nothing_is_as_none(text, image_kv):
