@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from components.capfilt.config import CapfiltConfig
 from components.common.configfile import read_config
-from components.common.errors import ConfigError
+from components.common.errors import ConfigError, StorageError
 from components.common.seeding import digest_of, key_seed
+from components.common.storage import normalise_uri
 from components.data.sampleworld.config import SampleWorldConfig
 from components.evaluation.config import EvaluationConfig
 from components.model.config import BlipConfig
@@ -100,6 +101,15 @@ class BootstrapConfig(_Config):
     capfilt: CapfiltConfig = Field(default_factory=CapfiltConfig, description="captioning and filtering of web data")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="what each round is measured by")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="where MLflow writes")
+
+    @field_validator("store")
+    @classmethod
+    def _a_place(cls, value: str) -> str:
+        try:
+            normalise_uri(value)
+        except StorageError as error:
+            raise ValueError(str(error)) from error
+        return value
 
     @property
     def bootstrap_id(self) -> str:

@@ -35,6 +35,9 @@ ImageSize = Annotated[Optional[int], typer.Option(help="Picture side in pixels; 
 PositionZero = Annotated[str, typer.Option(help="First token of matched texts: enc (as trained) or cls (BLIP's demo).")]
 
 
+_OPTION = {"method": "decoding", "precision": "dtype"}  # settings whose option has another name
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
     for name in (regenerate, caption, match, metrics, retrieval):
@@ -259,10 +262,9 @@ def _checked(model: type[M], **values: Any) -> M:
     try:
         return model(**values)
     except ValidationError as error:
-        faults = [
-            f"--{str(one['loc'][0] if one['loc'] else 'option').replace('_', '-')}: {one['msg']}"
-            for one in error.errors()
-        ]
+        names = [str(one["loc"][0]) if one["loc"] else "option" for one in error.errors()]
+        options = [_OPTION.get(name, name).replace("_", "-") for name in names]
+        faults = [f"--{option}: {one['msg']}" for option, one in zip(options, error.errors(), strict=True)]
         raise ConfigError("\n".join(faults)) from error
 
 

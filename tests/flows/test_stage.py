@@ -1,0 +1,151 @@
+"""What makes a stage be found, worked, tried again or refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect import flow
+
+from components.common.contracts import DatasetRef, EvalReport, ModelRef, RawData
+from components.common.errors import DataError, StorageError
+from components.common.lock import BusyError
+from components.common.storage import open_store
+from components.common.tracking import NullTracker
+from components.config import BootstrapConfig, load_config
+from flows import _stage
+from flows._stage import Bay, Bench, Stage, open_bench
+from tests.helpers.tiny import overrides
+
+Work = Callable[[Bay], EvalReport]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> BootstrapConfig:
+    return load_config(None, overrides(store=str(tmp_path / "root"), tracking__enabled="false"))
+
+
+@pytest.fixture
+def bench(config: BootstrapConfig, tmp_path: Path) -> Bench:
+    return Bench(config, open_store(config.store), NullTracker(), tmp_path / "scratch")
+
+
+def _run(bench: Bench, work: Work, *, revision: int = 1, inputs: str = "a") -> EvalReport:
+    stage = Stage("round-0/measure", "measure", revision, {"inputs": inputs}, EvalReport, work)
+
+    @flow(name="one-stage")
+    def one_stage() -> EvalReport:
+        return bench.run(stage)
+
+    return one_stage()
+
+
+class _Counted:
+    def __init__(self, *errors: Exception) -> None:
+        self.calls, self.errors = 0, list(errors)
+
+    def __call__(self, bay: Bay) -> EvalReport:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        (bay.work_dir / "half-done").write_text("x")
+        return EvalReport(round=0, metrics={"eval/x": float(self.calls)})
+
+
+def test_a_finished_stage_is_found(bench: Bench) -> None:
+    work = _Counted()
+    assert _run(bench, work) == _run(bench, work)
+    assert work.calls == 1
+    assert [report.cached for report in bench.reports] == [False, True]
+    assert not list((bench.scratch / "work").iterdir())
+
+
+@pytest.mark.parametrize("change", [{"revision": 2}, {"inputs": "b"}])
+def test_another_revision_or_input_is_another_stage(bench: Bench, change: dict[str, object]) -> None:
+    work = _Counted()
+    _run(bench, work)
+    _run(bench, work, **change)  # type: ignore[arg-type]
+    assert work.calls == 2
+
+
+def test_an_unreadable_record_is_not_trusted(bench: Bench) -> None:
+    work = _Counted()
+    _run(bench, work)
+    (key,) = [item.key for item in bench.store.list("stages/")]
+    bench.store.write(key, b'{"result": {"rou')
+    _run(bench, work)
+    assert work.calls == 2
+
+
+def test_outputs_that_are_gone_are_made_again(bench: Bench) -> None:
+    calls = []
+
+    def work(bay: Bay) -> EvalReport:
+        calls.append(1)
+        bench.store.write("details.json", b"{}")
+        return EvalReport(round=0, metrics={}, uri=f"{bench.store.uri}/details.json")
+
+    _run(bench, work)
+    _run(bench, work)
+    assert len(calls) == 1
+    bench.store.delete("details.json")
+    _run(bench, work)
+    assert len(calls) == 2
+
+
+def test_what_shows_outputs_to_be_whole() -> None:
+    dataset = DatasetRef(name="web", uri="s3://b/web", digest="d", images=1, pairs=1)
+    model = ModelRef(role="base", uri="/m", digest="d")
+    raw = RawData(train=dataset, val=dataset, test=dataset, web=dataset, truth_uri="/truth.parquet")
+    assert list(_stage._outputs(dataset)) == ["s3://b/web/manifest.json"]
+    assert list(_stage._outputs(model)) == ["/m/model.json"]
+    assert list(_stage._outputs(raw)) == ["s3://b/web/manifest.json"] * 4 + ["/truth.parquet"]
+
+
+def test_what_can_heal_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_stage, "RETRY_SECONDS", [0.0, 0.0])
+    work = _Counted(StorageError("slow down", retryable=True))
+    _run(bench, work)
+    assert work.calls == 2
+
+
+@pytest.mark.parametrize("error", [StorageError("denied"), DataError("bad"), RuntimeError("defect")])
+def test_what_cannot_heal_is_not(bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr(_stage, "RETRY_SECONDS", [0.0, 0.0])
+    work = _Counted(error, error, error)
+    with pytest.raises(type(error), match=str(error)):
+        _run(bench, work)
+    assert work.calls == 1
+    assert not bench.reports
+
+
+def test_a_failed_stage_keeps_its_folder_and_goes_on_in_it(bench: Bench) -> None:
+    seen: list[list[str]] = []
+
+    def work(bay: Bay) -> EvalReport:
+        seen.append([path.name for path in bay.work_dir.iterdir()])
+        (bay.work_dir / "checkpoint").write_text("step 3")
+        if len(seen) == 1:
+            raise DataError("killed")
+        return EvalReport(round=0, metrics={})
+
+    with pytest.raises(DataError):
+        _run(bench, work)
+    _run(bench, work)
+    assert seen == [[], ["checkpoint"]]
+
+
+def test_the_record_says_what_was_done(bench: Bench) -> None:
+    _run(bench, _Counted())
+    (item,) = bench.store.list("stages/measure/")
+    record = json.loads(bench.store.read(item.key))
+    assert record["stage"] == "round-0/measure"
+    assert record["depends"] == {"inputs": "a"}
+    assert record["result"]["metrics"] == {"eval/x": 1.0}
+
+
+def test_one_bench_per_store(config: BootstrapConfig) -> None:
+    with open_bench(config), pytest.raises(BusyError, match="works here since"), open_bench(config):
+        pytest.fail("two benches on one store")
+    with open_bench(config):
+        pass

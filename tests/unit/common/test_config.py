@@ -1,0 +1,72 @@
+"""The configs that ship, and what a seed varies."""
+
+from pathlib import Path
+
+import pytest
+
+from components.common.errors import ConfigError
+from components.config import CONFIGS, load_config
+
+PATHS = ["data.human.train=t.json", "data.human.val=v.json", "data.human.images=i", "data.web=w"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configs_load(path: Path) -> None:
+    config = load_config(path, PATHS if path.stem == "flickr8k" else ())
+    assert config.name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "lr", "width", "depth"),
+    [("blip-base-14m", 2880, 3e-4, 768, 12), ("blip-large-129m", 2400, 2e-4, 1024, 24)],
+)
+def test_the_papers_recipes(name: str, batch: int, lr: float, width: int, depth: int) -> None:
+    """reference/blip.md sections 3 and 4."""
+    config = load_config(CONFIGS / f"{name}.yaml")
+    launch = config.pretrain.launch
+    assert (launch.processes or 0) * launch.nodes * config.pretrain.batch_size == batch
+    assert (config.pretrain.optim.lr, config.pretrain.epochs) == (lr, 20)
+    assert (config.model.vision.width, config.model.vision.depth) == (width, depth)
+    assert (config.model.queue_size, config.model.momentum, config.model.alpha) == (57600, 0.995, 0.4)
+    assert (config.captioner.epochs, config.filter.epochs, config.captioner.image_size) == (5, 6, 384)
+    assert (config.capfilt.threshold, config.capfilt.decoding.top_p, config.capfilt.decoding.top_k) == (0.5, 0.9, 0)
+
+
+def test_truth_is_no_setting() -> None:
+    """Nothing that a config names can bring the kinds of web texts to what learns."""
+    with pytest.raises(ConfigError, match=r"unknown key `data\.truth`"):
+        load_config(None, ["data.truth=x"])
+
+
+def test_the_seed_varies_everything() -> None:
+    zero, three = load_config(None), load_config(None, ["seed=3"])
+    assert zero.world().seed != three.world().seed
+    assert zero.captioning().seed != three.captioning().seed
+    for role in ("pretrain", "captioner", "filter"):
+        assert zero.training(role).seed != three.training(role).seed  # type: ignore[arg-type]
+    assert zero.bootstrap_id != three.bootstrap_id
+
+
+def test_inner_seeds_still_count() -> None:
+    assert load_config(None, ["pretrain.seed=1"]).training("pretrain").seed != load_config().training("pretrain").seed
+
+
+def test_tracking_is_no_part_of_what_a_bootstrap_is() -> None:
+    assert load_config(None, ["tracking.enabled=false"]).bootstrap_id == load_config().bootstrap_id
+
+
+def test_vocabulary_beside_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(CONFIGS / "flickr8k.yaml", PATHS)
+    assert config.tokenizer.vocab_file == str(CONFIGS / "bert-base-uncased-vocab.txt")
+    with pytest.raises(ConfigError, match=r"no file no\.txt"):
+        load_config(None, ["tokenizer.vocab_file=no.txt"])
+
+
+def test_where_mlflow_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert load_config().tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert load_config(None, ["tracking.enabled=false"]).tracking_uri(tmp_path) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert load_config().tracking_uri(tmp_path) == "http://127.0.0.1:5000"
+    assert load_config(None, ["tracking.uri=http://other"]).tracking_uri(tmp_path) == "http://other"
