@@ -2,17 +2,16 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from components.common.contracts import RawData, RoundResult
 from components.common.errors import CapfiltError
 from components.common.storage import open_store, split_uri
-from components.data.manifest import load_manifest
-from components.data.texts import dataset_candidates
-from components.evaluation.report_data import CapfiltReport, Example, ReportData, RoundReport
+from components.evaluation.gallery import describe_capfilt
+from components.evaluation.report_data import CapfiltReport, ReportData, RoundReport
 from flows._stage import Bench
 
 logger = logging.getLogger(__name__)
@@ -22,16 +21,21 @@ Curve = tuple[tuple[float, float], ...]
 
 
 def report_data(
-    bench: Bench, raw: RawData, rounds: Sequence[RoundResult], champion: int, reasons: tuple[str, ...]
+    bench: Bench,
+    raw: RawData,
+    rounds: Sequence[RoundResult],
+    champion: int,
+    reasons: tuple[str, ...],
+    cache_dir: Path,
 ) -> ReportData:
-    """Everything the page shows."""
+    """Everything the page shows; `cache_dir` takes shards that have to be fetched for their pictures."""
     facts = {"store": bench.store.uri, "bootstrap": bench.config.bootstrap_id, "test split": raw.test.digest}
     if bench.tracker.run_id:
         facts["MLflow run"] = bench.tracker.run_id
     return ReportData(
         name=bench.config.name,
         rounds=tuple(_round(bench, raw, one) for one in rounds),
-        capfilt=tuple(_capfilt(bench, raw, one) for one in rounds if one.round > 0),
+        capfilt=tuple(_capfilt(bench, raw, one, cache_dir) for one in rounds if one.round > 0),
         stages=tuple(bench.reports),
         promoted=champion > 0 if len(rounds) > 1 else None,
         reasons=reasons,
@@ -54,21 +58,17 @@ def _round(bench: Bench, raw: RawData, one: RoundResult) -> RoundReport:
     )
 
 
-def _capfilt(bench: Bench, raw: RawData, one: RoundResult) -> CapfiltReport:
-    manifest = load_manifest(one.web.uri)
-    dropped = Counter(row.reason for row in dataset_candidates(one.web.uri) if not row.kept)
-    return CapfiltReport(
+def _capfilt(bench: Bench, raw: RawData, one: RoundResult, cache_dir: Path) -> CapfiltReport:
+    return describe_capfilt(
+        one.web,
+        raw.web,
         made_by=one.round - 1,
         metrics={name: value for name, value in one.metrics.items() if name.startswith(("capfilt/", "truth/"))},
-        failed=manifest.totals.failed,
-        dropped=dict(dropped),
-        threshold=bench.config.capfilt.threshold if bench.config.capfilt.coin is None else None,
-        examples=_examples(one, raw),
+        truth_uri=raw.truth_uri,
+        examples=EXAMPLES,
+        seed=bench.config.seed,
+        cache_dir=cache_dir,
     )
-
-
-def _examples(one: RoundResult, raw: RawData) -> tuple[Example, ...]:
-    return ()
 
 
 def read_history(uri: str) -> dict[str, Curve]:

@@ -1,5 +1,7 @@
 """What a bootstrap leaves for people: the table of rounds, the page, and where Prefect and MLflow show them."""
 
+import base64
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -10,11 +12,14 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from components.common.contracts import BootstrapResult, RawData, RoundResult
 from components.common.storage import join_uri, open_store
 from components.common.tracking import MlflowTracker
+from components.evaluation.report_data import ReportData
 from flows._report_data import report_data
 from flows._stage import Bench
 from flows._table import markdown_table
 
 logger = logging.getLogger(__name__)
+
+PICTURES = 8
 
 
 def conclude(
@@ -69,9 +74,22 @@ def _write_report(
     folder = bench.scratch / "work" / f"report-{bench.config.bootstrap_id[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    write_report(report_data(bench, raw, rounds, champion, reasons), path)
+    data = report_data(bench, raw, rounds, champion, reasons, folder)
+    write_report(data, path)
+    _log_pictures(bench, data)
     key = f"reports/{bench.config.name}-{bench.config.bootstrap_id[:8]}/report.html"
     bench.store.upload(path, key)
     bench.tracker.log_artifact(path)
     shutil.rmtree(folder, ignore_errors=True)
     return join_uri(bench.store.uri, key)
+
+
+def _log_pictures(bench: Bench, data: ReportData) -> None:
+    """Some of the page's example pictures, with their texts, as MLflow artifacts."""
+    for one in data.capfilt:
+        folder = f"samples/round-{one.made_by + 1}"
+        for example in one.examples[:PICTURES]:
+            content = base64.b64decode(example.image.partition("base64,")[2])
+            bench.tracker.log_figure_bytes(content, f"{folder}/{example.key}.jpg")
+        texts = [example.model_dump(mode="json", exclude={"image"}) for example in one.examples]
+        bench.tracker.log_text(json.dumps(texts, ensure_ascii=False, indent=1), f"{folder}/texts.json")

@@ -21,6 +21,6 @@ class LoaderConfig(BaseModel):
     prefetch: int = Field(default=3, ge=1, description="batches made ahead")
     shuffle_shards: int = Field(default=8, ge=1, description="shards whose pairs are shuffled together")
     cache_decoded_mb: int = Field(default=512, ge=0, description="RAM for decoded pictures, MiB; what fits stays")
-    cache_dir: str | None = Field(default=None, description="folder for shards fetched from S3; default: temporary")
+    cache_dir: str | None = Field(default=None, description="folder for shards from S3; default: in the user's cache")
     cache_gb: float = Field(default=50.0, gt=0, description="size of that folder, GiB; shards unused longest go first")
     max_pixels: int = Field(default=50_000_000, ge=1, description="pictures with more pixels are refused")

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,21 +21,14 @@ class ShardCache:
     longest ago goes; readers that have it open do not notice.
 
     Args:
-        folder: where they lie; without it a temporary folder that goes with this object.
+        folder: where they lie (default: `capfilt/shards` in the user's cache folder, as XDG_CACHE_HOME has it).
         max_bytes: size of the folder. The file just fetched stays in any case.
     """
 
     def __init__(self, folder: Path | None = None, max_bytes: int = 50 << 30) -> None:
-        self._temporary = None
-        if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="capfilt-shards-", ignore_cleanup_errors=True)
-            folder = Path(self._temporary.name)
-        self.folder, self.max_bytes = folder, max_bytes
-
-    def close(self) -> None:
-        """Remove the folder if it is a temporary one."""
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self.folder = folder or caches / "capfilt" / "shards"
+        self.max_bytes = max_bytes
 
     @contextlib.contextmanager
     def opened(self, uri: str, record: FileRecord) -> Iterator[int]:

@@ -244,7 +244,6 @@ class _Views:
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._views.clear()
-        self._cache.close()
 
 
 class _RowMaker:

@@ -122,16 +122,13 @@ class EvalImage:
 def iterate_images(ref: DatasetRef, *, cache_dir: Path | None = None) -> Iterator[EvalImage]:
     """All pictures of a dataset that have a kept caption, in its order."""
     cache = ShardCache(cache_dir)
-    try:
-        for entry in checked_manifest(ref).shards:
-            view = ShardView(ref.uri, entry, cache)
-            captions: list[list[str]] = [[] for _ in view.images]
-            for number, _, text in view.pairs:
-                captions[number].append(text)
-            for image, texts in zip(view.images, captions, strict=True):
-                yield EvalImage(image.key, view.read(image), tuple(texts))
-    finally:
-        cache.close()
+    for entry in checked_manifest(ref).shards:
+        view = ShardView(ref.uri, entry, cache)
+        captions: list[list[str]] = [[] for _ in view.images]
+        for number, _, text in view.pairs:
+            captions[number].append(text)
+        for image, texts in zip(view.images, captions, strict=True):
+            yield EvalImage(image.key, view.read(image), tuple(texts))
 
 
 def load_eval_set(ref: DatasetRef, cache_dir: Path | None = None) -> list[EvalImage]:

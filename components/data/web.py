@@ -19,7 +19,16 @@ from typing import Any
 from components.common.contracts import DatasetRef
 from components.common.errors import ConfigError, DataError
 from components.common.seeding import digest_of
-from components.common.storage import ObjectInfo, Store, join_uri, open_store, sha256_file, sha256_hex, split_uri
+from components.common.storage import (
+    ObjectInfo,
+    Store,
+    join_uri,
+    normalise_uri,
+    open_store,
+    sha256_file,
+    sha256_hex,
+    split_uri,
+)
 from components.data.candidates import Candidate, read_candidate_table, text_problem
 from components.data.images import BadImage, decode_image
 from components.data.manifest import (
@@ -109,6 +118,7 @@ def list_tars(uri: str) -> tuple[Store, list[ObjectInfo]]:
     Raises:
         DataError: there is none; says what was found instead.
     """
+    uri = normalise_uri(uri)
     if uri.endswith(".tar"):
         folder, key = split_uri(uri)
         source = open_store(folder)

@@ -199,7 +199,7 @@ def _ranks(scores: Tensor, right: Tensor) -> Tensor:
 
 def _recalls(direction: str, ranks: Tensor) -> dict[str, float]:
     """Share of queries whose answer is among the first k; nan (not found) is not."""
-    return {f"{direction}_recall_at_{k}": float((ranks < k).float().mean()) for k in RECALL_AT}
+    return {f"{direction}_recall_at_{k}": float((ranks < k).double().mean()) for k in RECALL_AT}
 
 
 def _itc_recall(images: Tensor, texts: Tensor, owners: Tensor) -> float:

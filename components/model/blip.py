@@ -47,7 +47,7 @@ class _Contrastive(_ImageText):
 
     def image_embed(self, tokens: Tensor) -> Tensor:
         """Image tokens `[B, 1+N, D]` to features `[B, d]` of length 1."""
-        return functional.normalize(self.vision_proj(tokens[:, 0]), dim=-1)
+        return _unit(self.vision_proj(tokens[:, 0]))
 
     def image_features(self, pixels: Tensor) -> tuple[ImageKV, Tensor]:
         """Pixels `[B, 3, S, S]` to keys and values, and features `[B, d]` of length 1."""
@@ -56,7 +56,7 @@ class _Contrastive(_ImageText):
 
     def text_features(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Texts `[R, T]` that start with [CLS] to features `[R, d]` of length 1; `mask` is 0 on padding."""
-        return functional.normalize(self.text_proj(self.text.encode(ids, mask)), dim=-1)
+        return _unit(self.text_proj(self.text.encode(ids, mask)))
 
     def match_logits(
         self,
@@ -80,6 +80,11 @@ class _Contrastive(_ImageText):
         first = self.config.text.enc_id if zero == "enc" else self.config.text.cls_id
         state = self.text.match(with_first(ids, first), mask, image_kv, image_index)
         return self.itm_head(state)  # type: ignore[no-any-return]
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Features at length 1, at least in fp32: a 16-bit one would be off by more than ITC's temperature forgives."""
+    return functional.normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)
 
 
 class BlipCaptioner(_ImageText):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from components.common import distributed
@@ -111,6 +112,7 @@ def run(spec: TrainSpec, work_dir: Path, stop: StopSignal) -> TrainResult:
         hooks=_hooks(subject.objective, plan, history, start, global_batch),
         note={"fingerprint": spec.fingerprint, "global_batch": global_batch},
     )
+    logger.info("ready %.1f s after the process started", time.time() - psutil.Process().create_time())
     started = time.monotonic()
     train(stage, stop, start)
     seconds = time.monotonic() - started
@@ -291,5 +293,7 @@ def _publish(
 
 
 def _log_to_stdout() -> None:
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
-    logging.basicConfig(stream=sys.stdout, level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
+    form = "%(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format=form, force=True)
+    if os.environ.get("RANK", "0") == "0":
+        logging.getLogger("components").setLevel(logging.INFO)

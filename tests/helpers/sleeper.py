@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from components.training.launch import leave_mark
+from components.training.group import leave_mark
 from components.training.stopping import leave_with_parents
 
 

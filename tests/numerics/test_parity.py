@@ -246,3 +246,15 @@ def test_parameter_counts_of_the_paper() -> None:
     heads = sum(parameters(head) for head in (base.vision_proj, base.text_proj, base.itm_head))
     assert parameters(vqa) + heads == pytest.approx(361.33, abs=0.005)
     assert parameters(large_base) == pytest.approx(474.7, abs=0.05)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("case", "size"), [("captioner", 224), ("filter", 384)])
+def test_base_size(case: str, size: int, tmp_path: Path) -> None:
+    """ViT-B/16 and BERT-base widths and heads, over folders; two layers of the twelve, to be quick."""
+    kind, _, load, compare = CASES[case]
+    config = BlipConfig(
+        vision=VisionConfig(image_size=size, depth=2), text=TextConfig(depth=2, max_positions=40)
+    ).for_tokenizer(TOKENIZER)
+    other = theirs(kind, config, spread=0.02)
+    compare(load(folder_of_theirs(other, tmp_path)).model, other)

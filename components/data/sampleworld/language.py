@@ -35,8 +35,8 @@ TEXTURE_WORDS = {"striped": ("striped", "stripy"), "dotted": ("dotted", "spotted
 PATTERN_WORDS = {"plain": ("plain",), "gradient": ("fading", "gradient"), "checkered": ("checkered", "tiled")}
 GROUND_WORDS = ("background", "backdrop", "wall")
 RELATION_WORDS = {
-    "left": ("to the left of", "left of"),
-    "right": ("to the right of", "right of"),
+    "left": ("left of", "to the left of"),
+    "right": ("right of", "to the right of"),
     "above": ("above", "over", "on top of"),
     "below": ("below", "under", "beneath"),
     "inside": ("inside", "within"),
@@ -58,7 +58,7 @@ FOREIGN_NOUNS = (  # what shops sell and other pages show: never in a sample-wor
     *("chair", "table", "lamp", "sofa", "jacket", "shoes", "mug", "phone", "guitar", "bicycle"),
     *("curtain", "necklace", "backpack", "keyboard", "dress", "candle", "blanket", "puppy", "kitchen", "garden"),
 )
-FIRST_CHOICE = 0.8  # how often people take the first of several synonyms
+FIRST_CHOICE = 0.85  # how often people take the first of several synonyms
 
 
 def word(options: tuple[str, ...], rng: random.Random) -> str:
@@ -81,7 +81,7 @@ def human_captions(scene: Scene, count: int, rng: random.Random) -> tuple[str, .
 def human_caption(scene: Scene, rng: random.Random) -> str:
     """One true caption, lower case, without a full stop."""
     body = _body(scene, rng)
-    if rng.random() < 0.45:
+    if rng.random() < 0.35:
         body = f"{body} {ground_phrase(scene, rng)}"
     return body
 
@@ -94,7 +94,7 @@ def ground_phrase(scene: Scene, rng: random.Random) -> str:
     return f"{rng.choice(('on', 'on', 'against'))} {_article(words[0])} {' '.join(words)}"
 
 
-def noun_words(thing: Thing, rng: random.Random, *, size: float = 0.5, texture: float = 0.6) -> list[str]:
+def noun_words(thing: Thing, rng: random.Random, *, size: float = 0.4, texture: float = 0.5) -> list[str]:
     """`['large', 'striped', 'red', 'circle']`: size and texture are mentioned with the given probabilities."""
     words = []
     if thing.size != "medium" and rng.random() < size:

@@ -19,12 +19,12 @@ PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom lef
 RELATIONS = ("left", "right", "above", "below", "inside", "around", "beside")
 Relation = Literal["left", "right", "above", "below", "inside", "around", "beside"]
 
-RADIUS = {"small": 0.12, "medium": 0.17, "large": 0.22}
+RADIUS = {"small": 0.08, "medium": 0.115, "large": 0.15}
 ROOMY = ("circle", "square", "heart", "diamond")  # shapes wide enough in the middle to hold another one
-_OUTER_RADIUS = 0.36
-_CELLS = (0.26, 0.74)  # centres of a 2 x 2 grid: two large shapes side by side do not touch
-_THIRDS = (0.26, 0.5, 0.74)
-_JITTER = 0.03
+_OUTER_RADIUS = 0.34
+_INNER_RADIUS = 0.12
+_LINES = (1 / 6, 3 / 6, 5 / 6)  # centres of a 3 x 3 grid: two large shapes side by side do not touch
+_JITTER = 0.015
 _APART = 0.2  # smallest distance along an axis at which one thing is left of, or above, another
 
 
@@ -89,7 +89,7 @@ def relation_between(first: Thing, second: Thing) -> Relation:
     if holds("around", first, second):
         return "around"
     dx, dy = second.x - first.x, second.y - first.y
-    if abs(dx) >= abs(dy):
+    if abs(dx) >= abs(dy) - _APART / 2:
         return "left" if dx > 0 else "right"
     return "above" if dy > 0 else "below"
 
@@ -98,7 +98,7 @@ def sample_scene(rng: random.Random) -> Scene:
     """Draw a scene. Two things of a scene never share both shape and colour unless they are twins."""
     ground = rng.choice(GROUND_COLOURS)
     pattern = rng.choices(GROUND_PATTERNS, (2, 1, 1))[0]
-    count = rng.choices((1, 2, 3), (5, 11, 4))[0]
+    count = rng.choices((1, 2, 3), (8, 10, 2))[0]
     if count == 2 and rng.random() < 0.2:
         return Scene(_nested(rng), ground, pattern)
     return Scene(_spread(rng, count), ground, pattern)
@@ -108,7 +108,7 @@ def _nested(rng: random.Random) -> tuple[Thing, Thing]:
     x, y = 0.5 + _jitter(rng), 0.5 + _jitter(rng)
     outer_colour, inner_colour = rng.sample(COLOURS, 2)
     outer = Thing(rng.choice(ROOMY), outer_colour, "large", "plain", x, y, _OUTER_RADIUS)
-    inner = Thing(rng.choice(SHAPES), inner_colour, "small", _texture(rng), x, y, RADIUS["small"] + 0.02)
+    inner = Thing(rng.choice(SHAPES), inner_colour, "small", _texture(rng), x, y, _INNER_RADIUS)
     return outer, inner
 
 
@@ -127,15 +127,12 @@ def _spread(rng: random.Random, count: int) -> tuple[Thing, ...]:
 
 
 def _spots(rng: random.Random, count: int) -> list[tuple[float, float]]:
-    """Cell centres: any ninth for one thing, a row or a column for two, three cells of a 2 x 2 grid for three."""
-    if count == 1:
-        return [(rng.choice(_THIRDS), rng.choice(_THIRDS))]
+    """Cell centres: any of the nine for one thing or three, two of the same row or column for two."""
     if count == 2:
-        across = rng.choice(_THIRDS)
-        row = rng.random() < 0.5
-        spots = [(along, across) if row else (across, along) for along in _CELLS]
+        across, row = rng.choice(_LINES), rng.random() < 0.5
+        spots = [(along, across) if row else (across, along) for along in rng.sample(_LINES, 2)]
     else:
-        spots = rng.sample([(x, y) for x in _CELLS for y in _CELLS], 3)
+        spots = rng.sample([(x, y) for x in _LINES for y in _LINES], count)
     rng.shuffle(spots)
     return spots
 

@@ -13,11 +13,10 @@ from components.evaluation.report import (
     ExampleText,
     ReportData,
     RoundReport,
-    best_round,
     render_report,
-    verdict,
     write_report,
 )
+from components.evaluation.verdict import best_round, verdict
 from tests.unit.evaluation.demo import demo
 
 RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"

@@ -161,3 +161,18 @@ def test_the_ends_of_the_range_stay_in_the_nucleus():
     edges = torch.tensor([0.0, 1.0 - 1e-16], dtype=torch.float64)
     assert sample_nucleus(probabilities, 0.9, edges).tolist() == [1, 3]
     assert sample_nucleus(probabilities, 0.6, edges).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("method", ["greedy", "beam", "nucleus"])
+def test_half_precision_writes_too(model, method):
+    """Weights in bf16, and fp32 weights under autocast: mixed types meet in the cache."""
+    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    config = DecodingConfig(method=method, min_length=8)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = generate(model, model.encode_images(pixels), PROMPT, config, seeds(4))
+    half = BlipCaptioner(CONFIG)
+    half.load_state_dict(model.state_dict())
+    half = half.bfloat16().eval()
+    with torch.no_grad():
+        written = generate(half, half.encode_images(pixels), PROMPT, config, seeds(4))
+    assert all(8 - len(PROMPT) <= len(row) <= 17 for row in [*mixed, *written])
