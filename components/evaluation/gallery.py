@@ -149,7 +149,6 @@ class _Pictures:
     def close(self) -> None:
         for handle, _ in self._open.values():
             os.close(handle)
-        self._cache.close()
 
     def thumbnail(self, shard: str, key: str) -> str | None:
         """Data URI of a picture; None if no tar has it, or it does not decode."""
