@@ -57,7 +57,7 @@ def run_evaluation(
         DataError: the test split is empty or lacks captions.
         ModelError: a model folder does not load, or its outputs are not finite.
     """
-    samples = load_eval_set(test, work_dir / "shards")[: config.limit]
+    samples = load_eval_set(test)[: config.limit]
     if not samples:
         raise DataError(f"{test.uri}: the test split has no images to measure on")
     models = work_dir / "models"

@@ -1,5 +1,6 @@
 """The outcome of a bootstrap in one sentence, and which round did best."""
 
+import math
 from collections.abc import Sequence
 
 from components.evaluation.charts import number
@@ -11,11 +12,10 @@ PRIMARY = (RECALL, CIDER)
 
 def best_round(rounds: Sequence[RoundReport]) -> RoundReport:
     """The round with the highest mean relative gain over the first in the primary metrics; ties go to the earlier."""
-    first = rounds[0].metrics
 
     def gain(one: RoundReport) -> float:
-        gains = [_relative(first[name], one.metrics[name]) for name in PRIMARY if name in first and name in one.metrics]
-        return sum(gains) / len(gains) if gains else 0.0
+        gains = [_relative(before, after) for _, before, after in _changes(rounds[0], one)]
+        return sum(gains) / len(gains) if gains else float("-inf")
 
     return max(rounds, key=gain)
 
@@ -27,11 +27,7 @@ def verdict(data: ReportData) -> str:
         return f"Round {first.round}: {_figures(first) or 'nothing was measured'}."
     best = best_round(data.rounds)
     other = best if best is not first else last
-    changes = [
-        (name, first.metrics[name], other.metrics[name])
-        for name in PRIMARY
-        if name in first.metrics and name in other.metrics
-    ]
+    changes = _changes(first, other)
     if not changes:
         return f"{len(data.rounds)} rounds ended, and nothing was measured that could be compared."
     words = " and ".join(
@@ -41,6 +37,16 @@ def verdict(data: ReportData) -> str:
     ups = [after > before for _, before, after in changes]
     judgement = "is better than" if all(ups) else "is not better than" if not any(ups) else "is a mixed result against"
     return f"Round {other.round} {judgement} round {first.round}: {words}."
+
+
+def _changes(first: RoundReport, other: RoundReport) -> list[tuple[str, float, float]]:
+    """(name, before, after) of the primary metrics that both rounds have, as finite numbers."""
+    both = [(name, first.metrics.get(name), other.metrics.get(name)) for name in PRIMARY]
+    return [
+        (name, before, after)
+        for name, before, after in both
+        if before is not None and after is not None and math.isfinite(before) and math.isfinite(after)
+    ]
 
 
 def _figures(one: RoundReport) -> str:

@@ -138,6 +138,8 @@ def test_values_that_are_not_finite_do_not_break_the_page():
         ([(0.5, 1.0), (0.6, 0.99)], "Round 1 is a mixed result against round 0"),
         ([(0.5, 1.0), (0.6, 1.2), (0.55, 1.1)], "Round 2 is better than round 0"),
         ([(0.5, 1.0), (0.5, 1.0)], "Round 1 is not better than round 0"),
+        ([(0.5, 1.0), (float("nan"), 1.1)], "Round 1 is better than round 0: CIDEr rises"),
+        ([(0.5, 1.0), (float("nan"), float("nan"))], "2 rounds ended, and nothing was measured"),
         ([(0.5, 1.0)], "Round 0: retrieval recall 50.0 %, CIDEr 1.000."),
     ],
 )
