@@ -162,29 +162,29 @@ class FolderStore(Store):
         return path
 
     def read(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
-        with self.open(key) as file, _folder_errors("read", self._path(key)):
+        with self.open(key) as file, folder_errors("read", self._path(key)):
             file.seek(start)
             return file.read() if stop is None else file.read(stop - start)
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         path = self._path(key)
-        with _folder_errors("write", path), _replacing(path) as temporary:
+        with folder_errors("write", path), _replacing(path) as temporary:
             temporary.write_bytes(data)
             return _publish(temporary, path, if_absent=if_absent)
 
     def upload(self, path: Path, key: str) -> None:
         target = self._path(key)
-        with _folder_errors("write", target), _replacing(target) as temporary:
+        with folder_errors("write", target), _replacing(target) as temporary:
             _copy_bytes(path, temporary)
             _publish(temporary, target, if_absent=False)
 
     def download(self, key: str, path: Path) -> None:
-        with _folder_errors("read", self._path(key)), _replacing(path) as temporary:
+        with folder_errors("read", self._path(key)), _replacing(path) as temporary:
             _copy_bytes(self._path(key), temporary)
             _publish(temporary, path, if_absent=False)
 
     def open(self, key: str) -> BinaryIO:
-        with _folder_errors("read", self._path(key)):
+        with folder_errors("read", self._path(key)):
             return self._path(key).open("rb")
 
     def info(self, key: str) -> ObjectInfo | None:
@@ -203,7 +203,7 @@ class FolderStore(Store):
                 yield info
 
     def delete(self, key: str) -> None:
-        with _folder_errors("delete", self._path(key)):
+        with folder_errors("delete", self._path(key)):
             self._path(key).unlink(missing_ok=True)
 
     def local_path(self, key: str) -> Path | None:
@@ -244,7 +244,8 @@ def _copy_bytes(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _folder_errors(action: str, path: Path) -> Iterator[None]:
+def folder_errors(action: str, path: Path) -> Iterator[None]:
+    """Turn the system's errors about a local file into StorageError: what, where, how to mend it."""
     try:
         yield
     except FileNotFoundError as error:

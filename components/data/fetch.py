@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.common.errors import DataError
-from components.common.storage import open_store, sha256_file, split_uri
+from components.common.storage import folder_errors, open_store, sha256_file, split_uri
 from components.data.manifest import FileRecord
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,10 @@ class ShardCache:
         Raises:
             DataError: the file is missing, or not what the manifest says.
         """
-        handle = os.open(self._path(uri, record), os.O_RDONLY)
+        try:
+            handle = os.open(self._path(uri, record), os.O_RDONLY)
+        except FileNotFoundError:  # another process made room between the fetch and the open
+            handle = os.open(self._path(uri, record), os.O_RDONLY)
         try:
             if os.fstat(handle).st_size != record.bytes:
                 found = os.fstat(handle).st_size
@@ -58,15 +61,21 @@ class ShardCache:
         return local
 
     def _cached(self, uri: str, record: FileRecord) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / record.sha256
-        with (self.folder / f"{record.sha256}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process per machine fetches, the others wait for it
+        with folder_errors("write", path), self._locked(record.sha256):
             if not path.is_file() or path.stat().st_size != record.bytes:
                 _fetch(uri, record, path)
                 self._shrink(keep=path)
             os.utime(path)
         return path
+
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """One process per machine fetches, the others wait for it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _shrink(self, keep: Path) -> None:
         files = [path for path in self.folder.iterdir() if len(path.name) == 64]

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from components.common.errors import DataError
-from components.common.storage import Store, sha256_hex
+from components.common.storage import Store, folder_errors, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
 from components.data.manifest import BadSample, Counts, FileRecord, ShardRecord, commit_shard
 from components.data.shards import ShardWriter
@@ -31,9 +31,10 @@ class ShardBuilder:
         self._rows: list[Candidate] = []
         self._bad: list[BadSample] = []
         self._kept = self._dropped = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="capfilt-shard-", dir=work_dir, ignore_cleanup_errors=True)
-        self._path = Path(self._folder.name) / f"{name}.tar"
-        self._file: BinaryIO | None = None if tar else self._path.open("wb")
+        with folder_errors("write", work_dir or Path(tempfile.gettempdir())):
+            self._folder = tempfile.TemporaryDirectory("", "capfilt-shard-", work_dir, ignore_cleanup_errors=True)
+            self._path = Path(self._folder.name) / f"{name}.tar"
+            self._file: BinaryIO | None = None if tar else self._path.open("wb")
         self._writer = ShardWriter(self._file) if self._file else None
 
     def __enter__(self) -> "ShardBuilder":
@@ -51,7 +52,8 @@ class ShardBuilder:
         if (members is None) != (self._writer is None):
             raise DataError(f"shard {self.name}, {key}: members are written exactly where the tar is not used in place")
         if self._writer is not None and members is not None:
-            self._writer.add(key, members)
+            with folder_errors("write", self._path):
+                self._writer.add(key, members)
         self._rows += candidates
         if any(row.kept for row in candidates):
             self._kept += 1
@@ -100,8 +102,9 @@ class ShardBuilder:
     def _upload_tar(self) -> FileRecord:
         if self._writer is None or self._file is None:
             raise DataError(f"shard {self.name} has no tar of its own")
-        self._writer.close()
-        self._file.close()
+        with folder_errors("write", self._path):
+            self._writer.close()
+            self._file.close()
         record = FileRecord(uri=f"shards/{self.name}.tar", bytes=self._writer.size, sha256=self._writer.sha256)
         self.store.upload(self._path, record.uri)
         return record

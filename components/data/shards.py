@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from components.common.errors import DataError
+from components.common.storage import folder_errors
 from components.data.candidates import Candidate, read_candidates, write_candidates
 from components.data.tarwalk import BLOCK, BrokenShard, Entry, open_source, refusal, walk
 
@@ -229,10 +230,13 @@ def write_shard(samples: Iterable[ShardSample | tuple[str, Mapping[str, bytes]]]
 
     Returns:
         Its size in bytes and its sha256.
+
+    Raises:
+        StorageError: the disk is full or refuses.
     """
     partial = target.with_name(target.name + ".partial")
     try:
-        with partial.open("wb") as file, ShardWriter(file) as writer:
+        with folder_errors("write", target), partial.open("wb") as file, ShardWriter(file) as writer:
             for sample in samples:
                 key, members = (sample.key, sample.members) if isinstance(sample, ShardSample) else sample
                 writer.add(key, members)

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from components.capfilt.verify import verify
 from components.common.errors import ConfigError, DataError, StorageError
 from components.common.storage import Store, open_store
 from components.data.candidates import MAX_TEXT_BYTES, read_candidates
 from components.data.coco import import_coco, parse_annotations
 from components.data.manifest import file_uri, load_manifest, read_commit
 from components.data.shards import read_shard
-from components.data.verify import verify_dataset
 from components.data.views import load_eval_set
 from tests.helpers.s3 import serve_s3
 from tests.helpers.webshards import bad_pictures, encoded, photo
@@ -69,7 +69,7 @@ def test_images_and_all_captions_arrive_unchanged(world: tuple[Path, str, Store]
         ("p_3", "Caption 0 of 3.", "human", True),
         ("p_3", "Caption 1 of 3.", "human", True),
     ]
-    assert verify_dataset(ref.uri) == []
+    assert verify(ref.uri).problems == ()
     assert [one.captions for one in load_eval_set(ref)][6] == ("Caption 0 of 6.", "Caption 1 of 6.")
 
 
@@ -240,7 +240,7 @@ def test_from_s3_and_to_s3(world: tuple[Path, str, Store], tmp_path: Path, monke
         assert ref.digest == local.digest and ref.uri.startswith("s3://")
         assert [one.key for one in load_eval_set(ref, tmp_path / "cache")] == [f"p_{i}" for i in range(7)]
         assert import_coco(f"{server.uri}/in/captions.json", f"{server.uri}/in/images", store=bucket, name="h") == ref
-        assert verify_dataset(ref.uri) == []
+        assert verify(ref.uri).problems == ()
         with pytest.raises(DataError, match="has none of the annotated images"):
             import_coco(f"{server.uri}/in/captions.json", f"{server.uri}/elsewhere", store=bucket, name="h")
 

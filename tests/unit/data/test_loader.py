@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +287,33 @@ def test_s3_shards_are_fetched_once_checked_and_evicted(tmp_path: Path, monkeypa
         for path in web.iterdir():
             bucket.delete(f"web/{path.name}")
         assert pairs(run([(ref, 1)], 8, config)[0]) == pairs(local)  # nothing is fetched twice
+
+
+def test_processes_that_want_one_shard_fetch_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0.tar").write_bytes(b"x" * 1000)
+    record = FileRecord(uri="", bytes=1000, sha256=sha256_hex(b"x" * 1000))
+    fetched: list[str] = []
+    download = FolderStore.download
+
+    def slowly(self: FolderStore, key: str, path: Path) -> None:
+        fetched.append(key)
+        time.sleep(0.2)
+        download(self, key, path)
+
+    monkeypatch.setattr(FolderStore, "local_path", lambda self, key: None)
+    monkeypatch.setattr(FolderStore, "download", slowly)
+
+    def read(_: int) -> int:  # a cache of its own, as another process has
+        with ShardCache(tmp_path / "cache").opened(str(tmp_path / "0.tar"), record) as handle:
+            pass
+        try:
+            return len(os.pread(handle, 2000, 0))
+        finally:
+            os.close(handle)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read, range(4))) == [1000] * 4
+    assert fetched == ["0.tar"]
 
 
 def test_the_cache_keeps_to_its_size_and_checks_what_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

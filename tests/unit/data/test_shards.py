@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.common.errors import DataError
+from components.common.errors import DataError, StorageError
 from components.data.candidates import (
     MAX_TEXT_BYTES,
     Candidate,
@@ -245,6 +245,14 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> Non
         file.truncate(3000)
     with pytest.raises(BrokenShard, match="shorter while it was read"):
         list(reader)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_leaves_no_shard(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.partial").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="a.tar: the disk is full; free space and run again"):
+        write_shard([("a", {"jpg": b"x" * 100_000})], tmp_path / "a.tar")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_shard(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from components.capfilt.verify import verify
 from components.common.errors import ConfigError, DataError, StorageError
 from components.common.storage import Store, open_store, sha256_file, sha256_hex
 from components.data.candidates import MAX_TEXT_BYTES, read_candidates
 from components.data.manifest import load_manifest, read_commit
-from components.data.verify import verify_dataset
 from components.data.views import load_eval_set
 from components.data.web import import_web, web_texts
 from tests.helpers.s3 import serve_s3
@@ -47,7 +47,7 @@ def test_shards_are_used_in_place(tmp_path: Path, store: Store) -> None:
     rows = read_candidates(Path(ref.uri) / "shards/00001.parquet")
     assert (rows[0].key, rows[0].source, rows[0].text) == ("000010000", "web", "a picture numbered 100")
     assert rows[0].image_sha256 == sha256_hex(good_sample(100)["jpg"]) and rows[0].itm_probability is None
-    assert verify_dataset(ref.uri) == []
+    assert verify(ref.uri).problems == ()
     assert load_eval_set(ref)[5].image == good_sample(100)["jpg"]
 
 
@@ -67,7 +67,7 @@ def test_limit_counts_samples(tmp_path: Path, store: Store, limit: int, shards: 
     ref = import_web(str(write_web(tmp_path / "web")), store=store, name="web", limit=limit)
     manifest = load_manifest(ref.uri)
     assert (ref.images, len(manifest.shards)) == (min(limit, 15), shards)
-    assert len(load_eval_set(ref)) == ref.images and verify_dataset(ref.uri) == []
+    assert len(load_eval_set(ref)) == ref.images and verify(ref.uri).problems == ()
 
 
 def test_nothing_to_import_is_an_error_with_its_remedy(tmp_path: Path, store: Store) -> None:
@@ -177,7 +177,7 @@ def test_a_cut_tar_gives_its_whole_samples_and_counts_the_rest(tmp_path: Path, s
     commit = read_commit(open_store(ref.uri), "00001")
     assert commit is not None and (commit.counts.kept, commit.counts.failed) == (2, {"broken_shard": 1})
     assert f"broken at byte {at}" in commit.bad[0].detail and commit.bad[0].key == f"00001.tar@{at}"
-    assert len(load_eval_set(ref)) == 7 and verify_dataset(ref.uri) == []
+    assert len(load_eval_set(ref)) == 7 and verify(ref.uri).problems == ()
     (web / "00001_stats.json").write_text(json.dumps({"count": 6, "successes": 5}))
     again = import_web(str(web), store=open_store(str(tmp_path / "again")), name="web")
     assert load_manifest(again.uri).totals.failed == {"broken_shard": 3}
