@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from components.common.distributed import all_gather
 from components.common.errors import ModelError
+from components.model.vision import resize_positions
 
 if TYPE_CHECKING:
     from components.model.blip import BlipFilter, BlipPretrain
@@ -130,6 +131,18 @@ class MomentumEncoders(MomentumAverage):
             image = modules["vision_proj"](modules["vision_model"](pixels)[:, 0])
             text = modules["text_proj"](modules["text"].encode(ids, mask))
         return functional.normalize(image.float(), dim=-1), functional.normalize(text.float(), dim=-1)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take averages from a checkpoint; position embeddings of another image size are interpolated, as the model's.
+
+        Raises:
+            ModelError: names or shapes differ from this model's.
+        """
+        name, own = "vision_model.positions", self.state_dict()
+        if name in state:
+            patches = own[name].shape[1] - 1
+            state = {**state, name: resize_positions(state[name], patches)}
+        super().load_state_dict(state)
 
     def _student_precision(self, device_type: str) -> AbstractContextManager[Any]:
         """Compute as the student does: in its 16-bit type where its parameters have one, else as autocast is set."""

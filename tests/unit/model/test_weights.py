@@ -121,6 +121,20 @@ def test_teacher_travels_with_a_pretrained_model(tmp_path: Path) -> None:
         torch.testing.assert_close(again.teacher_state()[name], value, rtol=0, atol=0)
 
 
+def test_training_goes_on_at_another_image_size(tmp_path: Path) -> None:
+    stage = PretrainObjective(BlipPretrain(CONFIG))
+    save_model(stage.model, TOKENIZER, tmp_path, teacher=stage.teacher_state())
+    larger = PretrainObjective(load_base(tmp_path, image_size=64).model)
+    state = load_teacher(tmp_path)
+    assert state is not None
+    larger.load_teacher_state(state)
+    # the teacher started as the student, and is stretched as the student is
+    positions = larger.teacher_state()["encoders.vision_model.positions"]
+    torch.testing.assert_close(positions, larger.model.vision_model.positions.detach(), rtol=0, atol=0)
+    with pytest.raises(ModelError, match="do not fit"):
+        larger.load_teacher_state({name: value for name, value in state.items() if "text_proj" not in name})
+
+
 def test_no_teacher_in_other_folders(captioner: Path) -> None:
     assert load_teacher(captioner) is None
 
