@@ -60,11 +60,12 @@ bench-gpu: setup
 
 up:
 	@command -v docker >/dev/null 2>&1 || { echo "docker is missing: https://docs.docker.com/engine/install" >&2; exit 1; }
-	$(COMPOSE) -f infra/compose.yaml up --build --detach --wait
+	@test -f infra/.env || { echo "secrets are missing: cp infra/.env.example infra/.env and fill them in" >&2; exit 1; }
+	$(COMPOSE) --env-file infra/.env -f infra/compose.yaml up --build --detach --wait
 	@echo "Prefect http://127.0.0.1:4200   MLflow http://127.0.0.1:5000   S3 http://127.0.0.1:8333"
 
 down:
-	$(COMPOSE) -f infra/compose.yaml down
+	$(COMPOSE) --env-file infra/.env -f infra/compose.yaml down
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
