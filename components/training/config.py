@@ -143,7 +143,5 @@ class TrainConfig(_Config):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps (optimizer steps) and epochs (passes over the data)")
         if self.steps is not None and self.optim.warmup_steps > self.steps:
-            raise ValueError(
-                f"warmup_steps ({self.optim.warmup_steps}) is longer than the training ({self.steps} steps)"
-            )
+            raise ValueError(f"warmup_steps ({self.optim.warmup_steps}) is longer than steps ({self.steps})")
         return self

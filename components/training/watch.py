@@ -37,6 +37,10 @@ class Window:
     waited: float = 0.0
     started: float = field(default_factory=time.monotonic)
     steps: int = 0
+    waits_for_device: bool = False
+
+    def __post_init__(self) -> None:
+        self.waits_for_device = self.device.type != "cpu"
 
     def add(self, step: int, outputs: Sequence[Mapping[str, Tensor]], norm: Tensor, keys: Sequence[str]) -> None:
         """Take in one optimizer step: outputs of its micro-batches, and the keys of its pairs.
@@ -51,7 +55,7 @@ class Window:
         self.keys.append((step, keys))
         self.samples += len(keys)
         self.steps += 1
-        if self.device.type == "cpu" and not math.isfinite(float(self.parts["train/loss"][-1])):
+        if not self.waits_for_device and not math.isfinite(float(self.parts["train/loss"][-1])):
             self._check(self.parts["train/loss"])
 
     def flush(self) -> Metrics:

@@ -1,0 +1,135 @@
+"""The real objectives trained by the real launcher: two processes, ZeRO 2, bf16, a SIGKILL, and a model folder after it."""
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from components.common.contracts import DatasetRef
+from components.common.errors import CapfiltError, ConfigError
+from components.common.storage import Store, open_store
+from components.common.tracking import NullTracker
+from components.data.coco import import_coco
+from components.model.config import BlipConfig, TextConfig, VisionConfig
+from components.model.tokenizer import BlipTokenizer
+from components.model.weights import load_base, load_captioner, load_filter, load_teacher
+from components.training.config import TrainConfig
+from components.training.finetune import run_finetuning
+from components.training.pretrain import run_pretraining
+from tests.helpers.webshards import encoded, photo
+
+CAPTIONS = ("a red ball left of a blue cube", "two green cubes on sand", "a small dog", "stripes and a yellow ring")
+TINY = BlipConfig(
+    vision=VisionConfig(image_size=32, patch_size=16, width=32, depth=2, heads=2),
+    text=TextConfig(width=32, depth=2, heads=2, intermediate=64, max_positions=32, attention_dropout=0.1),
+    embed_dim=16,
+    queue_size=24,
+)
+
+
+class KillingTracker(NullTracker):
+    """Kills every training process by SIGKILL as soon as it has heard of a step."""
+
+    def __init__(self, work_dir: Path, step: int) -> None:
+        super().__init__()
+        self.work_dir, self.step = work_dir, step
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        if step == self.step:
+            for mark in (self.work_dir / "processes").glob("*:*"):
+                psutil.Process(int(mark.name.split(":")[0])).send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return open_store(str(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="module")
+def human(tmp_path_factory: pytest.TempPathFactory, store: Store) -> DatasetRef:
+    folder = tmp_path_factory.mktemp("human")
+    images, annotations = [], []
+    for number in range(12):
+        (folder / f"{number}.jpg").write_bytes(encoded(photo(number)))
+        images.append({"id": number, "file_name": f"{number}.jpg"})
+        for extra in range(2):
+            text = CAPTIONS[(number + extra) % len(CAPTIONS)]
+            annotations.append({"id": 2 * number + extra, "image_id": number, "caption": text})
+    (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    return import_coco(str(folder / "captions.json"), str(folder), store=store, name="human")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    BlipTokenizer.train(CAPTIONS, 120, min_count=1).save(folder)
+    return str(folder)
+
+
+def config(processes: int, **over: object) -> TrainConfig:
+    base = {
+        "steps": 10,
+        "batch_size": 8 // processes,
+        "precision": "bf16",
+        "optim": {"lr": 1e-3, "warmup_steps": 2, "clip": 1.0},
+        "deepspeed": {"zero_stage": 2},
+        "checkpoint": {"every_steps": 4},
+        "log_every": 1,
+        "launch": {"processes": processes, "threads": 1},
+    }
+    return TrainConfig.model_validate(base | over)
+
+
+def losses(work_dir: Path) -> list[dict[str, float]]:
+    """The curve without what a clock measures."""
+    lines = [json.loads(line) for line in (work_dir / "history.jsonl").read_text().splitlines()]
+    clocked = ("train/samples_per_second", "train/seconds_per_step", "train/data_wait_share")
+    return [{name: value for name, value in line.items() if name not in clocked} for line in lines]
+
+
+def test_a_killed_pre_training_goes_on_bit_for_bit_and_its_model_is_finetuned(
+    tmp_path: Path, store: Store, human: DatasetRef, tokenizer: str
+) -> None:
+    folder = tmp_path / "pretrain"
+    with pytest.raises(CapfiltError, match="ended with code"):
+        run_pretraining(
+            [(human, 1)], TINY, config(2), tokenizer=tokenizer, store=store, work_dir=folder,
+            tracker=KillingTracker(folder, 7),
+        )  # fmt: skip
+    before = losses(folder)
+    assert len(before) >= 7
+    result = run_pretraining([(human, 1)], TINY, config(2), tokenizer=tokenizer, store=store, work_dir=folder)
+    after = losses(folder)
+    assert after[: len(before)] == before
+    assert [line["step"] for line in after] == list(range(1, 11))
+    assert {"train/loss_itc", "train/loss_itm", "train/loss_lm", "train/nll_lm"} <= set(after[-1])
+    assert after[-1]["train/queue_fill"] == 1.0
+    assert result.steps == 10
+    assert "going on from" in (folder / "training.log").read_text()
+
+    base = load_base(result.model.uri)
+    teacher = load_teacher(result.model.uri)
+    assert teacher is not None
+    assert {value.dtype for name, value in teacher.items() if name.startswith("encoders.")} == {torch.float32}
+    assert all(value.dtype == torch.float32 for value in base.model.state_dict().values())
+
+    for role, load in (("captioner", load_captioner), ("filter", load_filter)):
+        settings = config(1, steps=2, precision="fp32", deepspeed={"zero_stage": 0})
+        tuned = run_finetuning(role, result.model, [(human, 1)], settings, store=store, work_dir=tmp_path / role)
+        model = load(tuned.model.uri).model
+        start, end = base.model.vision_model.patch.weight, model.vision_model.patch.weight
+        assert 0 < (start - end).abs().max() < 0.01, "learned a little, from the base model on"
+
+
+def test_settings_changed_under_a_checkpoint_are_refused(
+    tmp_path: Path, store: Store, human: DatasetRef, tokenizer: str
+) -> None:
+    short = config(1, steps=4, precision="fp32")
+    other = short.model_copy(update={"optim": short.optim.model_copy(update={"lr": 5e-3})})
+    run_pretraining([(human, 1)], TINY, short, tokenizer=tokenizer, store=store, work_dir=tmp_path)
+    with pytest.raises(ConfigError, match="belongs to a training with other data, model or settings"):
+        run_pretraining([(human, 1)], TINY, other, tokenizer=tokenizer, store=store, work_dir=tmp_path)
