@@ -38,7 +38,9 @@ class SampleWorldConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(default=0, ge=0, description="seed of everything in the world")
-    image_size: int = Field(default=64, ge=16, le=1024, description="side of the square pictures, in pixels")
+    image_size: int = Field(
+        default=72, ge=24, le=1024, description="side of the square pictures, pixels; a third of it holds one thing"
+    )
     jpeg_quality: int = Field(default=92, ge=1, le=100, description="JPEG quality, 1 to 100")
     human_train: int = Field(default=400, ge=1, description="pictures with human captions to train on")
     human_val: int = Field(default=100, ge=1, description="pictures with human captions to choose by")

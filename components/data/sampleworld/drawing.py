@@ -14,7 +14,7 @@ import numpy.typing as npt
 from components.data.sampleworld.scene import Scene, Thing
 
 Image = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float32]  # canvases [S, S, 3], colours [3], strengths and coordinates [S, S]
 
 RGB = {
     "red": (214, 40, 40),
@@ -39,7 +39,8 @@ def draw_scene(scene: Scene, size: int, rng: random.Random) -> Image:
     canvas = _ground(scene, size, rng)
     for thing in scene.things:
         _paint(canvas, thing, size, rng)
-    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    picture: Image = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    return picture
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:
@@ -52,12 +53,12 @@ def encode_jpeg(image: Image, quality: int) -> bytes:
     return data.tobytes()
 
 
-def _tint(name: str, rng: random.Random) -> npt.NDArray[np.float32]:
+def _tint(name: str, rng: random.Random) -> Floats:
     spread = _COLOUR_JITTER
     return np.array([channel + rng.uniform(-spread, spread) for channel in RGB[name]], np.float32)
 
 
-def _ground(scene: Scene, size: int, rng: random.Random) -> npt.NDArray[np.float32]:
+def _ground(scene: Scene, size: int, rng: random.Random) -> Floats:
     colour = _tint(scene.ground, rng)
     rows, columns = _grid(size)
     if scene.pattern == "gradient":
@@ -68,18 +69,18 @@ def _ground(scene: Scene, size: int, rng: random.Random) -> npt.NDArray[np.float
         shade = np.where(cells % 2 == 0, np.float32(1.1), np.float32(0.82))
     else:
         shade = np.ones((size, size), np.float32)
-    return shade[:, :, None] * colour
+    ground: Floats = (shade[:, :, None] * colour).astype(np.float32)
+    return ground
 
 
 @lru_cache(maxsize=8)
-def _grid(size: int) -> tuple[Mask, Mask]:
+def _grid(size: int) -> tuple[Floats, Floats]:
     """Pixel-centre coordinates in shares of the side: rows [S, S] and columns [S, S]."""
     line = (np.arange(size, dtype=np.float32) + 0.5) / size
-    rows, columns = np.meshgrid(line, line, indexing="ij")
-    return rows, columns
+    return np.repeat(line[:, None], size, axis=1), np.repeat(line[None, :], size, axis=0)
 
 
-def _paint(canvas: npt.NDArray[np.float32], thing: Thing, size: int, rng: random.Random) -> None:
+def _paint(canvas: Floats, thing: Thing, size: int, rng: random.Random) -> None:
     """Blend one thing into the canvas, in its bounding box only."""
     mask = _mask(thing, size, rng.uniform(-0.12, 0.12))
     colour = _tint(thing.colour, rng)
@@ -98,24 +99,24 @@ def _span(centre: float, reach: float, size: int) -> tuple[int, int]:
     return max(0, math.floor((centre - reach) * size)), min(size, math.ceil((centre + reach) * size))
 
 
-def _contrast(colour: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _contrast(colour: Floats) -> Floats:
     """Marks are a much darker tone of a light colour, and a much lighter tone of a dark one."""
-    if colour.mean() > 100:
-        return colour * np.float32(0.35)
-    return colour + np.float32(0.6) * (255 - colour)
+    marks: Floats = colour * np.float32(0.35) if colour.mean() > 100 else colour + np.float32(0.6) * (255 - colour)
+    return marks
 
 
-def _marks(thing: Thing, rows: Mask, columns: Mask) -> Mask:
+def _marks(thing: Thing, rows: Floats, columns: Floats) -> Floats:
     """Strength of the texture's marks in [0, 1] at each pixel of the box."""
     u, v = columns - thing.x, rows - thing.y
+    marks: Floats = np.zeros_like(u)
     if thing.texture == "striped":
-        return np.clip(0.5 + 2.5 * np.sin((u + v) * 62), 0, 1).astype(np.float32)
-    if thing.texture == "dotted":
-        return np.clip(4.0 * (np.cos(u * 70) + np.cos(v * 70) - 0.9), 0, 1).astype(np.float32)
-    return np.zeros_like(u)
+        marks = np.clip(0.5 + 2.5 * np.sin((u + v) * 62), 0, 1).astype(np.float32)
+    elif thing.texture == "dotted":
+        marks = np.clip(4.0 * (np.cos(u * 70) + np.cos(v * 70) - 0.9), 0, 1).astype(np.float32)
+    return marks
 
 
-def _mask(thing: Thing, size: int, angle: float) -> Mask:
+def _mask(thing: Thing, size: int, angle: float) -> Floats:
     """Coverage of each pixel by the shape, [S, S] in [0, 1]."""
     large = np.zeros((size * _SUPERSAMPLE, size * _SUPERSAMPLE), np.uint8)
     centre = np.array([thing.x, thing.y])
@@ -130,7 +131,8 @@ def _mask(thing: Thing, size: int, angle: float) -> Mask:
     for points, value in outline(thing.shape):
         fill(points, value)
     small = cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA)
-    return small.astype(np.float32) / np.float32(255)
+    coverage: Floats = small.astype(np.float32) / np.float32(255)
+    return coverage
 
 
 @lru_cache(maxsize=32)

@@ -47,8 +47,8 @@ class SampleWorldPaths:
     def under(cls, folder: Path) -> "SampleWorldPaths":
         """The paths of a world in this folder."""
         human = folder / "human"
-        captions = (human / f"captions_{split}.json" for split in SPLITS)
-        return cls(*captions, human / "images", folder / "web", folder / "truth" / "truth.parquet")
+        train, val, test = (human / f"captions_{split}.json" for split in SPLITS)
+        return cls(train, val, test, human / "images", folder / "web", folder / "truth" / "truth.parquet")
 
 
 @dataclass(frozen=True)
