@@ -47,7 +47,7 @@ class Reading:
 def judge_caption(scene: Scene, text: str) -> Verdict:
     """Whether everything a text claims is true of the scene; a text that names no thing is not true."""
     reading = read_caption(text)
-    wrong = [f"{name}={value}" for name, value in sorted(reading.ground) if getattr(scene, name) != value]
+    wrong = [f"{name}={value}" for name, value in sorted(reading.ground) if getattr(scene, name, None) != value]
     wrong += [value for name, value in reading.loose if not _somewhere(scene, name, value)]
     wrong += reading.foreign
     surplus = reading.mentions[_MOST_MENTIONS:]

@@ -291,3 +291,8 @@ def test_tars_are_read_by_a_stranger(tmp_path: Path) -> None:
     assert data.endswith(bytes(1024)) and len(data) % 512 == 0
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in tar} == {(0, 0, 0, "", 0o644)}
+
+
+def test_a_ground_that_is_said_to_be_large_is_wrong_and_no_crash() -> None:
+    scene = sample_scene(random.Random(0))
+    assert "size=large" in judge_caption(scene, "a shape on a large wall").wrong
