@@ -43,7 +43,7 @@ class _Contrastive(_ImageText):
         self.itm_head = nn.Linear(config.text.width, 2)
         self.temperature = nn.Parameter(torch.full((1,), config.temperature))
         for head in (self.vision_proj, self.text_proj, self.itm_head):
-            init_weights(head)
+            init_weights(head, config.text.initializer_range)
 
     def image_embed(self, tokens: Tensor) -> Tensor:
         """Image tokens `[B, 1+N, D]` to features `[B, d]` of length 1."""

@@ -34,6 +34,9 @@ class VisionConfig(_Config):
     heads: int = Field(default=12, ge=1, description="attention heads per block; divides width")
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP, in widths")
     layer_norm_eps: float = Field(default=1e-6, gt=0, description="added to the variance in LayerNorm; BLIP has 1e-6")
+    initializer_range: float = Field(
+        default=0.02, gt=0, description="deviation of fresh weights; BLIP: 0.02, narrow models want more"
+    )
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="chance to skip the last block; linear from 0")
     checkpoint_layers: int = Field(default=0, ge=0, description="last blocks to recompute in backward, to save memory")
 
@@ -64,6 +67,9 @@ class TextConfig(_Config):
         default=0.1, ge=0, lt=1, description="dropout of attention weights in training; 0 allows fused kernels on CPU"
     )
     layer_norm_eps: float = Field(default=1e-12, gt=0, description="added to the variance in LayerNorm")
+    initializer_range: float = Field(
+        default=0.02, gt=0, description="deviation of fresh weights; BLIP: 0.02, narrow models want more"
+    )
     pad_id: int = Field(default=0, ge=0, description="id of [PAD]; the tokenizer's wins")
     cls_id: int = Field(default=101, ge=0, description="id of [CLS], which opens a text; the tokenizer's wins")
     sep_id: int = Field(default=102, ge=0, description="id of [SEP], which ends a text; the tokenizer's wins")

@@ -246,7 +246,7 @@ class TextTransformer(nn.Module):
         self.layers: nn.ModuleList = nn.ModuleList(Layer(config, roles, width) for _ in range(config.depth))
         if "decoder" in roles:
             self.head = LanguageHead(config)
-        self.apply(init_weights)
+        init_weights(self, config.initializer_range)
 
     def encode(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """The text alone: state of its first token.

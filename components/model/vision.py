@@ -11,8 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from components.common.errors import ModelError
 from components.model.config import VisionConfig
 
-INIT_STD = 0.02
-
 
 class Attention(nn.Module):
     """Self-attention of all tokens with one another, no mask, query, key and value from one matrix."""
@@ -72,9 +70,9 @@ class VisionTransformer(nn.Module):
         rates = [config.drop_path * index / max(1, config.depth - 1) for index in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
-        self.apply(init_weights)
-        nn.init.trunc_normal_(self.cls, std=INIT_STD)
-        nn.init.trunc_normal_(self.positions, std=INIT_STD)
+        init_weights(self, config.initializer_range)
+        nn.init.trunc_normal_(self.cls, std=config.initializer_range)
+        nn.init.trunc_normal_(self.positions, std=config.initializer_range)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels `[B, 3, S, S]` to tokens `[B, 1+N, D]` after the final norm.
@@ -125,11 +123,12 @@ def resize_positions(positions: Tensor, patches: int) -> Tensor:
     return torch.cat([positions[:, :1], rows], dim=1)
 
 
-def init_weights(module: nn.Module) -> None:
-    """BERT's initialisation: weights normal(0, 0.02), biases 0, LayerNorm 1 and 0."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.LayerNorm):
-        nn.init.ones_(module.weight)
-    if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+def init_weights(root: nn.Module, std: float) -> None:
+    """BERT's initialisation of a module and all below it: weights normal(0, std), biases 0, LayerNorm 1 and 0."""
+    for module in root.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+        if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+            nn.init.zeros_(module.bias)
