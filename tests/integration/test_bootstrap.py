@@ -1,0 +1,206 @@
+"""The whole loop, tiny: through the command, Prefect, MLflow, DeepSpeed and a real S3 server; killed, and gone on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from components.common.storage import open_store
+from components.data.manifest import load_manifest
+from tests.helpers.s3 import SECRET_KEY, serve_s3
+from tests.helpers.tiny import options
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", "run", "--json", *arguments]
+
+
+def _environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    root = str(Path(__file__).resolve().parents[2])
+    drop = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME")
+    return {name: value for name, value in os.environ.items() if name not in drop} | {"PYTHONPATH": root} | (more or {})
+
+
+def _run(
+    arguments: list[str], folder: Path, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        _command(*arguments), cwd=folder, env=_environment(environment), capture_output=True, text=True, check=False
+    )
+
+
+def _survivors(folder: Path) -> list[str]:
+    """Processes that mention a folder: trainings and servers of a run there."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        words = " ".join(process.info["cmdline"] or []) + str((process.info["environ"] or {}).get("PREFECT_HOME"))
+        if str(folder) in words and process.pid != os.getpid():
+            found.append(words)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bootstrap")
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Any:
+    with serve_s3(folder / "s3") as server:
+        arguments = options(store=f"{server.uri}/root")
+        work = folder / "work"
+        work.mkdir()
+        refused = _run(arguments, work, server.environment(secret="wrong"))
+        first = _run(arguments, work, server.environment())
+        assert first.returncode == 0, first.stderr
+        start = time.monotonic()
+        second = _run(arguments, work, server.environment())
+        seconds = time.monotonic() - start
+        assert second.returncode == 0, second.stderr
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in server.environment().items():
+                patch.setenv(name, value)
+            yield {
+                "refused": refused,
+                "first": json.loads(first.stdout),
+                "second": json.loads(second.stdout),
+                "seconds": seconds,
+                "work": work,
+                "stderr": first.stderr + second.stderr,
+            }
+
+
+def test_wrong_keys_are_refused_before_any_work(finished: dict[str, Any]) -> None:
+    refused = finished["refused"]
+    assert refused.returncode == 1
+    assert "AWS_SECRET_ACCESS_KEY" in refused.stderr
+    assert json.loads(refused.stdout)["kind"] == "StorageError"
+    assert "round-0" not in refused.stderr
+
+
+def test_the_document(finished: dict[str, Any]) -> None:
+    document = finished["first"]
+    assert [one["round"] for one in document["rounds"]] == [0, 1]
+    for one in document["rounds"]:
+        assert {"eval/retrieval/mean_recall", "eval/caption/cider", "eval/caption/bleu_4"} <= one["metrics"].keys()
+    assert {"capfilt/noise_ratio_web", "capfilt/kept_pairs", "truth/web_true_before"} <= document["rounds"][1][
+        "metrics"
+    ].keys()
+    assert {one["name"] for one in document["datasets"]} >= {"human-train", "human-test", "web", "web-capfilt-1"}
+    assert [one["role"] for one in document["models"]] == ["base", "captioner", "filter"] * 2
+    assert document["champion"] in (0, 1)
+
+
+def test_everything_lies_in_the_bucket(finished: dict[str, Any]) -> None:
+    document = finished["first"]
+    assert document["report"].startswith("s3://")
+    for one in document["datasets"]:
+        manifest = load_manifest(one["uri"])
+        assert manifest.digest == one["digest"]
+        assert all(not (shard.tar.uri.startswith("/")) for shard in manifest.shards)
+    for one in document["models"]:
+        assert open_store(one["uri"]).exists("model.json")
+    folder, _, name = document["report"].rpartition("/")
+    page = open_store(folder).read(name).decode()
+    assert "<html" in page
+    assert "data:image/jpeg" in page
+    assert not list((finished["work"] / ".capfilt" / "work").iterdir())
+
+
+def test_the_second_time_everything_is_found(finished: dict[str, Any]) -> None:
+    first, second = finished["first"], finished["second"]
+    assert all(stage["cached"] for stage in second["stages"])
+    assert not any(stage["cached"] for stage in first["stages"])
+    assert second["rounds"] == first["rounds"]
+    assert second["mlflow_run"] == first["mlflow_run"]
+    assert finished["seconds"] < 60  # 30 on an idle machine; here others work too
+
+
+def test_mlflow_tells_rounds_apart(finished: dict[str, Any]) -> None:
+    from mlflow import MlflowClient
+
+    document = finished["second"]
+    client = MlflowClient(document["mlflow_uri"], registry_uri=document["mlflow_uri"])
+    parent = client.get_run(document["mlflow_run"])
+    runs = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    names = {run.info.run_name for run in runs}
+    assert parent.info.status == "FINISHED"
+    assert {f"round-{number}/{stage}" for number in (0, 1) for stage in ("pretrain", "captioner", "filter")} <= names
+    assert {"round-0/evaluate", "round-1/evaluate", "round-1/capfilt"} <= names
+    assert len(names) == len(runs)
+    curve = client.get_metric_history(parent.info.run_id, "eval/retrieval/mean_recall")
+    assert {point.step for point in curve} == {0, 1}
+    inputs = {entry.dataset.name for entry in parent.inputs.dataset_inputs}
+    assert {"human-train", "human-test", "web", "web-capfilt-1"} <= inputs
+    pretraining = next(run for run in runs if run.info.run_name == "round-1/pretrain")
+    assert client.get_metric_history(pretraining.info.run_id, "train/loss_itc")
+    assert {item.path for item in client.list_artifacts(parent.info.run_id)} >= {
+        "config.yaml",
+        "report.html",
+        "rounds.md",
+        "manifests",
+        "samples",
+    }
+
+
+def test_models_are_registered_with_aliases(finished: dict[str, Any]) -> None:
+    from mlflow import MlflowClient
+
+    document = finished["second"]
+    client = MlflowClient(document["mlflow_uri"], registry_uri=document["mlflow_uri"])
+    winner = document["rounds"][document["champion"]]
+    for role in ("base", "captioner", "filter"):
+        champion = client.get_model_version_by_alias(f"sample-{role}", "champion")
+        assert champion.tags["digest"] == winner[role]["digest"]
+        assert len(client.search_model_versions(f"name='sample-{role}'")) == 2
+
+
+def test_no_secret_is_written_down(finished: dict[str, Any]) -> None:
+    assert SECRET_KEY not in finished["stderr"]
+    for path in (finished["work"] / ".capfilt").rglob("*"):
+        if path.is_file():
+            assert SECRET_KEY.encode() not in path.read_bytes(), path
+
+
+def test_nothing_is_left_running(finished: dict[str, Any]) -> None:
+    assert _survivors(finished["work"] / ".capfilt") == []
+
+
+def test_killed_in_the_middle_it_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    """SIGKILL of the whole tree: no exit handler runs. (That a resumed training ends equal: test_resume.py.)"""
+    root = tmp_path / "root"
+    arguments = options(store=str(root), rounds=0, pretrain__steps=80, pretrain__checkpoint__every_steps=10)
+    process = subprocess.Popen(
+        _command(*arguments), cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    _wait_for_checkpoint(root / "work", process)
+    for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        one.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = _run(arguments, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "going on from" in again.stderr
+    document = json.loads(again.stdout)
+    found = {stage["stage"] for stage in document["stages"] if stage["cached"]}
+    assert {"sample-world", "import/web", "tokenizer"} <= found
+    assert "round-0/pretrain" not in found
+    assert _survivors(tmp_path) == []
+
+
+def _wait_for_checkpoint(work: Path, process: "subprocess.Popen[bytes]") -> None:
+    for _ in range(2400):
+        if process.poll() is not None:
+            pytest.fail(f"ended before a checkpoint: {process.communicate()[1].decode()}")
+        if len(list(work.glob("pretrain-*/checkpoints/*"))) >= 1 and list(work.glob("pretrain-*/history.jsonl")):
+            return
+        time.sleep(0.05)
+    pytest.fail("no checkpoint within two minutes")
