@@ -109,8 +109,15 @@ def _is_main_guard(tree: ast.Module, wanted: ast.AST) -> bool:
 
 @pytest.mark.parametrize("path", SOURCES, ids=_relative)
 def test_nothing_unpickles(path: Path) -> None:
-    """DeepSpeed's own checkpoints aside, which only their own trainer reads (components/training/engine.py)."""
-    assert not _imports(path) & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    """DeepSpeed's own checkpoints aside, which only their own trainer reads."""
+    assert not _imports(path) & {"dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in ("pickle.load", "pickle.loads", "pickle.Unpickler")
+        if called == "torch.load":
+            assert any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords)
 
 
 def test_what_we_start_binds_to_loopback() -> None:
