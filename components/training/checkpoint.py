@@ -13,6 +13,7 @@ it as they were. `newest` takes the last one whose files are what `complete.json
 
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -53,10 +54,12 @@ class Checkpoints:
     Args:
         folder: where they lie.
         keep: how many of the newest stay.
+        keep_best: whether the one with the lowest `loss` in its state stays besides.
     """
 
     folder: Path
     keep: int = 2
+    keep_best: bool = False
 
     def save(self, engine: Engine, objective: "Objective", state: dict[str, Any]) -> Path:
         """Write one; every process calls this. `state` holds `step` and is the same in all processes.
@@ -111,7 +114,11 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{_PREFIX}*"), reverse=True)
 
     def _prune(self) -> None:
-        for path in self.all()[self.keep :]:
+        old = self.all()[self.keep :]
+        if self.keep_best:
+            best = min(self.all(), key=_loss, default=None)
+            old = [path for path in old if path != best]
+        for path in old:
             # Renamed first: a crash halfway through the removal must not leave half a checkpoint under a good name.
             doomed = path.with_name(f"{_PARTIAL}old-{path.name}")
             path.rename(doomed)
@@ -138,6 +145,14 @@ def _seal(partial: Path, final: Path, state: dict[str, Any]) -> None:
     shutil.rmtree(final, ignore_errors=True)  # of the same step: damaged, or saved by a run that went on from before it
     partial.rename(final)
     _flush(final.parent)
+
+
+def _loss(path: Path) -> float:
+    """Training loss when a checkpoint was saved; infinite if it does not say."""
+    try:
+        return float(json.loads((path / _RECORD).read_text())["state"]["loss"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _flush(path: Path) -> None:

@@ -43,7 +43,8 @@ class CheckpointConfig(_Config):
     """When a training's state is written and how much of it stays."""
 
     every_steps: int = Field(default=500, ge=0, description="optimizer steps between checkpoints; 0: only on SIGTERM")
-    keep: int = Field(default=2, ge=1, description="checkpoints kept, newest first")
+    keep: int = Field(default=2, ge=1, description="newest checkpoints kept")
+    keep_best: bool = Field(default=True, description="keep the one with the lowest training loss besides")
 
 
 class DeepSpeedConfig(_Config):
@@ -78,7 +79,10 @@ class LaunchConfig(_Config):
 
     processes: int | None = Field(default=None, ge=1, description="processes per machine; default: one per GPU, else 1")
     threads: int | None = Field(default=None, ge=1, description="CPU threads per process; default: cores / processes")
-    nodes: int = Field(default=1, ge=1, description="machines")
+    nodes: int = Field(default=1, ge=1, description="machines, unless a hostfile says")
+    hostfile: str | None = Field(
+        default=None, description="DeepSpeed's hostfile, a line `host slots=8` per machine; the first is machine 0"
+    )
     node_rank: int | None = Field(default=None, ge=0, description="this machine's number; default: NODE_RANK, else 0")
     master: str | None = Field(default=None, description="host:port of machine 0; default: MASTER_ADDR:MASTER_PORT")
     timeout_minutes: float = Field(default=30.0, gt=0, description="longest wait of a process for the others, minutes")
@@ -95,8 +99,10 @@ class TrainConfig(_Config):
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="bf16: autocast, while parameters, optimizer and momentum stay fp32"
     )
-    checkpointed_layers: bool = Field(
-        default=False, description="recompute activations in the backward pass: less memory, about a third more time"
+    checkpointed_layers: bool | int | None = Field(
+        default=None,
+        description="recompute activations of the last N vision blocks (true: of all) in the backward pass: less "
+        "memory, up to a third more time; default: as the model's config says",
     )
     joint_positives: bool = Field(
         default=True, description="captions of the same picture in batch and queue are all positives of ITC"

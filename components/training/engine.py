@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from components.common import distributed
 from components.common.errors import ConfigError, ModelError
 from components.training.config import OptimConfig, TrainConfig
+from components.training.flops import counted
 
 logger = logging.getLogger(__name__)
 
@@ -151,9 +152,18 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 class Engine:
-    """A module with its optimizer, spread over the process group."""
+    """A module with its optimizer, spread over the process group.
 
-    def __init__(self, module: nn.Module, config: TrainConfig, *, accumulation: int | None = None) -> None:
+    Args:
+        module: its forward takes a batch and gives `loss` and what else is to be watched.
+        config: precision, optimizer, DeepSpeed settings.
+        accumulation: micro-batches per step, if not the config's.
+        count_flops: count the operations of the first micro-batch, into `flops`.
+    """
+
+    def __init__(
+        self, module: nn.Module, config: TrainConfig, *, accumulation: int | None = None, count_flops: bool = False
+    ) -> None:
         deepspeed = _deepspeed()
         self.accumulation = accumulation or config.accumulation
         settings = deepspeed_config(config, self.accumulation)
@@ -163,9 +173,18 @@ class Engine:
         except (ValueError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
             raise ConfigError(f"DeepSpeed refuses its settings {settings}: {error}; see deepspeed.extra") from error
         self.device: torch.device = self._engine.device
+        self.flops: float | None = None
+        self._count_flops = count_flops
 
     def forward_backward(self, batch: Any) -> dict[str, Tensor]:
         """One micro-batch: losses and gradients. Call `accumulation` times, then `update`."""
+        if self._count_flops:
+            self._count_flops = False
+            outputs, self.flops = counted(lambda: self._forward_backward(batch))
+            return outputs
+        return self._forward_backward(batch)
+
+    def _forward_backward(self, batch: Any) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = self._engine(batch)
         self._engine.backward(outputs["loss"])
         if not self._engine.is_gradient_accumulation_boundary():

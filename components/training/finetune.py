@@ -46,6 +46,7 @@ def run_finetuning(
     """
     spec = TrainSpec(
         objective=role,
+        revision=REVISION,
         label=label or role,
         config=config,
         datasets=tuple(DatasetUse(ref=ref, repeat=repeat) for ref, repeat in datasets),

@@ -11,6 +11,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import psutil
 
 from components.common.errors import CapfiltError, ConfigError
 from components.training.config import LaunchConfig
+from components.training.nodes import placement
 from components.training.outcome import Outcome, forget_outcome, read_outcome
 from components.training.relay import received
 from components.training.stopping import PARENT_ENV, is_alive, launcher_mark
@@ -29,6 +31,7 @@ OnLine = Callable[[str], None]
 OnPoint = Callable[[dict[str, Any]], None]
 _TERM_SECONDS = 20.0  # Prefect kills the engine 30 s after it asked (reference/mlops.md 1.5)
 _TAIL_LINES = 20
+SPEC_FILE = "spec.json"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -93,9 +96,8 @@ def _started(
     module: str, arguments: Sequence[str], config: LaunchConfig, work_dir: Path
 ) -> Iterator[subprocess.Popen[str]]:
     """The running group; on the way out, whichever it is, nothing of it is left."""
-    command = [*_torchrun(config), "-m", module, *arguments]
     child = subprocess.Popen(
-        command,
+        torchrun(config, module, arguments),
         env=environment(config, work_dir),
         cwd=_ROOT,
         stdin=subprocess.DEVNULL,
@@ -115,35 +117,26 @@ def _started(
         _forget_marks(work_dir)
 
 
-def _torchrun(config: LaunchConfig) -> list[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes(config))]
-    if config.nodes == 1:
-        return [*command, "--standalone"]
-    master = config.master or f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '29500')}"
-    host, _, port = master.partition(":")
-    if not host:
-        raise ConfigError(
-            f"launch.nodes is {config.nodes}, and nobody says where machine 0 is: set launch.master to host:port or "
-            "MASTER_ADDR and MASTER_PORT in the environment"
-        )
-    node = config.node_rank if config.node_rank is not None else int(os.environ.get("NODE_RANK", "0"))
-    place = ["--node-rank", str(node), "--master-addr", host, "--master-port", port or "29500"]
-    return [*command, "--nnodes", str(config.nodes), *place]
+def torchrun(config: LaunchConfig, module: str, arguments: Sequence[str]) -> list[str]:
+    """The command that starts this machine's part of a group."""
+    place = placement(config).arguments()
+    return [sys.executable, "-m", "torch.distributed.run", *place, "-m", module, *arguments]
 
 
-def processes(config: LaunchConfig) -> int:
-    """Processes on this machine: as configured, else one per GPU, else one."""
-    if config.processes is not None:
-        return config.processes
-    import torch
-
-    return max(1, torch.cuda.device_count())
+def join(work_dir: Path, launch_of: Callable[[Path], LaunchConfig], module: str = "components.training") -> int:
+    """Take part, on another machine, in the training that machine 0 launches in `work_dir`; returns the exit code."""
+    spec = work_dir / SPEC_FILE
+    while not spec.is_file() or read_outcome(work_dir) is not None:  # of a training that has ended already
+        time.sleep(1.0)
+    config = launch_of(spec)
+    command = torchrun(config, module, ["--spec", str(spec.resolve())])
+    return subprocess.run(command, env=environment(config, work_dir), cwd=_ROOT, check=False).returncode
 
 
 def threads(config: LaunchConfig) -> int:
     """CPU threads of each process: as configured, else the cores shared out."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return config.threads or max(1, cores // processes(config))
+    return config.threads or max(1, cores // placement(config).processes)
 
 
 def environment(config: LaunchConfig, work_dir: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from components.common.contracts import TrainResult
 from components.common.progress import Progress
 from components.common.tracking import NullTracker, Tracker
 from components.training.engine import check_compiler
-from components.training.group import OnLine, run_group
+from components.training.group import SPEC_FILE, OnLine, run_group
 from components.training.spec import TrainSpec
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def launch_training(
     """
     check_compiler(spec.config)
     work_dir.mkdir(parents=True, exist_ok=True)
-    path = work_dir / "spec.json"
+    path = work_dir / SPEC_FILE
     path.write_text(spec.model_dump_json(indent=1))
     watcher = _Watcher(spec.label, tracker or NullTracker())
     try:

@@ -97,7 +97,9 @@ def train(stage: Stage, stop: StopSignal, start: int = 0) -> None:
             for hook in stage.hooks:
                 hook(step + 1, metrics)
         if saving:
-            state = {**stage.note, "step": step + 1, "feed": stage.feed.state()}
+            stop.acknowledge()
+            loss = metrics["train/loss"]
+            state = {**stage.note, "step": step + 1, "feed": stage.feed.state(), "loss": loss}
             stage.checkpoints.save(engine, stage.objective, state)
         if stopping:
             raise PreemptedError(f"stopped by a signal after step {step + 1} of {plan.total_steps}; state is saved")

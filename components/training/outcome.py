@@ -17,6 +17,7 @@ from components.training.stopping import PreemptedError
 
 _FINISHED = "outcome.json"
 _FAILURES = "failure-*.json"
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Outcome(BaseModel):
@@ -51,13 +52,22 @@ def write_failure(work_dir: Path, error: BaseException) -> None:
     status: Literal["preempted", "failed"] = "preempted" if isinstance(error, PreemptedError) else "failed"
     message = str(error)
     if not isinstance(error, CapfiltError):
-        place = traceback.extract_tb(error.__traceback__)[-1:] or None
-        where = f" ({Path(place[0].filename).name}:{place[0].lineno})" if place else ""
-        message = f"{type(error).__name__}: {message or 'no message'}{where}; see training.log in {work_dir}"
+        message = f"{type(error).__name__}: {message or 'no message'}{_place(error)}; see training.log in {work_dir}"
     retryable = getattr(error, "retryable", False)
     kind = type(error).__name__ if isinstance(error, CapfiltError) else ""
     outcome = Outcome(status=status, kind=kind, message=message, retryable=retryable)
     _write(work_dir / f"failure-{os.environ.get('RANK', '0')}.json", outcome)
+
+
+def _place(error: BaseException) -> str:
+    """Where in our own code an error came up, ` (file.py:12)`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame
+        for frame in frames
+        if Path(frame.filename).is_relative_to(_ROOT) and "site-packages" not in frame.filename
+    ]
+    return "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in (own or frames)[-1:])
 
 
 def read_outcome(work_dir: Path) -> Outcome | None:

@@ -48,6 +48,7 @@ def run_pretraining(
     """
     spec = TrainSpec(
         objective="pretrain",
+        revision=REVISION,
         label=label,
         config=config,
         datasets=tuple(DatasetUse(ref=ref, repeat=repeat) for ref, repeat in datasets),

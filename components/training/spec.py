@@ -21,6 +21,7 @@ class TrainSpec(Contract):
     """One training, whole."""
 
     objective: Objective
+    revision: int = Field(default=1, description="counts changes of the code that make another model of the same spec")
     label: str = Field(description="what progress is shown under, e.g. `round-1/pretrain`")
     config: TrainConfig
     datasets: tuple[DatasetUse, ...] = Field(min_length=1, description="the mixture")
@@ -41,4 +42,5 @@ class TrainSpec(Contract):
         config = self.config.model_dump(mode="json", exclude=_NOT_DECISIVE)
         start = self.base.digest if self.base else [self.model, self.tokenizer]
         data = [[use.ref.digest, use.repeat] for use in self.datasets]
-        return digest_of({"objective": self.objective, "config": config, "start": start, "data": data})
+        what = {"objective": self.objective, "revision": self.revision}
+        return digest_of(what | {"config": config, "start": start, "data": data})

@@ -35,6 +35,7 @@ class StopSignal:
     def __init__(self, grace_seconds: float = _GRACE_SECONDS) -> None:
         self.requested = False
         self._grace = grace_seconds
+        self._timer: threading.Timer | None = None
 
     def install(self) -> "StopSignal":
         """Take over the two signals; call it in the main thread."""
@@ -42,12 +43,17 @@ class StopSignal:
         signal.signal(signal.SIGINT, self._on_signal)
         return self
 
+    def acknowledge(self) -> None:
+        """The loop has heard and is saving, which may take longer than the grace period."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if not self.requested:
             self.requested = True
-            timer = threading.Timer(self._grace, os._exit, args=(128 + number,))
-            timer.daemon = True
-            timer.start()
+            self._timer = threading.Timer(self._grace, os._exit, args=(128 + number,))
+            self._timer.daemon = True
+            self._timer.start()
 
 
 def launcher_mark() -> str:

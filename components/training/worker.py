@@ -17,7 +17,7 @@ from components.common import distributed
 from components.common.contracts import ModelRole, TrainResult
 from components.common.errors import ConfigError
 from components.common.seeding import key_seed, seed_everything
-from components.common.storage import join_uri, open_store, split_uri
+from components.common.storage import join_uri, open_store, sha256_file, split_uri
 from components.data.loader import LoaderConfig, LoaderState, PairLoader
 from components.model import weights
 from components.model.blip import BlipPretrain
@@ -35,6 +35,7 @@ from components.training.checkpoint import Checkpoints, Saved
 from components.training.config import TrainConfig
 from components.training.engine import Engine, end_process_group, start_process_group
 from components.training.feed import PairFeed
+from components.training.flops import peak_flops
 from components.training.group import leave_mark
 from components.training.loop import Plan, Stage, train
 from components.training.outcome import write_failure, write_outcome
@@ -84,16 +85,16 @@ def run(spec: TrainSpec, work_dir: Path, stop: StopSignal) -> TrainResult:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     device = start_process_group(config)
     seed_everything(config.seed)  # the same in all processes: equal first weights
-    subject = build_subject(spec, work_dir)
-    if config.compile:
-        subject.objective.compile()
-    checkpoints = Checkpoints(work_dir / "checkpoints", keep=config.checkpoint.keep)
+    subject = _prepared(build_subject(spec, work_dir), config)
+    kept = config.checkpoint
+    checkpoints = Checkpoints(work_dir / "checkpoints", keep=kept.keep, keep_best=kept.keep_best)
     newest = checkpoints.newest()
     state = newest.state if newest is not None else {}
     if newest is not None:
         _check_same_training(newest, spec)
     accumulation = _accumulation(config, state)
-    engine = Engine(subject.objective, config, accumulation=accumulation)
+    peak = None if config.compile else peak_flops(config.precision)
+    engine = Engine(subject.objective, config, accumulation=accumulation, count_flops=peak is not None)
     cursor = LoaderState.model_validate(state["feed"]) if state else None
     loader = _loader(spec, subject.loaded.preprocessor, cursor)
     seed_everything(key_seed(config.seed, distributed.rank()) % 2**31)  # dropout differs between processes
@@ -109,7 +110,7 @@ def run(spec: TrainSpec, work_dir: Path, stop: StopSignal) -> TrainResult:
         _feed(spec, subject, loader, device),
         plan,
         checkpoints,
-        hooks=_hooks(subject.objective, plan, history, start, global_batch),
+        hooks=_hooks(subject.objective, engine, plan, history, start),
         note={"fingerprint": spec.fingerprint, "global_batch": global_batch},
     )
     logger.info("ready %.1f s after the process started", time.time() - psutil.Process().create_time())
@@ -142,6 +143,18 @@ def build_subject(spec: TrainSpec, work_dir: Path) -> Subject:
     if teacher is not None:
         objective.load_teacher_state(teacher)
     return Subject(objective, pretrained)
+
+
+def _prepared(subject: Subject, config: TrainConfig) -> Subject:
+    """Set what is no part of the model: recomputed activations, compilation."""
+    vision = subject.loaded.model.vision_model
+    wanted = config.checkpointed_layers
+    if wanted is not None:
+        layers = (vision.config.depth if wanted else 0) if isinstance(wanted, bool) else wanted
+        vision.config = vision.config.model_copy(update={"checkpoint_layers": layers})
+    if config.compile:
+        subject.objective.compile()
+    return subject
 
 
 def _from_scratch(spec: TrainSpec, work_dir: Path) -> Subject:
@@ -237,7 +250,7 @@ def _feed(spec: TrainSpec, subject: Subject, loader: PairLoader, device: torch.d
     )
 
 
-def _hooks(objective: Objective, plan: Plan, history: History, start: int, global_batch: int) -> tuple[Hook, ...]:
+def _hooks(objective: Objective, engine: Engine, plan: Plan, history: History, start: int) -> tuple[Hook, ...]:
     """What rank 0 does with a point of the curve; the other processes do nothing."""
     if not distributed.is_main():
         return ()
@@ -246,8 +259,10 @@ def _hooks(objective: Objective, plan: Plan, history: History, start: int, globa
         itc_classes=_itc_classes(objective, plan.config.batch_size), patience=max(200, plan.total_steps // 10)
     )
 
+    global_batch = plan.config.batch_size * engine.accumulation * distributed.world_size()
+
     def tell(step: int, metrics: Metrics) -> None:
-        metrics = metrics | _watched(objective)
+        metrics = metrics | _watched(objective) | _utilisation(engine, plan.config, metrics["train/seconds_per_step"])
         history.append(step, metrics)
         send(step=step, total=plan.total_steps, batch=global_batch, metrics=metrics)
 
@@ -269,6 +284,14 @@ def _watched(objective: Objective) -> Metrics:
     return watched
 
 
+def _utilisation(engine: Engine, config: TrainConfig, seconds: float) -> Metrics:
+    """Share of the GPU's peak that the step's operations make up; nothing where either is unknown."""
+    peak = peak_flops(config.precision)
+    if peak is None or engine.flops is None:
+        return {}
+    return {"train/model_flops_utilisation": engine.flops * engine.accumulation / seconds / peak}
+
+
 def _publish(
     spec: TrainSpec, work_dir: Path, subject: Subject, history: History, steps: int, seconds: float
 ) -> TrainResult:
@@ -284,7 +307,9 @@ def _publish(
         teacher=subject.objective.teacher_state() if spec.objective == "pretrain" else None,
     )
     store = open_store(spec.store)
-    role, name = _ROLES[spec.objective], spec.fingerprint[:32]
+    role = _ROLES[spec.objective]
+    # Named by content too: other hardware rounds differently, and must not replace what others refer to.
+    name = f"{spec.fingerprint[:16]}-{sha256_file(folder / weights.WEIGHTS_FILE)[:16]}"
     model = weights.publish_model(folder, store.child("models", role, name), role)
     key = f"training/{role}/{name}/history.jsonl"
     store.upload(history.path, key)

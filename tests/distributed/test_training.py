@@ -1,4 +1,4 @@
-"""The real objectives trained by the real launcher: two processes, ZeRO 2, bf16, a SIGKILL, and a model folder after it."""
+"""The real objectives, trained by the real launcher: two processes, ZeRO 2, bf16, a SIGKILL, and a model at the end."""
 
 import json
 import signal

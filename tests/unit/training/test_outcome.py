@@ -1,6 +1,5 @@
 """Errors of a process group, raised again where they can be told."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,7 @@ def test_a_failure_of_one_process_is_no_preemption_of_all(tmp_path: Path, monkey
 
 def test_an_unexpected_error_says_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
-        os.stat(tmp_path / "absent")
+        (tmp_path / "absent").stat()
     except FileNotFoundError as error:
         fail(tmp_path, 0, error, monkeypatch)
     assert "FileNotFoundError" in str(raised(tmp_path))
