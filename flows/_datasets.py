@@ -2,13 +2,16 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
 
 from components.common.contracts import DatasetRef
 from components.common.storage import open_store
 from flows._console import Output, command
+
+if TYPE_CHECKING:
+    from components.capfilt.policy import Policy
 
 app = typer.Typer(help="Import datasets and look at them.", no_args_is_help=True)
 
@@ -72,6 +75,79 @@ def show(uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix."
         document: dict[str, Any] = manifest.model_dump(mode="json", exclude={"shards"})
         document |= {"counts": document.pop("totals"), "shards": len(manifest.shards), "uri": normalise_uri(uri)}
         out.result(document)
+
+
+@app.command()
+def verify(uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")], as_json: Json = False) -> None:
+    """Check every file, count and picture of a dataset against its manifest; exit code 1 if something is wrong."""
+    with command(as_json=as_json) as out:
+        from components.capfilt.verify import verify as work
+        from components.common.storage import normalise_uri
+
+        found = work(normalise_uri(uri))
+        head = f"{found.uri}: {found.shards} shards, {found.samples:,} samples, {found.bytes:,} bytes; "
+        out.result(
+            found.model_dump(mode="json"),
+            head + ("\n".join(["WRONG", *found.problems]) if found.problems else "all is well"),
+        )
+        if found.problems:
+            raise typer.Exit(1)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="One dataset.")],
+    b: Annotated[str, typer.Argument(help="The other.")],
+    as_json: Json = False,
+) -> None:
+    """How two versions differ: settings, counts, captions, with examples."""
+    with command(as_json=as_json) as out:
+        from components.capfilt.diff import diff as work
+        from components.common.storage import normalise_uri
+
+        out.result(work(normalise_uri(a), normalise_uri(b)))
+
+
+@app.command()
+def recut(
+    uri: Annotated[str, typer.Argument(help="A dataset made by CapFilt.")],
+    out: Annotated[str, typer.Option(help="Root of the new dataset: a folder or s3://bucket/prefix.")],
+    threshold: Annotated[float, typer.Option(help="Match probability from which a text is kept.")] = 0.5,
+    policy: Annotated[str, typer.Option(help="keep_both (paper), replace, best_of or fallback.")] = "keep_both",
+    as_json: Json = False,
+) -> None:
+    """Another threshold or policy from the stored scores, without a model, as a new dataset."""
+    with command(as_json=as_json) as output:
+        from typing import get_args
+
+        from components.capfilt.policy import Policy as Known
+        from components.capfilt.recut import recut_dataset
+        from components.common.errors import ConfigError
+        from components.common.storage import normalise_uri
+
+        if policy not in get_args(Known):
+            raise ConfigError(f"--policy {policy}: use one of {', '.join(get_args(Known))}")
+        chosen = cast("Policy", policy)
+        target = open_store(out)
+        name = target.uri.rpartition("/")[2]
+        result = recut_dataset(
+            normalise_uri(uri), threshold=threshold, policy=chosen, store=target, name=name, out=target
+        )
+        _show_ref(output, result.dataset)
+
+
+@app.command()
+def explain(
+    uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")],
+    key: Annotated[str, typer.Argument(help="Key of a sample, e.g. 000010042.")],
+    as_json: Json = False,
+) -> None:
+    """Where a sample comes from and why each of its captions was kept or not."""
+    with command(as_json=as_json) as out:
+        from components.capfilt.provenance import explain as work
+        from components.common.storage import normalise_uri
+
+        out.result(work(normalise_uri(uri), key))
 
 
 def _show_ref(out: Output, ref: DatasetRef) -> None:
