@@ -117,9 +117,14 @@ class Bench:
         return results[-1]
 
     def note(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Keep a round's metrics, and put them on the parent run with the round as step: MLflow draws the curve."""
+        """Keep a round's metrics, and put them on the parent run with the round as step: MLflow draws the curve.
+
+        A bootstrap that is run again finds its stages done and its parent run there: known points are not repeated.
+        """
         self.metrics[number].update(metrics)
-        self.tracker.log_metrics(metrics, step=number)
+        probe = next(iter(metrics), None)
+        if probe is not None and self.tracker.known_point(probe, number) != metrics[probe]:
+            self.tracker.log_metrics(metrics, step=number)
 
     def note_training(self, number: int, role: str, result: TrainResult) -> None:
         """Keep a training's last figures, under its role, and where its curve lies."""

@@ -42,6 +42,9 @@ class Tracker(Protocol):
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Add points to curves."""
 
+    def known_point(self, name: str, step: int) -> float | None:
+        """The newest value of a curve at a step, None if there is none: what is logged again can be left out."""
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record settings, nested ones flattened with dots, long values shortened."""
 
@@ -88,6 +91,10 @@ class NullTracker:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Nothing."""
+
+    def known_point(self, name: str, step: int) -> float | None:
+        """None: nothing is known."""
+        return None
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Nothing."""
@@ -152,6 +159,13 @@ class MlflowTracker:
         del self._buffer[:-MAX_BUFFERED]
         if time.monotonic() - self._last_flush >= FLUSH_SECONDS:
             self.flush()
+
+    def known_point(self, name: str, step: int) -> float | None:
+        """The newest value of a curve at a step, None if there is none or nobody can tell."""
+        self.flush()
+        history = _attempt(f"read {name}", lambda: self._client.get_metric_history(self._run, name)) or []
+        values = [(point.timestamp, float(point.value)) for point in history if point.step == step]
+        return max(values)[1] if values else None
 
     def flush(self) -> None:
         """Send buffered metrics; what cannot be sent stays for the next time."""

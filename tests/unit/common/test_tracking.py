@@ -48,6 +48,17 @@ def test_metrics_arrive_in_batches(run: MlflowTracker) -> None:
     assert _stored(run).info.status == "FINISHED"
 
 
+def test_what_is_known_of_a_curve(run: MlflowTracker) -> None:
+    assert run.known_point("eval/x", 0) is None
+    run.log_metrics({"eval/x": 0.25}, 0)
+    run.log_metrics({"eval/x": 0.5}, 1)
+    assert (run.known_point("eval/x", 0), run.known_point("eval/x", 1), run.known_point("eval/x", 2)) == (
+        0.25,
+        0.5,
+        None,
+    )
+
+
 def test_params_are_flat_short_and_kept(run: MlflowTracker) -> None:
     run.log_params({"train": {"lr": 0.1, "schedule": {"warmup": 5}}, "long": "x" * 9000, "nothing": None})
     run.log_params({"train": {"lr": 0.2}, "later": 1})

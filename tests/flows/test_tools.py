@@ -1,0 +1,125 @@
+"""The commands on models and shards, with real (tiny, random) models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from components.data.manifest import load_manifest
+from flows.cli import app
+from tests.helpers.tiny_models import save_tiny_models
+from tests.helpers.webshards import encoded, photo, write_web
+
+
+def _json(*arguments: str) -> Any:
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def _error(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tools")
+    save_tiny_models(folder / "models")
+    write_web(folder / "web", shards=2, samples=4)
+    annotations: list[dict[str, Any]] = []
+    (folder / "images").mkdir()
+    for index in range(12):
+        (folder / "images" / f"{index}.jpg").write_bytes(encoded(photo(index)))
+        annotations.append({"id": index, "image_id": index, "caption": f"the ball numbered {index} on the house"})
+    images = [{"id": index, "file_name": f"{index}.jpg", "width": 64, "height": 48} for index in range(12)]
+    (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    return folder
+
+
+def test_caption(world: Path) -> None:
+    pictures = [str(world / "images" / f"{index}.jpg") for index in (0, 1)]
+    model = str(world / "models" / "captioner")
+    rows = _json("caption", "--model", model, "--captions-per-image", "3", *pictures)
+    assert [row["image"] for row in rows] == pictures
+    assert all(len(row["captions"]) == 3 for row in rows)
+    alone = _json("caption", "--model", model, "--captions-per-image", "3", pictures[1])
+    assert alone == rows[1:]
+    other = _json("caption", "--model", model, "--captions-per-image", "3", "--seed", "1", pictures[1])
+    assert other != alone
+    assert _json("caption", "--model", model, "--decoding", "beam", pictures[0])[0]["captions"]
+
+
+def test_match(world: Path) -> None:
+    picture, model = str(world / "images" / "0.jpg"), str(world / "models" / "filter")
+    rows = _json("match", "--model", model, "--text", "a red ball", "--text", "the house", picture)
+    assert [row["text"] for row in rows] == ["a red ball", "the house"]
+    for row in rows:
+        assert 0 <= row["itm_probability"] <= 1
+        assert -1 <= row["itc_similarity"] <= 1
+    other = _json("match", "--model", model, "--text", "a red ball", "--position-zero", "cls", picture)
+    assert other[0]["itm_probability"] != rows[0]["itm_probability"]
+    assert other[0]["itc_similarity"] == rows[0]["itc_similarity"]
+
+
+def test_retrieval(world: Path) -> None:
+    scores = _json(
+        "retrieval", "--model", str(world / "models" / "filter"), "--annotations", str(world / "captions.json"),
+        "--images", str(world / "images"), "--top-k", "12",
+    )  # fmt: skip
+    assert {"text_recall_at_1", "image_recall_at_10", "mean_recall"} <= scores.keys()
+    assert 0 <= scores["mean_recall"] <= 1
+
+
+def test_regenerate_then_look_at_it(world: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    arguments = [
+        "regenerate", "--web", str(world / "web"), "--captioner", str(world / "models" / "captioner"), "--filter",
+        str(world / "models" / "filter"), "--out", out, "--threshold", "0.3", "--batch-size", "4",
+    ]  # fmt: skip
+    result = _json(*arguments)
+    assert result["dataset"]["uri"] == out
+    assert _json(*arguments)["dataset"] == result["dataset"]
+    shown = _json("dataset", "show", out)
+    counts = shown["counts"]
+    assert counts["in"] == 8
+    assert counts["in"] == counts["kept"] + counts["dropped"] + sum(counts["failed"].values())
+    assert shown["digest"] == result["dataset"]["digest"]
+    assert _json("dataset", "verify", out)["problems"] == []
+    key = "000000001"
+    assert {row["source"] for row in _json("dataset", "explain", out, key)["candidates"]} == {"web", "synthetic"}
+    recut = _json("dataset", "recut", out, "--out", str(tmp_path / "recut"), "--threshold", "0")
+    assert recut["pairs"] >= result["dataset"]["pairs"]
+    assert _json("dataset", "diff", out, recut["uri"])["same"] is False
+    changed = CliRunner().invoke(app, [*arguments, "--top-p", "0.5"])
+    assert changed.exit_code == 2
+    assert "top_p" in changed.stderr
+
+
+def test_a_damaged_dataset_is_told(world: Path, tmp_path: Path) -> None:
+    ref = _json("dataset", "import-web", "--web", str(world / "web"), "--store", str(tmp_path))
+    manifest = load_manifest(ref["uri"])
+    table = Path(ref["uri"]) / manifest.shards[0].parquet.uri
+    table.write_bytes(table.read_bytes()[:-1] + b"x")
+    result = CliRunner().invoke(app, ["dataset", "verify", ref["uri"], "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["problems"]
+
+
+def test_imports(world: Path, tmp_path: Path) -> None:
+    ref = _json(
+        "dataset", "import-coco", "--annotations", str(world / "captions.json"), "--images", str(world / "images"),
+        "--store", str(tmp_path), "--name", "human",
+    )  # fmt: skip
+    assert (ref["name"], ref["images"], ref["pairs"]) == ("human", 12, 12)
+
+
+def test_what_is_no_model_or_no_picture_is_named(world: Path) -> None:
+    picture = str(world / "images" / "0.jpg")
+    assert "config.json is missing" in _error("caption", "--model", str(world / "web"), picture)
+    broken = world / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    assert str(broken) in _error("match", "--model", str(world / "models" / "filter"), "--text", "x", str(broken))
