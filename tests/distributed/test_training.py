@@ -1,7 +1,11 @@
 """The real objectives, trained by the real launcher: two processes, ZeRO 2, bf16, a SIGKILL, and a model at the end."""
 
 import json
+import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from components.training.finetune import run_finetuning
 from components.training.pretrain import run_pretraining
 from tests.helpers.webshards import encoded, photo
 
+ROOT = Path(__file__).resolve().parents[2]
 CAPTIONS = ("a red ball left of a blue cube", "two green cubes on sand", "a small dog", "stripes and a yellow ring")
 TINY = BlipConfig(
     vision=VisionConfig(image_size=32, patch_size=16, width=32, depth=2, heads=2),
@@ -133,3 +138,24 @@ def test_settings_changed_under_a_checkpoint_are_refused(
     run_pretraining([(human, 1)], TINY, short, tokenizer=tokenizer, store=store, work_dir=tmp_path)
     with pytest.raises(ConfigError, match="belongs to a training with other data, model or settings"):
         run_pretraining([(human, 1)], TINY, other, tokenizer=tokenizer, store=store, work_dir=tmp_path)
+
+
+def test_two_machines_train_one_model(
+    tmp_path: Path, store: Store, human: DatasetRef, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two launchers on one machine, as two machines with a shared folder would have them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = {"processes": 1, "threads": 1, "nodes": 2, "master": f"127.0.0.1:{port}"}
+    settings = config(2, steps=2, precision="fp32", launch=launch)
+    command = [sys.executable, "-m", "components.training", "--join", str(tmp_path)]
+    other = subprocess.Popen(command, env=os.environ | {"NODE_RANK": "1"}, cwd=ROOT)
+    try:
+        monkeypatch.setenv("NODE_RANK", "0")
+        run_pretraining([(human, 1)], TINY, settings, tokenizer=tokenizer, store=store, work_dir=tmp_path)
+        assert other.wait(60) == 0
+    finally:
+        other.kill()
+        other.wait()
+    assert [line["train/epoch"] for line in losses(tmp_path)] == pytest.approx([8 / 24, 16 / 24]), "8 pairs a step"
