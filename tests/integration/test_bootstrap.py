@@ -200,7 +200,7 @@ def _wait_for_checkpoint(work: Path, process: "subprocess.Popen[bytes]") -> None
     for _ in range(2400):
         if process.poll() is not None:
             pytest.fail(f"ended before a checkpoint: {process.communicate()[1].decode()}")
-        if len(list(work.glob("pretrain-*/checkpoints/*"))) >= 1 and list(work.glob("pretrain-*/history.jsonl")):
+        if list(work.glob("pretrain-*/checkpoints/[!.]*/complete.json")):
             return
         time.sleep(0.05)
     pytest.fail("no checkpoint within two minutes")
