@@ -21,7 +21,7 @@ from components.common.errors import CapfiltError
 
 logger = logging.getLogger(__name__)
 
-STARTUP_SECONDS = 120.0
+STARTUP_SECONDS = 300.0  # five on an idle machine; a busy one has taken minutes
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",

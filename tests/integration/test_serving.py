@@ -17,7 +17,7 @@ import pytest
 
 from tests.helpers.tiny import options
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -92,10 +92,10 @@ def test_one_at_a_time_on_schedule_and_cancelled_whole(served: Served) -> None:
     def in_state(*names: str) -> list[dict[str, Any]]:
         return [run for run in served.runs() if run["state"]["name"] in names]
 
-    running = served.wait("a scheduled run", lambda: in_state("Running"), 100)[0]
-    served.wait("a training", lambda: _training(served.folder), 120)
+    running = served.wait("a scheduled run", lambda: in_state("Running"), 240)[0]
+    served.wait("a training", lambda: _training(served.folder), 240)
     # the next one comes with the next minute, while the first still trains
-    refused = served.wait("a refused run", lambda: in_state("Cancelled"), 100)[0]
+    refused = served.wait("a refused run", lambda: in_state("Cancelled"), 180)[0]
     assert refused["id"] != running["id"]
     assert "concurrency limit" in (refused["state"]["message"] or "").lower()
     assert in_state("Running")[0]["id"] == running["id"]
