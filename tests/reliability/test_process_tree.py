@@ -35,16 +35,24 @@ def all_gone(processes: list[psutil.Process], seconds: float = 10.0) -> bool:
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.fixture
+def bystanders() -> set[psutil.Process]:
+    """Children of this process that were there before, such as another test's server."""
+    return set(family(os.getpid()))
+
+
 def workers_of(work_dir: Path) -> list[psutil.Process]:
     return [psutil.Process(int(mark.name.split(":")[0])) for mark in (work_dir / "processes").glob("*:*")]
 
 
-def test_an_exception_ends_the_whole_tree_even_deaf_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_ends_the_whole_tree_even_deaf_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bystanders: set[psutil.Process]
+) -> None:
     monkeypatch.setattr(group, "_TERM_SECONDS", 1.0)
     seen: list[psutil.Process] = []
 
     def cancel(_line: str) -> None:
-        seen.extend(family(os.getpid()))
+        seen.extend(set(family(os.getpid())) - bystanders)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -101,10 +109,10 @@ def test_workers_that_outlived_a_killed_launcher_are_ended_at_the_next_start(
     assert all_gone(tree, 2.0)
 
 
-def test_kill_9_of_torchrun_ends_the_workers(tmp_path: Path) -> None:
+def test_kill_9_of_torchrun_ends_the_workers(tmp_path: Path, bystanders: set[psutil.Process]) -> None:
     def kill_torchrun(_line: str) -> None:
         if len(workers_of(tmp_path)) == 2:
-            seen.extend(family(os.getpid()))
+            seen.extend(set(family(os.getpid())) - bystanders)
             torchrun = workers_of(tmp_path)[0].parent()
             assert torchrun is not None
             torchrun.kill()
