@@ -32,7 +32,7 @@ tools:
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# Without an NVIDIA GPU take torch's CPU build: the default one on Linux brings gigabytes of CUDA.
-	command -v nvidia-smi >/dev/null 2>&1 || $(PIP) --timeout 10 --retries 1 $$(grep '^torch==' constraints.txt) --index-url $(TORCH_CPU) || true
+	command -v nvidia-smi >/dev/null 2>&1 || $(PIP) --no-deps --timeout 10 --retries 1 $$(grep '^torch==' constraints.txt) --index-url $(TORCH_CPU) || true
 	$(PIP) -e '.[dev,ray]'
 	@touch $@
 

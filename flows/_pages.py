@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from components.config import BootstrapConfig
 from flows._console import Output
 from flows._layout import scratch_folder
-from flows._server import free_port, prefect_server
+from flows._server import free_port, prefect_server, wait_until_up
 
 
 def show_pages(config: BootstrapConfig, out: Output, *, stop: threading.Event | None = None) -> None:
@@ -23,7 +23,8 @@ def show_pages(config: BootstrapConfig, out: Output, *, stop: threading.Event | 
         pages = {"mlflow": mlflow, "prefect": address}
         lines = [f"{name:8}{page}" for name, page in (("MLflow", mlflow), ("Prefect", address)) if page]
         out.result(pages, "\n".join([*lines, "Ctrl-C ends both."]))
-        (stop or threading.Event()).wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            (stop or threading.Event()).wait()
 
 
 @contextlib.contextmanager
@@ -47,6 +48,7 @@ def _mlflow(uri: str | None) -> Iterator[str | None]:
         stdin=subprocess.DEVNULL,
     )
     try:
+        wait_until_up(process, f"http://127.0.0.1:{port}/health", "MLflow's server")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

@@ -47,14 +47,7 @@ class LocalServer:
         Raises:
             CapfiltError: the server ended or does not answer in time; where its log lies.
         """
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise CapfiltError(f"the local Prefect server ended with {self.process.returncode}: see {self.log}")
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/api/health", timeout=5):
-                return
-            time.sleep(0.1)
-        raise CapfiltError(f"the local Prefect server gives no answer within {seconds:.0f} s: see {self.log}")
+        wait_until_up(self.process, f"{self.url}/api/health", f"the local Prefect server ({self.log})", seconds)
 
     def stop(self) -> None:
         """End the process."""
@@ -64,6 +57,22 @@ class LocalServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def wait_until_up(process: "subprocess.Popen[bytes]", url: str, name: str, seconds: float = STARTUP_SECONDS) -> None:
+    """Return when a server we started answers.
+
+    Raises:
+        CapfiltError: it ended, or does not answer in time.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise CapfiltError(f"{name} ended with {process.returncode}")
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.1)
+    raise CapfiltError(f"{name} gives no answer within {seconds:.0f} s")
 
 
 @contextlib.contextmanager
