@@ -72,12 +72,15 @@ def promote(bench: Bench, rounds: Sequence[RoundResult]) -> tuple[int, tuple[str
         if decision.promote:
             champion = challenger
     for result in rounds:
+        # a run of its own: MLflow writes a model's scores into the run it belongs to, at step 0
+        run = bench.tracker.child(f"round-{result.round}/models")
         for model in (result.base, result.captioner, result.filter):
             name = f"{bench.config.name}-{model.role}"
             tags = {"round": str(result.round), "web_digest": result.web.digest}
-            registered = bench.tracker.register_model(name, model, _scores(result), tags)
+            registered = run.register_model(name, model, _scores(result), tags)
             if result is champion and registered.registered_version is not None:
-                bench.tracker.set_alias(name, registered.registered_version, "champion")
+                run.set_alias(name, registered.registered_version, "champion")
+        run.end()
     return champion.round, reasons
 
 
