@@ -48,7 +48,12 @@ def launch_training(
 
 
 def _to_log(line: str) -> None:
-    logger.info("%s", line)
+    """A line of the training's own log at the level it starts with, anything else (a library's print) as it is."""
+    level, _, rest = line.partition(" ")
+    if level in ("INFO", "WARNING", "ERROR"):
+        logger.log(getattr(logging, level), "%s", rest)
+    else:
+        logger.info("%s", line)
 
 
 class _Watcher:
