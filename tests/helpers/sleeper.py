@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     leave_with_parents()
     leave_mark(options.work_dir)
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")  # one write, so that two workers' lines do not mix
+    sys.stdout.flush()
     time.sleep(120)
 
 
