@@ -58,8 +58,9 @@ def _run(out: Path, seed: int, share: float, coin: float | None) -> dict[str, An
 
 
 def _kept_share(report: dict[str, Any]) -> float:
+    """Share of all texts, web and synthetic, that the filter kept."""
     metrics = report["rounds"][1]["metrics"]
-    kept, dropped = metrics["capfilt/kept_pairs"], metrics["capfilt/dropped"]
+    kept, dropped = metrics["capfilt/kept_pairs"], metrics["capfilt/dropped_pairs"]
     return float(kept / (kept + dropped))
 
 

@@ -6,38 +6,21 @@ DATASET_URI is a dataset written by CapFilt. For scoring only: nothing that trai
 """
 
 import sys
-from collections.abc import Iterable
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from components.common.storage import open_store
-from components.data.manifest import load_manifest
-
-
-def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half. scores [N], positive bool [N]."""
-    order = np.argsort(scores, kind="stable")
-    _, first, counts = np.unique(scores[order], return_index=True, return_counts=True)
-    ranks = np.empty(len(scores))
-    ranks[order] = np.repeat(first + (counts + 1) / 2, counts)
-    wins = ranks[positive].sum() - positive.sum() * (positive.sum() + 1) / 2
-    return float(wins / (positive.sum() * (~positive).sum()))
+from components.data.texts import dataset_candidates
+from components.evaluation.dataset import roc_auc
 
 
 def web_scores(uri: str) -> dict[str, float]:
     """P(match) of the web text of every key in a CapFilt dataset."""
-    store = open_store(uri)
-    scores: dict[str, float] = {}
-    for shard in load_manifest(uri).shards:
-        with store.open(shard.parquet.key) as file:
-            rows: Iterable[dict[str, object]] = pq.read_table(file).to_pylist()
-        scores |= {
-            str(row["key"]): float(str(row["itm_probability"]))
-            for row in rows
-            if row["source"] == "web" and row["itm_probability"] is not None
-        }
-    return scores
+    return {
+        one.key: one.itm_probability
+        for one in dataset_candidates(uri)
+        if one.source == "web" and one.itm_probability is not None
+    }
 
 
 def main(dataset_uri: str, truth_path: str) -> None:
