@@ -1,0 +1,68 @@
+"""The benchmarks themselves, at sizes that mean nothing: they run, and what they print is reckoned rightly."""
+
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.capfilt.config import CapfiltConfig
+from components.capfilt.run import run_capfilt
+from components.common.storage import open_store
+from tests.benchmarks import loop_study, score_web_truth
+from tests.helpers.tiny_models import save_tiny_models
+from tests.helpers.webshards import write_web
+
+TINY = ("--width", "64", "--depth", "1", "--image-size", "32", "--batch", "2", "--threads", "1")
+
+
+def printed(module: str, *options: str) -> list[str]:
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *TINY, *options]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+
+
+def test_training_steps_are_compared() -> None:
+    lines = printed("bench_pretrain_step", "--steps", "1", "--texts", "real")
+    assert [side in line for side, line in zip(("transformers", "ours", "ratio"), lines, strict=True)] == [True] * 3
+
+
+def test_both_capfilts_write_the_same() -> None:
+    lines = printed("bench_capfilt", "--turns", "1", "--dtype", "fp32")  # ends otherwise where they do not
+    assert "captions equal True" in lines[0]
+    assert "ratio" in lines[-1]
+
+
+def test_study_pairs_a_coin_with_the_filter_it_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def finished(name: str, after: float) -> None:
+        metrics = [{loop_study.RECALL: 0.5, loop_study.CIDER: 1.0}, {loop_study.RECALL: after, loop_study.CIDER: 1.1}]
+        metrics[1] |= {"capfilt/kept_pairs": 30, "capfilt/dropped_pairs": 70}
+        report = {"rounds": [{"round": number, "metrics": metrics[number]} for number in (0, 1)]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+
+    for (seed, loss), (kind, after) in product(((0, 0.0), (1, 0.25)), (("", 0.7), ("-coin", 0.55))):
+        finished(f"seed{seed}-bad0.55{kind}", after - loss)
+    monkeypatch.setattr(sys, "argv", ["study", "--seeds", "0", "1", "--coin", "--out", str(tmp_path)])
+    loop_study.main()
+    table = capsys.readouterr().out
+    assert "coin 0.30" in table
+    assert "filter: round 1 above round 0 in both in 1 of 2; mean gain mean recall +0.075, CIDEr +0.100" in table
+    assert "coin: round 1 above round 0 in both in 1 of 2; mean gain mean recall -0.075, CIDEr +0.100" in table
+
+
+def test_score_against_the_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = save_tiny_models(tmp_path / "models")
+    config = CapfiltConfig(threads=1, threshold=0.0)
+    web = write_web(tmp_path / "web", shards=2, samples=4)
+    result = run_capfilt(str(web), *models, config, store=open_store(str(tmp_path / "out")), name="out")
+    scores = score_web_truth.web_scores(result.dataset.uri)
+    best = sorted(scores, key=lambda key: scores[key])[-3:]
+    kinds = ["match" if key in best else "junk" for key in scores]
+    pq.write_table(pa.table({"key": list(scores), "kind": kinds}), tmp_path / "truth.parquet")
+    score_web_truth.main(result.dataset.uri, str(tmp_path / "truth.parquet"))
+    assert "texts scored 8   ROC-AUC match vs rest 1.0000" in capsys.readouterr().out
