@@ -60,6 +60,7 @@ def _round(bench: Bench, raw: RawData, one: RoundResult) -> RoundReport:
         models=(one.base, one.captioner, one.filter),
         calibration=calibration,
         drift=drift.text if drift else "",
+        drift_worse=bool(drift and drift.worse),
     )
 
 

@@ -61,8 +61,8 @@ def regenerate(
     target_precision: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            help="Choose the threshold so that at least this share of the kept texts fits its picture, as measured on "
-            "--calibration (hard wrong texts: on web texts it is likely more). Stops if no threshold reaches it."
+            help="Choose the threshold so that at least this share of the kept texts fits its picture, as estimated on "
+            "--calibration, where near captions of other pictures stand for wrong texts. Stops if no threshold does."
         ),
     ] = None,
     calibration: Annotated[

@@ -12,7 +12,16 @@ from components.model.decoding import DecodingConfig
 OUTPUT_VERSION = 1
 """Raised whenever the same input, models and config would give other bytes."""
 
-_NOT_THE_OUTPUT = {"engine", "workers", "read_threads", "threads", "guard", "retries", "calibration"}
+_NOT_THE_OUTPUT = {
+    "engine",
+    "workers",
+    "read_threads",
+    "threads",
+    "guard",
+    "retries",
+    "target_precision",
+    "calibration",
+}
 
 
 class CalibrationConfig(BaseModel):
@@ -45,8 +54,9 @@ class CapfiltConfig(BaseModel):
         default=None,
         gt=0,
         lt=1,
-        description="share of the kept texts that shall fit their picture: the threshold is chosen for it from human "
-        "validation captions and takes the place of `threshold`; null: `threshold` as it stands",
+        description="share of the kept texts that shall fit their picture: the threshold is chosen for it on human "
+        "validation captions and takes the place of `threshold`; the stage stops if no threshold reaches it; null: "
+        "`threshold` as it stands",
     )
     calibration: CalibrationConfig = Field(
         default_factory=CalibrationConfig, description="how purity and yield of the filter are measured"
@@ -102,8 +112,6 @@ class CapfiltConfig(BaseModel):
     def effective(self) -> dict[str, Any]:
         """The settings that decide the output, as plain JSON: part of the fingerprint.
 
-        The target is told where there is one. Where there is none it is left out, so that datasets keep the versions
-        they had before there were targets.
+        A target is not among them: the threshold that was chosen for it is.
         """
-        untold = _NOT_THE_OUTPUT if self.target_precision is not None else _NOT_THE_OUTPUT | {"target_precision"}
-        return self.model_dump(mode="json", exclude=untold)
+        return self.model_dump(mode="json", exclude=_NOT_THE_OUTPUT)

@@ -29,8 +29,8 @@ def find_drift(before: Calibration | None, after: Calibration, limit: float) -> 
     if max(abs(purity), abs(yields)) <= limit:
         return None
     moved = (
-        f"at threshold {old.threshold:g} the filter's purity went from {old.purity:.1%} to {new.purity:.1%} and its "
-        f"yield from {old.yield_share:.1%} to {new.yield_share:.1%} since the round before"
+        f"at threshold {old.threshold:g} the filter's {_went('purity', old.purity, new.purity)} and its "
+        f"{_went('yield', old.yield_share, new.yield_share)} since the round before"
     )
     return Drift(min(purity, yields) < -limit, f"{moved}: {_meaning(purity, yields, limit)}")
 
@@ -38,6 +38,10 @@ def find_drift(before: Calibration | None, after: Calibration, limit: float) -> 
 def _point(calibration: Calibration, threshold: float) -> PurityPoint:
     """The last kept point of a curve up to a threshold: the same place in every curve."""
     return next(point for point in reversed(calibration.curve) if point.threshold <= threshold)
+
+
+def _went(name: str, before: float, after: float) -> str:
+    return f"{name} went from {before * 100:.1f} % to {after * 100:.1f} %"
 
 
 def _meaning(purity: float, yields: float, limit: float) -> str:

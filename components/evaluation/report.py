@@ -117,7 +117,7 @@ def render_report(data: ReportData) -> str:
         data_rows=_data_rows(data.capfilt),
         pass_heads=[f"by round {one.made_by}" for one in data.capfilt],
         progress_charts=_progress_charts(data.rounds),
-        filters=[_filter(one.round, one.calibration, one.drift) for one in data.rounds if one.calibration is not None],
+        filters=[_filter(one, one.calibration) for one in data.rounds if one.calibration is not None],
         curve_groups=_curve_groups(data.rounds),
         kinds=_kinds(data.capfilt),
         flows=[_flow(one) for one in data.capfilt],
@@ -245,18 +245,19 @@ class FilterCard(NamedTuple):
     target: float | None
     reached: bool
     drift: str
+    worse: bool
 
 
-def _filter(number: int, calibration: Calibration, drift: str) -> FilterCard:
+def _filter(one: RoundReport, calibration: Calibration) -> FilterCard:
     """Purity is drawn as far as right texts pass: behind the last of them there is nothing to be pure."""
     chosen = calibration.chosen
     points = sorted({*calibration.curve, chosen}, key=lambda point: point.threshold)
     purity = tuple((point.threshold, point.purity) for point in points if point.yield_share > 0)
     yields = tuple((point.threshold, point.yield_share) for point in points)
     lines = [Series(label="purity", points=purity, colour=1), Series(label="yield", points=yields, colour=2)]
-    title = f"Purity and yield of the filter of round {number} by threshold"
+    title = f"Purity and yield of the filter of round {one.round} by threshold"
     chart = line_chart(title, lines, x_label="threshold", percent=True, mark=chosen.threshold)
-    return FilterCard(number, chart, chosen, calibration.target, calibration.reached, drift)
+    return FilterCard(one.round, chart, chosen, calibration.target, calibration.reached, one.drift, one.drift_worse)
 
 
 def _curve_groups(rounds: Sequence[RoundReport]) -> list[tuple[str, list[tuple[str, Markup]]]]:

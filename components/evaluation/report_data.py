@@ -56,6 +56,7 @@ class RoundReport(_Part):
     models: tuple[ModelRef, ...] = ()
     calibration: Calibration | None = Field(default=None, description="its filter measured on human captions")
     drift: str = Field(default="", description="how its filter judges otherwise than the round's before; empty: alike")
+    drift_worse: bool = Field(default=False, description="whether that is for the worse")
 
 
 class ReportData(_Part):

@@ -13,8 +13,9 @@ from components.capfilt.config import CalibrationConfig, CapfiltConfig
 from components.capfilt.filter import Filter
 from components.capfilt.models import load_matcher
 from components.capfilt.purity import GRID, PurityCurve
+from components.capfilt.run import run_capfilt
 from components.common.contracts import Calibration, DatasetRef, ModelRef
-from components.common.errors import DataError, GateError, ModelError
+from components.common.errors import ConfigError, DataError, GateError, ModelError
 from components.common.storage import open_store
 from components.data.coco import import_coco
 from components.data.images import decode_image, resize_square
@@ -117,8 +118,14 @@ def test_the_chosen_threshold_goes_into_the_config(matcher: ModelRef, val: Datas
     assert found.target == 0.55
     used = settle(config, found)
     assert used.threshold == found.chosen.threshold
-    assert used.effective() | {"threshold": 0.5} == config.effective()
+    assert used == config.model_copy(update={"threshold": found.chosen.threshold, "target_precision": None})
     assert settle(settings(), found) == settings()
+
+
+def test_a_target_without_its_threshold_is_not_run(matcher: ModelRef, val: DatasetRef, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a threshold has yet to be chosen"):
+        run_capfilt(val, matcher, matcher, settings(0.9), store=open_store(str(tmp_path)), name="out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_target_out_of_reach_stops_and_names_what_can_be_had(matcher: ModelRef, val: DatasetRef) -> None:

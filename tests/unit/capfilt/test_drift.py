@@ -41,8 +41,8 @@ def test_what_it_means(purity: float, yields: float, worse: bool, words: str) ->
     assert drift is not None
     assert drift.worse is worse
     assert words in drift.text
-    assert f"purity went from 80.0% to {purity:.1%}" in drift.text
-    assert f"yield from 90.0% to {yields:.1%}" in drift.text
+    assert f"purity went from 80.0 % to {purity * 100:.1f} %" in drift.text
+    assert f"yield went from 90.0 % to {yields * 100:.1f} %" in drift.text
 
 
 def test_a_threshold_that_moved_along_hides_nothing() -> None:
@@ -50,4 +50,4 @@ def test_a_threshold_that_moved_along_hides_nothing() -> None:
     before, after = calibration(0.8, 0.9, threshold=0.83), calibration(0.6, 0.9, threshold=0.99)
     drift = find_drift(before, after, 0.05)
     assert drift is not None
-    assert "from 80.0% to 60.0%" in drift.text
+    assert "from 80.0 % to 60.0 %" in drift.text

@@ -115,6 +115,15 @@ def test_a_target_out_of_reach_is_told():
     assert "none reaches the 99.9&nbsp;% asked for" in page
 
 
+@pytest.mark.parametrize("worse", [False, True])
+def test_only_a_drift_for_the_worse_is_coloured(worse):
+    data = demo(1)
+    (one,) = data.rounds
+    drifted = one.model_copy(update={"drift": "it moved", "drift_worse": worse})
+    page = render_report(data.model_copy(update={"rounds": (drifted,)}))
+    assert f'<p class="note-box{" worse" if worse else ""}">Drift: it moved.</p>' in page
+
+
 def test_purity_is_not_drawn_where_nothing_passes():
     nothing = PurityPoint(threshold=1.0, purity=0.0, yield_share=0.0)
     some = [PurityPoint(threshold=at, purity=0.5 + at / 2, yield_share=1 - at) for at in (0.0, 0.5)]
