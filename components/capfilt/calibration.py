@@ -174,23 +174,14 @@ def score_pairs(
     """
     own = [_read(matcher, image.captions) for image in images]
     texts = list(dict.fromkeys(text for row in own for text in row))
-    batches = [
-        range(start, min(start + config.batch_size, len(images))) for start in range(0, len(images), config.batch_size)
-    ]
     if all(len(row) == len(texts) for row in own):
         raise DataError(
             f"a filter is measured on at least two images with different captions; the validation data have {len(own)} "
             f"images and {len(texts)} different captions to offer: give more"
         )
-    features = _text_features(matcher, texts)
-    wrong: list[list[str]] = []
-    for batch in batches:
-        near = with_halving(lambda part: list(matcher.embed_images(_squares(matcher, images, part))), batch)
-        for number, image in zip(batch, near, strict=True):
-            wrong.append(nearest_others(image, features, texts, own[number], config.calibration.negatives))
-        advance(len(batch))
+    wrong = _wrong_texts(matcher, images, own, texts, config, advance)
     scores = PairScores([], [])
-    for batch in batches:
+    for batch in _batches(len(images), config.batch_size):
         rows = with_halving(
             lambda part: matcher.score(_squares(matcher, images, part), [[*own[n], *wrong[n]] for n in part]), batch
         )
@@ -200,6 +191,25 @@ def score_pairs(
             scores.wrong.extend(probabilities[len(own[number]) :])
         advance(len(batch))
     return scores
+
+
+def _wrong_texts(
+    matcher: Filter,
+    images: Sequence[EvalImage],
+    own: Sequence[Sequence[str]],
+    texts: Sequence[str],
+    config: CapfiltConfig,
+    advance: Callable[[int], object],
+) -> list[list[str]]:
+    """The near captions of others for every image."""
+    features = _text_features(matcher, texts)
+    wrong: list[list[str]] = []
+    for batch in _batches(len(images), config.batch_size):
+        near = with_halving(lambda part: list(matcher.embed_images(_squares(matcher, images, part))), batch)
+        for number, image in zip(batch, near, strict=True):
+            wrong.append(nearest_others(image, features, texts, own[number], config.calibration.negatives))
+        advance(len(batch))
+    return wrong
 
 
 def nearest_others(
@@ -218,6 +228,10 @@ def nearest_others(
     return list(islice(others, count))
 
 
+def _batches(total: int, size: int) -> list[range]:
+    return [range(start, min(start + size, total)) for start in range(0, total, size)]
+
+
 def _read(matcher: Filter, captions: Sequence[str]) -> list[str]:
     """The different captions of an image as the filter reads them."""
     return list(dict.fromkeys(text for caption in captions if (text := matcher.read(caption))))
@@ -225,8 +239,9 @@ def _read(matcher: Filter, captions: Sequence[str]) -> list[str]:
 
 def _text_features(matcher: Filter, texts: Sequence[str]) -> torch.Tensor:
     """ITC features `[T, d]`."""
-    parts = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
-    rows = [row for part in parts for row in with_halving(lambda some: list(matcher.embed_texts(some)), part)]
+    rows: list[torch.Tensor] = []
+    for batch in _batches(len(texts), _TEXTS_AT_ONCE):
+        rows += with_halving(lambda part: list(matcher.embed_texts([texts[n] for n in part])), batch)
     return torch.stack(rows)
 
 
