@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from components.capfilt.drift import find_drift
 from components.common.contracts import RawData, RoundResult
 from components.common.errors import CapfiltError
 from components.common.storage import open_store, split_uri
@@ -49,12 +50,17 @@ def _round(bench: Bench, raw: RawData, one: RoundResult) -> RoundReport:
     curves: dict[str, Curve] = {}
     for role, uri in bench.histories[one.round].items():
         curves |= {f"{role}/{name}": points for name, points in read_history(uri).items()}
+    calibration, before = bench.calibrations[one.round], bench.calibrations.get(one.round - 1)
+    drift = find_drift(before, calibration, bench.config.capfilt.calibration.drift)
     return RoundReport(
         round=one.round,
         metrics={name: value for name, value in one.metrics.items() if name.startswith("eval/")},
         curves=curves,
         datasets=(one.web, raw.train),
         models=(one.base, one.captioner, one.filter),
+        calibration=calibration,
+        drift=drift.text if drift else "",
+        drift_worse=bool(drift and drift.worse),
     )
 
 

@@ -22,7 +22,15 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import BaseModel, ValidationError
 
-from components.common.contracts import Contract, DatasetRef, EvalReport, ModelRef, StageReport, TrainResult
+from components.common.contracts import (
+    Calibration,
+    Contract,
+    DatasetRef,
+    EvalReport,
+    ModelRef,
+    StageReport,
+    TrainResult,
+)
 from components.common.errors import StorageError
 from components.common.lock import exclusive
 from components.common.progress import clock
@@ -84,6 +92,7 @@ class Bench:
     reports: list[StageReport] = field(default_factory=list)
     metrics: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     histories: dict[int, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    calibrations: dict[int, Calibration] = field(default_factory=dict)
 
     def run(self, stage: Stage[R]) -> R:
         """The stage's result: from its record if it is finished, else by working, as a Prefect task on this thread.

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,11 @@ from pydantic import BaseModel, ValidationError
 from components.common.contracts import ModelRef
 from components.common.errors import ConfigError
 from flows._console import command
+
+if TYPE_CHECKING:
+    from components.capfilt.config import CapfiltConfig
+    from components.common.contracts import Calibration
+    from components.common.storage import Store
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -49,7 +54,28 @@ def regenerate(
     captioner: Annotated[str, typer.Option(help="Captioner: any BLIP captioning model folder.")],
     filter: Annotated[str, typer.Option(help="Filter: any BLIP image-text retrieval model folder.")],  # noqa: A002
     out: Annotated[str, typer.Option(help="Root of the new dataset: a folder or s3://bucket/prefix.")],
-    threshold: Annotated[float, typer.Option(help="Match probability from which a text is kept.")] = 0.5,
+    threshold: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Match probability from which a text is kept; 0.5 if neither this nor a target is given."),
+    ] = None,
+    target_precision: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            help="Choose the threshold so that at least this share of the kept texts fits its picture, as estimated on "
+            "--calibration, where near captions of other pictures stand for wrong texts. Stops if no threshold does."
+        ),
+    ] = None,
+    calibration: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="--target-precision: COCO captions JSON or Karpathy JSON the filter was not trained on."),
+    ] = None,
+    calibration_images: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="--target-precision: folder that the file names of --calibration are relative to."),
+    ] = None,
+    bad_share: Annotated[
+        float, typer.Option(help="--target-precision: share of wrong texts to reckon with before filtering.")
+    ] = 0.5,
     policy: Annotated[str, typer.Option(help="keep_both (paper), replace, best_of or fallback.")] = "keep_both",
     captions_per_image: PerImage = 1,
     decoding: Decoding = "nucleus",
@@ -72,36 +98,80 @@ def regenerate(
 ) -> None:
     """CapFilt over your own shards with any BLIP checkpoints; run again, it goes on where it stopped."""
     with command(as_json=as_json) as output:
-        from components.capfilt.config import CapfiltConfig
+        human = _calibration_files(threshold, target_precision, calibration, calibration_images)
+        from components.capfilt.config import CalibrationConfig, CapfiltConfig
         from components.model.decoding import DecodingConfig
 
         lengths = {"min_length": min_length, "max_length": max_length, "repetition_penalty": repetition_penalty}
         how = _checked(DecodingConfig, method=decoding, top_p=top_p, top_k=top_k, beams=beams, prompt=prompt, **lengths)
         speed = {"batch_size": batch_size, "engine": engine, "workers": workers, "precision": dtype}
-        rules = {"threshold": threshold, "policy": policy, "captions_per_image": captions_per_image, "limit": limit}
+        rules = {"policy": policy, "captions_per_image": captions_per_image, "limit": limit}
+        rules |= {"threshold": 0.5 if threshold is None else threshold, "target_precision": target_precision}
+        rules |= {"calibration": _checked(CalibrationConfig, bad_share=bad_share)}
         reading = {"image_size": image_size, "position_zero": position_zero}
         config = _checked(CapfiltConfig, seed=seed, decoding=how, **rules, **reading, **speed)
+        from components.capfilt.calibration import settle
         from components.capfilt.run import run_capfilt
         from components.common.storage import open_store
 
         target = open_store(out)
         target.check()
+        matcher, measured = _model_ref(filter, "filter"), {}
         with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
+            if human is not None:
+                calibrated = _measure_filter(matcher, human, config, target, Path(folder))
+                config, measured = settle(config, calibrated), calibrated.metrics
             result = run_capfilt(
                 web,
                 _model_ref(captioner, "captioner"),
-                _model_ref(filter, "filter"),
+                matcher,
                 config,
                 store=target,
                 out=target,
                 name=Path(target.uri).name,
                 work_dir=Path(folder),
             )
+        result = result.model_copy(update={"metrics": measured | result.metrics})
         figures = "\n".join(f"{name}: {value:,.4g}" for name, value in sorted(result.metrics.items()))
         ref = result.dataset
         output.result(
             result.model_dump(mode="json"), f"{ref.images:,} images, {ref.pairs:,} pairs in {ref.uri}\n{figures}"
         )
+
+
+def _calibration_files(
+    threshold: float | None, target: float | None, annotations: str | None, images: str | None
+) -> tuple[str, str] | None:
+    """Annotations and picture folder to choose the threshold by; None if it is not to be chosen.
+
+    Raises:
+        ConfigError: these options do not go together; says which to give.
+    """
+    if target is None:
+        if annotations is not None or images is not None:
+            raise ConfigError("--calibration is for choosing a threshold: give --target-precision too, e.g. 0.95")
+        return None
+    if threshold is not None:
+        raise ConfigError("--threshold and --target-precision: give one of them, the other would be ignored")
+    if annotations is None or images is None:
+        raise ConfigError(
+            "--target-precision measures the filter on human captions: give --calibration captions.json and "
+            "--calibration-images FOLDER, of pictures that the filter was not trained on"
+        )
+    return annotations, images
+
+
+def _measure_filter(
+    matcher: ModelRef, human: tuple[str, str], config: "CapfiltConfig", out: "Store", folder: Path
+) -> "Calibration":
+    """The filter measured on annotations and pictures, once per output."""
+    from components.capfilt.calibration import remembered, run_calibration
+    from components.common.storage import open_store
+    from components.data.coco import import_coco
+
+    limit = config.calibration.images
+    data = import_coco(*human, store=open_store(str(folder)), name="calibration", limit=limit)
+    return remembered(out, matcher, data, config, lambda: run_calibration(matcher, data, config, work_dir=folder))
 
 
 def caption(

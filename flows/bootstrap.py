@@ -14,7 +14,7 @@ from flows.assessment import assess, judge, promote
 from flows.finetuning import finetune
 from flows.preparation import make_tokenizer, prepare
 from flows.pretraining import pretrain
-from flows.regeneration import regenerate
+from flows.regeneration import calibrate, regenerate
 
 
 def _run_name() -> str:
@@ -42,6 +42,7 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
             captioner = finetune(bench, number, "captioner", base, raw.train)
             matcher = finetune(bench, number, "filter", base, raw.train)
             report = assess(bench, number, captioner, matcher, raw.test)
+            calibration = calibrate(bench, number, matcher, raw.val)
             rounds.append(
                 RoundResult(
                     round=number,
@@ -54,7 +55,7 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
                 )
             )
             if number < config.rounds:
-                web = regenerate(bench, number + 1, raw.web, captioner, matcher).dataset
+                web = regenerate(bench, number + 1, raw.web, captioner, matcher, calibration).dataset
                 if raw.truth_uri is not None:
                     judge(bench, number + 1, web, raw.truth_uri)
         champion, reasons = promote(bench, rounds)

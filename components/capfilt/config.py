@@ -12,7 +12,33 @@ from components.model.decoding import DecodingConfig
 OUTPUT_VERSION = 1
 """Raised whenever the same input, models and config would give other bytes."""
 
-_SPEED_ONLY = {"engine", "workers", "read_threads", "threads", "guard", "retries"}
+_NOT_THE_OUTPUT = {
+    "engine",
+    "workers",
+    "read_threads",
+    "threads",
+    "guard",
+    "retries",
+    "target_precision",
+    "calibration",
+}
+
+
+class CalibrationConfig(BaseModel):
+    """How the filter is measured on human validation captions: see calibration.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int = Field(default=300, ge=2, description="first so many validation images are used")
+    negatives: int = Field(
+        default=5, ge=1, description="wrong texts per image: captions of other images that the filter finds nearest"
+    )
+    bad_share: float = Field(
+        default=0.5, gt=0, lt=1, description="share of wrong texts before filtering that purity reckons with"
+    )
+    drift: float = Field(
+        default=0.05, gt=0, le=1, description="change of purity or yield from round to round that is told as drift"
+    )
 
 
 class CapfiltConfig(BaseModel):
@@ -24,6 +50,17 @@ class CapfiltConfig(BaseModel):
     decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="how captions are decoded")
     captions_per_image: int = Field(default=1, ge=1, le=64, description="synthetic captions per image")
     threshold: float = Field(default=0.5, ge=0, le=1, description="match probability from which a text is kept")
+    target_precision: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of the kept texts that shall fit their picture: the threshold is chosen for it on human "
+        "validation captions and takes the place of `threshold`; the stage stops if no threshold reaches it; null: "
+        "`threshold` as it stands",
+    )
+    calibration: CalibrationConfig = Field(
+        default_factory=CalibrationConfig, description="how purity and yield of the filter are measured"
+    )
     policy: Policy = Field(default="keep_both", description="keep_both (paper) | replace | best_of | fallback")
     coin: float | None = Field(
         default=None, ge=0, le=1, description="control experiment: accept texts by a coin of this rate, not by score"
@@ -58,6 +95,23 @@ class CapfiltConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_target_means_something(self) -> Self:
+        target, without = self.target_precision, 1 - self.calibration.bad_share
+        if target is not None and self.coin is not None:
+            raise ValueError(
+                "target_precision chooses a threshold of scores, and a coin looks at none: set one of them"
+            )
+        if target is not None and target <= without:
+            raise ValueError(
+                f"target_precision {target:g} asks for no filter: with a bad_share of {self.calibration.bad_share:g} "
+                f"the share of right texts is {without:g} before filtering; set it above that"
+            )
+        return self
+
     def effective(self) -> dict[str, Any]:
-        """The settings that decide the output, as plain JSON: part of the fingerprint."""
-        return self.model_dump(mode="json", exclude=_SPEED_ONLY)
+        """The settings that decide the output, as plain JSON: part of the fingerprint.
+
+        A target is not among them: the threshold that was chosen for it is.
+        """
+        return self.model_dump(mode="json", exclude=_NOT_THE_OUTPUT)

@@ -50,7 +50,7 @@ class Filter:
 
     def score(self, squares: Pixels, texts: Sequence[Sequence[str]]) -> list[list[Score]]:
         """Scores of each image's texts for squares uint8 `[B, S, S, 3]`; equal texts of an image are scored once."""
-        read = [[pre_caption(text, self.max_words) for text in row] for row in texts]
+        read = [[self.read(text) for text in row] for row in texts]
         scores: list[dict[str, Score]] = [{} for _ in read]
         slots = self._slots(read)
         if not slots:
@@ -62,6 +62,23 @@ class Filter:
                 for row, text, score in zip(scores, slot, self._score_slot(slot, keys_values, images), strict=True):
                     row[text] = score
         return [[known[text] for text in row] for known, row in zip(scores, read, strict=True)]
+
+    def read(self, text: str) -> str:
+        """A text as it is read: cleaned, and cut to `max_words`. Texts read alike are one text to the filter."""
+        return pre_caption(text, self.max_words)
+
+    def embed_images(self, squares: Pixels) -> torch.Tensor:
+        """Squares uint8 `[B, S, S, 3]` to ITC features `[B, d]` of length 1, fp32 on the CPU."""
+        with self.arithmetic:
+            pixels = to_pixels(squares, self.preprocessor.mean, self.preprocessor.std, device=self.arithmetic.device)
+            return self.model.image_embed(self.model.vision_model(pixels)).float().cpu()
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """R texts to ITC features `[R, d]` of length 1, fp32 on the CPU."""
+        with self.arithmetic:
+            batch = self.tokenizer.encode([self.read(text) for text in texts], self.max_tokens)
+            ids, mask = batch.ids.to(self.arithmetic.device), batch.mask.to(self.arithmetic.device)
+            return self.model.text_features(ids, mask).float().cpu()
 
     @staticmethod
     def _slots(texts: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -88,12 +88,17 @@ def load_models(
     arithmetic = Arithmetic(pick_device(slot), config.precision)
     return CapfiltModels(
         Captioner(load_captioner(captioner, image_size=config.image_size), config.decoding, arithmetic),
-        Filter(
-            load_filter(matcher, image_size=config.image_size, position_zero=config.position_zero),
-            arithmetic,
-            max_words=config.max_words,
-            max_tokens=config.max_tokens,
-        ),
+        load_matcher(matcher, config, arithmetic),
         config,
         fingerprint,
+    )
+
+
+def load_matcher(folder: Path, config: CapfiltConfig, arithmetic: Arithmetic) -> Filter:
+    """Load a filter's folder as CapFilt uses it, so that it is also measured as it is used."""
+    return Filter(
+        load_filter(folder, image_size=config.image_size, position_zero=config.position_zero),
+        arithmetic,
+        max_words=config.max_words,
+        max_tokens=config.max_tokens,
     )

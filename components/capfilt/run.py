@@ -15,6 +15,7 @@ from components.capfilt.reading import ShardSource
 from components.capfilt.shard import Finished
 from components.capfilt.stats import ShardStats, merge_shards, run_metrics, shard_stats
 from components.common.contracts import CapfiltResult, DatasetRef, ModelRef
+from components.common.errors import ConfigError
 from components.common.progress import Progress
 from components.common.storage import Store
 from components.common.tracking import Tracker
@@ -64,11 +65,14 @@ def run_capfilt(
         out: exact root of the dataset, instead of its place under `store`.
 
     Raises:
-        ConfigError: `out` holds a dataset of another plan; the message says what differs.
+        ConfigError: `out` holds a dataset of another plan, the message says what differs; or the config has a target
+            precision and no threshold for it yet.
         DataError: no shards, or a shard changed since the plan was made.
         GateError: captions have collapsed.
         StorageError: a store refuses; what was committed stays.
     """
+    if config.target_precision is not None:
+        raise ConfigError("a threshold has yet to be chosen for target_precision: see calibration.settle")
     plan = Plan(web_input(web, config.limit), captioner, filter, config)
     target = out or dataset_store(store, name, plan.fingerprint)
     plan_dataset(target, plan.as_json())

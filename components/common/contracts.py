@@ -57,6 +57,39 @@ class CapfiltResult(Contract):
     metrics: dict[str, float] = Field(description="`capfilt/...` totals: noise ratios, kept, dropped, failed")
 
 
+class PurityPoint(Contract):
+    """What a filter lets through at a threshold."""
+
+    threshold: float = Field(description="P(match) from which a text passes")
+    purity: float = Field(description="share of right texts among those that pass: precision")
+    yield_share: float = Field(description="share of the right texts that pass: recall")
+
+
+class Calibration(Contract):
+    """A filter measured on human validation captions, and the threshold that follows from it."""
+
+    filter: str = Field(description="digest of the filter")
+    human: str = Field(description="digest of the validation captions")
+    chosen: PurityPoint = Field(description="the threshold in use: chosen for the target, or the configured one")
+    target: float | None = Field(description="purity asked for; None: the threshold was configured")
+    reached: bool = Field(description="whether the chosen threshold reaches the target; if not, it is the purest one")
+    curve: tuple[PurityPoint, ...] = Field(description="purity and yield over the same thresholds for every filter")
+    images: int
+    positives: int = Field(description="right texts measured: images with their own captions")
+    negatives: int = Field(description="wrong texts measured: images with near captions of others")
+    bad_share: float = Field(description="share of wrong texts before filtering that purity reckons with")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Flat names, the same in every round."""
+        chosen = self.chosen
+        return {
+            "filter/threshold": chosen.threshold,
+            "filter/purity": chosen.purity,
+            "filter/yield": chosen.yield_share,
+        }
+
+
 class StageReport(Contract):
     """One line of the run's story: which stage, how long, found done or worked."""
 

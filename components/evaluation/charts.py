@@ -29,8 +29,11 @@ class _Plot:
     width, height = 380.0, 210.0
     left, right, top, bottom = 46.0, 14.0, 12.0, 34.0
 
-    def __init__(self, xs: Sequence[float], ys: Sequence[float], *, from_zero: bool) -> None:
-        self.x_low, self.x_high = min(xs), max(xs)
+    def __init__(self, xs: Sequence[float], ys: Sequence[float], *, from_zero: bool, shares: bool = False) -> None:
+        self.x_low, self.x_high = (0.0, 1.0) if shares else (min(xs), max(xs))
+        if shares:
+            self.y_ticks, self.y_low, self.y_high = nice_ticks(0.0, 1.0), 0.0, 1.0
+            return
         low, high = min(ys), max(ys)
         pad = (high - low) * 0.12 or abs(high) * 0.1 or 1.0
         self.y_ticks = nice_ticks(0.0 if from_zero and low >= 0 else low - pad, high + pad)
@@ -57,27 +60,44 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], *, x_label: str, percent: bool = False, rounds: bool = False
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    percent: bool = False,
+    rounds: bool = False,
+    mark: float | None = None,
 ) -> Markup:
     """A line chart; empty if no series has a finite point.
 
     Args:
         percent: write the vertical axis in per cent.
         rounds: x are round numbers: tick every one of them and mark every point.
+        mark: x and y are shares, both axes run from 0 to 1, and this x is marked, with each line's value there.
     """
     drawn = [clean for one in series if (clean := _clean(one)).points]
     if not drawn:
         return Markup("")
     xs = [x for one in drawn for x, _ in one.points]
     ys = [y for one in drawn for _, y in one.points]
-    plot = _Plot(xs, ys, from_zero=False)
+    plot = _Plot(xs, ys, from_zero=False, shares=mark is not None)
     x_ticks = sorted(set(xs)) if rounds else nice_ticks(plot.x_low, max(plot.x_high, plot.x_low + 1))
+    if mark is not None:
+        x_ticks = [0.0, 0.5, 1.0]
     parts = [
         _grid(plot, percent),
         _x_axis(plot, [tick for tick in x_ticks if plot.x_low <= tick <= plot.x_high], x_label),
     ]
-    parts += [_line(plot, one, dots=rounds, percent=percent) for one in drawn]
-    summary = "; ".join(f"{one.label} ends at {number(one.points[-1][1], percent)}" for one in drawn)
+    if mark is None:
+        parts += [_line(plot, one, one.points if rounds else one.points[-1:], percent, large=rounds) for one in drawn]
+        summary = "; ".join(f"{one.label} ends at {number(one.points[-1][1], percent)}" for one in drawn)
+    else:
+        marked = [min(one.points, key=lambda point: abs(point[0] - mark)) for one in drawn]
+        parts.append(_mark(plot, mark))
+        parts += [_line(plot, one, [at], percent, large=True) for one, at in zip(drawn, marked, strict=True)]
+        summary = "; ".join(
+            f"{one.label} {number(y, percent)} at {mark:g}" for one, (_, y) in zip(drawn, marked, strict=True)
+        )
     return Markup(
         '<svg class="chart" viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{title}: {summary}">{body}</svg>'
     ).format(w=plot.width, h=plot.height, title=title, summary=summary, body=Markup("").join(parts))
@@ -120,16 +140,32 @@ def _x_axis(plot: _Plot, ticks: Sequence[float], label: str) -> Markup:
     return Markup("").join(texts)
 
 
-def _line(plot: _Plot, series: Series, *, dots: bool, percent: bool) -> Markup:
+def _mark(plot: _Plot, x: float) -> Markup:
+    """A dashed upright line, its x written beside it."""
+    at, late = plot.x(x), x > 0.5
+    return Markup(
+        '<line class="upright" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>'
+        '<text class="tick {anchor}" x="{text_x}" y="{text_y}">{text}</text>'
+    ).format(
+        x=at,
+        top=plot.top,
+        bottom=plot.height - plot.bottom,
+        anchor="end" if late else "start",
+        text_x=at - 6 if late else at + 6,
+        text_y=plot.height - plot.bottom - 6,
+        text=f"{x:.4g}",
+    )
+
+
+def _line(plot: _Plot, series: Series, marked: Sequence[tuple[float, float]], percent: bool, *, large: bool) -> Markup:
     colour = f"series-{series.colour % SERIES_COLOURS}"
     path = " ".join(f"{plot.x(x)},{plot.y(y)}" for x, y in series.points)
-    marked = series.points if dots else series.points[-1:]
     circles = [
         Markup('<circle class="{c}" cx="{x}" cy="{y}" r="{r}"><title>{label}: {value} at {at}</title></circle>').format(
             c=colour,
             x=plot.x(x),
             y=plot.y(y),
-            r=4.5 if dots else 3.5,
+            r=4.5 if large else 3.5,
             label=series.label,
             value=number(y, percent),
             at=_tick(x, False),

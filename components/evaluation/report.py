@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from markupsafe import Markup
 
-from components.common.contracts import StageReport
+from components.common.contracts import Calibration, PurityPoint, StageReport
 from components.evaluation.charts import Series, line_chart, number
 from components.evaluation.report_data import CapfiltReport, Example, ExampleText, ReportData, RoundReport
 from components.evaluation.verdict import CIDER, PRIMARY, RECALL, best_round, verdict
@@ -117,6 +117,7 @@ def render_report(data: ReportData) -> str:
         data_rows=_data_rows(data.capfilt),
         pass_heads=[f"by round {one.made_by}" for one in data.capfilt],
         progress_charts=_progress_charts(data.rounds),
+        filters=[_filter(one, one.calibration) for one in data.rounds if one.calibration is not None],
         curve_groups=_curve_groups(data.rounds),
         kinds=_kinds(data.capfilt),
         flows=[_flow(one) for one in data.capfilt],
@@ -233,6 +234,30 @@ def _progress_charts(rounds: Sequence[RoundReport]) -> list[tuple[str, Markup]]:
         if chart:
             charts.append((title, chart))
     return charts
+
+
+class FilterCard(NamedTuple):
+    """A round's filter: its chart, what its threshold gives, how it was chosen, and how it drifted."""
+
+    round: int
+    chart: Markup
+    chosen: PurityPoint
+    target: float | None
+    reached: bool
+    drift: str
+    worse: bool
+
+
+def _filter(one: RoundReport, calibration: Calibration) -> FilterCard:
+    """Purity is drawn as far as right texts pass: behind the last of them there is nothing to be pure."""
+    chosen = calibration.chosen
+    points = sorted({*calibration.curve, chosen}, key=lambda point: point.threshold)
+    purity = tuple((point.threshold, point.purity) for point in points if point.yield_share > 0)
+    yields = tuple((point.threshold, point.yield_share) for point in points)
+    lines = [Series(label="purity", points=purity, colour=1), Series(label="yield", points=yields, colour=2)]
+    title = f"Purity and yield of the filter of round {one.round} by threshold"
+    chart = line_chart(title, lines, x_label="threshold", percent=True, mark=chosen.threshold)
+    return FilterCard(one.round, chart, chosen, calibration.target, calibration.reached, one.drift, one.drift_worse)
 
 
 def _curve_groups(rounds: Sequence[RoundReport]) -> list[tuple[str, list[tuple[str, Markup]]]]:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.common.contracts import DatasetRef, ModelRef, StageReport
+from components.common.contracts import Calibration, DatasetRef, ModelRef, StageReport
 
 
 class _Part(BaseModel):
@@ -54,6 +54,9 @@ class RoundReport(_Part):
     )
     datasets: tuple[DatasetRef, ...] = Field(default=(), description="what it was pre-trained on")
     models: tuple[ModelRef, ...] = ()
+    calibration: Calibration | None = Field(default=None, description="its filter measured on human captions")
+    drift: str = Field(default="", description="how its filter judges otherwise than the round's before; empty: alike")
+    drift_worse: bool = Field(default=False, description="whether that is for the worse")
 
 
 class ReportData(_Part):

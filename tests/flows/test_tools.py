@@ -12,6 +12,8 @@ from flows.cli import app
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import encoded, photo, write_web
 
+HUMAN = ("--calibration", "x.json", "--calibration-images", "y")
+
 
 def _json(*arguments: str) -> Any:
     result = CliRunner().invoke(app, [*arguments, "--json"])
@@ -97,6 +99,49 @@ def test_regenerate_then_look_at_it(world: Path, tmp_path: Path) -> None:
     changed = CliRunner().invoke(app, [*arguments, "--top-p", "0.5"])
     assert changed.exit_code == 2
     assert "top_p" in changed.stderr
+
+
+def _regenerate(world: Path, out: Path, *more: str) -> list[str]:
+    models = world / "models"
+    files = ["--web", str(world / "web"), "--captioner", str(models / "captioner"), "--filter", str(models / "filter")]
+    return ["regenerate", *files, "--out", str(out), *more]
+
+
+def test_regenerate_with_a_target_precision(world: Path, tmp_path: Path) -> None:
+    human = ["--calibration", str(world / "captions.json"), "--calibration-images", str(world / "images")]
+    arguments = _regenerate(world, tmp_path / "out", *human, "--target-precision", "0.52")
+    result = _json(*arguments)
+    chosen = result["metrics"]["filter/threshold"]
+    assert result["metrics"]["filter/purity"] >= 0.52
+    assert load_manifest(result["dataset"]["uri"]).config["threshold"] == chosen != 0.5
+    (kept,) = (tmp_path / "out" / "calibrations").iterdir()
+    assert json.loads(kept.read_text())["chosen"]["threshold"] == chosen
+    assert _json(*arguments)["dataset"] == result["dataset"]
+    assert _json("dataset", "verify", result["dataset"]["uri"])["problems"] == []
+    assert _json(*_regenerate(world, tmp_path / "out", "--threshold", str(chosen)))["dataset"] == result["dataset"]
+    unreachable = CliRunner().invoke(app, _regenerate(world, tmp_path / "x", *human, "--target-precision", "0.999"))
+    assert unreachable.exit_code == 1
+    assert "no threshold of this filter reaches a precision of 0.999" in unreachable.stderr
+    assert not (tmp_path / "x" / "plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target-precision", "0.9"], "give --calibration captions.json and --calibration-images FOLDER"),
+        (["--target-precision", "0.9", "--calibration", "x.json"], "--calibration-images FOLDER"),
+        (["--calibration", "x.json", "--calibration-images", "y"], "give --target-precision too"),
+        (["--target-precision", "0.9", "--threshold", "0.5"], "give one of them"),
+        ([*HUMAN, "--target-precision", "1.5"], "--target-precision: Input should be less than 1"),
+        ([*HUMAN, "--target-precision", "0.4"], "asks for no filter"),
+        ([*HUMAN, "--target-precision", "0.9", "--bad-share", "2"], "--bad-share: Input should be less than 1"),
+    ],
+)
+def test_a_target_that_cannot_be_measured_is_bad_usage(options: list[str], message: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, _regenerate(tmp_path, tmp_path / "out", *options))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_dataset_is_told(world: Path, tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_the_document(finished: dict[str, Any]) -> None:
     assert [one["round"] for one in document["rounds"]] == [0, 1]
     for one in document["rounds"]:
         assert {"eval/retrieval/mean_recall", "eval/caption/cider", "eval/caption/bleu_4"} <= one["metrics"].keys()
+        assert {"filter/threshold", "filter/purity", "filter/yield"} <= one["metrics"].keys()
+        assert one["metrics"]["filter/threshold"] == 0.2
     assert {"capfilt/noise_ratio_web", "capfilt/kept_pairs", "truth/web_true_before"} <= document["rounds"][1][
         "metrics"
     ].keys()
@@ -113,6 +115,8 @@ def test_everything_lies_in_the_bucket(finished: dict[str, Any]) -> None:
     page = open_store(folder).read(name).decode()
     assert "<html" in page
     assert "data:image/jpeg" in page
+    for number in (0, 1):
+        assert f"Purity and yield of the filter of round {number} by threshold: purity" in page
     assert not list((finished["work"] / ".capfilt" / "work").iterdir())
 
 
@@ -135,10 +139,11 @@ def test_mlflow_tells_rounds_apart(finished: dict[str, Any]) -> None:
     names = {run.info.run_name for run in runs}
     assert parent.info.status == "FINISHED"
     assert {f"round-{number}/{stage}" for number in (0, 1) for stage in ("pretrain", "captioner", "filter")} <= names
-    assert {"round-0/evaluate", "round-1/evaluate", "round-1/capfilt"} <= names
+    assert {"round-0/evaluate", "round-1/evaluate", "round-0/calibrate", "round-1/capfilt"} <= names
     assert len(names) == len(runs)
-    curve = client.get_metric_history(parent.info.run_id, "eval/retrieval/mean_recall")
-    assert sorted(point.step for point in curve) == [0, 1]  # run twice, and no point twice
+    for name in ("eval/retrieval/mean_recall", "filter/threshold", "filter/purity", "filter/yield"):
+        curve = client.get_metric_history(parent.info.run_id, name)
+        assert sorted(point.step for point in curve) == [0, 1]  # run twice, and no point twice
     inputs = {entry.dataset.name for entry in parent.inputs.dataset_inputs}
     assert {"human-train", "human-test", "web", "web-capfilt-1"} <= inputs
     pretraining = next(run for run in runs if run.info.run_name == "round-1/pretrain")

@@ -10,7 +10,8 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from components.common.contracts import DatasetRef, ModelRef, StageReport
+from components.capfilt.purity import GRID, PurityCurve
+from components.common.contracts import Calibration, DatasetRef, ModelRef, StageReport
 from components.data.sampleworld.drawing import draw_scene, encode_jpeg
 from components.data.sampleworld.language import human_caption
 from components.data.sampleworld.scene import sample_scene
@@ -94,6 +95,23 @@ def capfilt(rng, made_by, examples=9):
     )
 
 
+def calibration(rng, number, target=None):
+    right, wrong = ([rng.betavariate(*shape) for _ in range(500)] for shape in ((4 + number, 0.9), (0.8, 1.6)))
+    curve = PurityCurve(right, wrong)
+    return Calibration(
+        filter="f" * 64,
+        human="e" * 64,
+        chosen=curve.at(0.5) if target is None else curve.least(target),
+        target=target,
+        reached=True,
+        curve=tuple(curve.points(GRID)),
+        images=100,
+        positives=500,
+        negatives=500,
+        bad_share=0.5,
+    )
+
+
 def demo(rounds=2):
     rng = random.Random(7)
     gains = [0.06 * (1 - 0.5**k) * 2 for k in range(rounds)]
@@ -127,6 +145,8 @@ def demo(rounds=2):
                     )
                     for role in ("base", "captioner", "filter")
                 ),
+                calibration=calibration(random.Random(k), k, 0.95 if k == 1 else None),
+                drift="at threshold 0.5 the filter’s yield went up: it has become better" if k == 1 else "",
             )
         )
     stages = [

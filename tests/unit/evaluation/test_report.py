@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from components.common.contracts import PurityPoint
 from components.evaluation.charts import Series, line_chart, nice_ticks
 from components.evaluation.report import (
     CapfiltReport,
@@ -90,7 +91,50 @@ def test_page_names_what_matters(tmp_path):
         "✗ rejected",
     ):
         assert words in text, words
-    assert page.count("<svg") == 3 + 6
+    assert page.count("<svg") == 3 + 2 + 6
+
+
+def test_each_rounds_filter_is_drawn_with_its_threshold():
+    page = render_report(demo(2))
+    charts = re.findall(r'aria-label="Purity and yield of the filter of round (\d) by threshold: ([^"]+)"', page)
+    assert [number for number, _ in charts] == ["0", "1"]
+    assert [re.sub(r"[\d.]+ %", "…", text) for _, text in charts][0] == "purity … at 0.5; yield … at 0.5"
+    assert page.count('class="upright"') == 2
+    text = " ".join("".join(parse(page).text).split())
+    assert "Threshold 0.5: purity " in text
+    assert "chosen for a purity of 95.0 %" in text
+    assert "Drift: at threshold 0.5" in text
+    assert text.index("How far the filter can be trusted") < text.index("What CapFilt did")
+
+
+def test_a_target_out_of_reach_is_told():
+    data = demo(1)
+    (one,) = data.rounds
+    missed = one.calibration.model_copy(update={"target": 0.999, "reached": False})
+    page = render_report(data.model_copy(update={"rounds": (one.model_copy(update={"calibration": missed}),)}))
+    assert "none reaches the 99.9&nbsp;% asked for" in page
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_only_a_drift_for_the_worse_is_coloured(worse):
+    data = demo(1)
+    (one,) = data.rounds
+    drifted = one.model_copy(update={"drift": "it moved", "drift_worse": worse})
+    page = render_report(data.model_copy(update={"rounds": (drifted,)}))
+    assert f'<p class="note-box{" worse" if worse else ""}">Drift: it moved.</p>' in page
+
+
+def test_purity_is_not_drawn_where_nothing_passes():
+    nothing = PurityPoint(threshold=1.0, purity=0.0, yield_share=0.0)
+    some = [PurityPoint(threshold=at, purity=0.5 + at / 2, yield_share=1 - at) for at in (0.0, 0.5)]
+    data = demo(1)
+    (one,) = data.rounds
+    calibration = one.calibration.model_copy(update={"curve": (*some, nothing), "chosen": some[1]})
+    page = render_report(data.model_copy(update={"rounds": (one.model_copy(update={"calibration": calibration}),)}))
+    purity, yields = re.findall(r'series-\d" points="([^"]+)"', page.partition("trusted")[2])[:2]
+    assert len(purity.split()) == 2
+    assert len(yields.split()) == 3
+    assert purity.split()[1].split(",")[0] == yields.split()[1].split(",")[0]
 
 
 def test_text_from_outside_is_escaped():
