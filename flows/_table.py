@@ -26,8 +26,12 @@ SHOWN: tuple[tuple[str, str, bool | None], ...] = (
 _COUNT = 100.0  # from here on a figure is a count, shown whole
 
 
-def print_result(result: BootstrapResult) -> None:
-    """The rounds side by side with their changes, the winner, and where to look, on stdout."""
+def print_result(result: BootstrapResult, pages: str) -> None:
+    """The rounds side by side with their changes, the winner, and where to look, on stdout.
+
+    Args:
+        pages: the command that serves MLflow's and Prefect's pages of this bootstrap.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -49,13 +53,16 @@ def print_result(result: BootstrapResult) -> None:
     console.print(f"stages: {len(worked)} worked in {clock(sum(worked))}, {found} found done")
     if result.report:
         console.print(f"report: {result.report}", soft_wrap=True)
+    console.print(f"pages: {pages}   (MLflow and Prefect)", soft_wrap=True)
     if result.mlflow_uri:
-        console.print(f"MLflow: {mlflow_command(result.mlflow_uri)}   (run {result.mlflow_run})", soft_wrap=True)
+        console.print(f"MLflow: {mlflow_words(result.mlflow_uri, result.mlflow_page or '')}", soft_wrap=True)
 
 
-def mlflow_command(uri: str) -> str:
-    """What to do to see the runs: a command for a database file, else the server's address."""
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+def mlflow_words(uri: str, page: str) -> str:
+    """Where the rounds are seen: an address, and before it, for a database file, the command that serves it."""
+    if uri.startswith("http"):
+        return f"{uri.rstrip('/')}/{page}"
+    return f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000/{page}"
 
 
 def markdown_table(rounds: Sequence[RoundResult]) -> str:

@@ -57,5 +57,5 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
                 web = regenerate(bench, number + 1, raw.web, captioner, matcher).dataset
                 if raw.truth_uri is not None:
                     judge(bench, number + 1, web, raw.truth_uri)
-        champion, reasons = promote(bench, rounds)
+        champion, reasons = promote(bench, raw, rounds)
         return conclude(bench, raw, rounds, champion, reasons)
