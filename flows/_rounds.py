@@ -19,7 +19,7 @@ VIEW = RunsView(
         "params.`web pairs`": 90,
         "tags.`champion`": 90,
     },
-    charts="mean_recall|cider|bleu_4|recall_at_1$|noise_ratio|_true|filter_",
+    charts="^eval/.*(mean_recall|recall_at_1|cider|bleu_4)$",
 )
 DIGITS = 4  # shown in MLflow's tables, which do not round; the stages' runs and records have all
 ABOUT: dict[ModelRole, str] = {

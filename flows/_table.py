@@ -19,11 +19,20 @@ SHOWN: tuple[tuple[str, str, bool | None], ...] = (
     ("truth/web_true", "web texts true, kept ones", True),
     ("truth/synthetic_true_before", "synthetic texts true, before", True),
     ("truth/synthetic_true", "synthetic texts true, kept ones", True),
+    ("truth/web_facts_right_before", "facts right in web texts, before", None),
+    ("truth/web_facts_right", "facts right in web texts, kept ones", True),
+    ("truth/synthetic_facts_right_before", "facts right in synthetic texts, before", True),
+    ("truth/synthetic_facts_right", "facts right in synthetic texts, kept", True),
+    ("truth/facts_right_by_chance", "facts right by chance", None),
     ("truth/pairs_true", "all kept texts true", True),
     ("truth/filter_precision", "filter precision", True),
     ("truth/filter_recall", "filter recall", True),
 )
-_COUNT = 100.0  # from here on a figure is a count, shown whole
+COUNTS = ("capfilt/kept_pairs",)
+EXPLAINED = (
+    "true: everything a text says fits its picture; facts right: the share of what it says (a colour, a shape, "
+    "a place …) that does; by chance: the same captions under other pictures"
+)
 
 
 def print_result(result: BootstrapResult, pages: str) -> None:
@@ -45,8 +54,10 @@ def print_result(result: BootstrapResult, pages: str) -> None:
     for name, label, better in SHOWN:
         values = [one.metrics.get(name) for one in result.rounds]
         if any(value is not None for value in values):
-            table.add_row(label, *_rich_cells(values, better))
+            table.add_row(label, *_rich_cells(values, better, count=name in COUNTS))
     console.print(table)
+    if any("truth/synthetic_facts_right" in one.metrics for one in result.rounds):
+        console.print(EXPLAINED, soft_wrap=True)
     console.print(f"champion: round {result.champion} ({'; '.join(result.reasons)})", soft_wrap=True)
     worked = [stage.seconds for stage in result.stages if not stage.cached]
     found = len(result.stages) - len(worked)
@@ -72,33 +83,34 @@ def markdown_table(rounds: Sequence[RoundResult]) -> str:
     for name, label, _ in SHOWN:
         values = [one.metrics.get(name) for one in rounds]
         if any(value is not None for value in values):
-            cells = [_value(value) + _suffix(_change(values, index)) for index, value in enumerate(values)]
+            count = name in COUNTS
+            cells = [_value(value, count) + _suffix(_change(values, at, count)) for at, value in enumerate(values)]
             lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _rich_cells(values: Sequence[float | None], better: bool | None) -> list[str]:
+def _rich_cells(values: Sequence[float | None], better: bool | None, *, count: bool) -> list[str]:
     cells = []
     for index, value in enumerate(values):
-        cells.append(_value(value))
+        cells.append(_value(value, count))
         if index:
-            change = _change(values, index)
+            change = _change(values, index, count)
             colour = "green" if change and not change.startswith("-") else "red"
             cells.append(f"[{colour}]{change}[/]" if change and better else change)
     return cells
 
 
-def _value(value: float | None) -> str:
+def _value(value: float | None, count: bool) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}" if abs(value) >= _COUNT else f"{value:.4f}"
+    return f"{value:,.0f}" if count else f"{value:.4f}"
 
 
-def _change(values: Sequence[float | None], index: int) -> str:
+def _change(values: Sequence[float | None], index: int, count: bool) -> str:
     value, before = values[index], values[index - 1] if index else None
     if value is None or before is None:
         return ""
-    return f"{value - before:+,.0f}" if abs(value) >= _COUNT else f"{value - before:+.4f}"
+    return f"{value - before:+,.0f}" if count else f"{value - before:+.4f}"
 
 
 def _suffix(change: str) -> str:

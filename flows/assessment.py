@@ -52,7 +52,7 @@ def judge(bench: Bench, number: int, web: DatasetRef, truth_uri: str) -> EvalRep
         bay.tracker.log_metrics(metrics, step=number)
         return EvalReport(round=number, metrics=metrics)
 
-    report = bench.run(Stage(f"round-{number}/judge", "judge", 1, depends, EvalReport, work))
+    report = bench.run(Stage(f"round-{number}/judge", "judge", component.REVISION, depends, EvalReport, work))
     bench.note(number, report.metrics)
     return report
 
