@@ -20,7 +20,8 @@ def show_pages(config: BootstrapConfig, out: Output, *, stop: threading.Event | 
     with _mlflow(config.tracking_uri(folder)) as mlflow, prefect_server(folder / "prefect") as prefect:
         if prefect is not None:
             prefect.wait()
-        address = prefect.url if prefect is not None else os.environ["PREFECT_API_URL"].removesuffix("/api")
+        root = prefect.url if prefect is not None else os.environ["PREFECT_API_URL"].removesuffix("/api")
+        address = f"{root}/runs"  # its first page shows only what failed
         rounds = mlflow and f"{mlflow.rstrip('/')}/{find_runs_page(mlflow, parent_run(config)['experiment'])}"
         pages = {"mlflow": rounds, "prefect": address}
         lines = [f"{name:8}{page}" for name, page in (("MLflow", rounds), ("Prefect", address)) if page]
