@@ -12,14 +12,14 @@ KIND = "round"
 VIEW = RunsView(
     filter=f"tags.stage = '{KIND}'",
     columns={
-        "metrics.`eval/retrieval/mean_recall`": 190,
-        "metrics.`eval/caption/cider`": 150,
-        "metrics.`eval/caption/bleu_4`": 160,
-        "params.`trained on`": 130,
+        "metrics.`eval/retrieval/mean_recall`": 180,
+        "metrics.`eval/caption/cider`": 130,
+        "metrics.`eval/caption/bleu_4`": 140,
+        "params.`trained on`": 110,
         "params.`web pairs`": 90,
         "tags.`champion`": 90,
     },
-    charts="^eval/.*(mean_recall|recall_at_1|cider|bleu_4)$",
+    charts="^eval/.*/(mean_recall|text_recall_at_1|image_recall_at_1|cider|bleu_4)$",
 )
 DIGITS = 4  # shown in MLflow's tables, which do not round; the stages' runs and records have all
 ABOUT: dict[ModelRole, str] = {
