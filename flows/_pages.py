@@ -7,9 +7,10 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from components.common.tracking import find_runs_page
 from components.config import BootstrapConfig
 from flows._console import Output
-from flows._layout import scratch_folder
+from flows._layout import parent_run, scratch_folder
 from flows._server import free_port, prefect_server, wait_until_up
 
 
@@ -19,9 +20,11 @@ def show_pages(config: BootstrapConfig, out: Output, *, stop: threading.Event | 
     with _mlflow(config.tracking_uri(folder)) as mlflow, prefect_server(folder / "prefect") as prefect:
         if prefect is not None:
             prefect.wait()
-        address = prefect.url if prefect is not None else os.environ["PREFECT_API_URL"].removesuffix("/api")
-        pages = {"mlflow": mlflow, "prefect": address}
-        lines = [f"{name:8}{page}" for name, page in (("MLflow", mlflow), ("Prefect", address)) if page]
+        root = prefect.url if prefect is not None else os.environ["PREFECT_API_URL"].removesuffix("/api")
+        address = f"{root}/runs"  # its first page shows only what failed
+        rounds = mlflow and f"{mlflow.rstrip('/')}/{find_runs_page(mlflow, parent_run(config)['experiment'])}"
+        pages = {"mlflow": rounds, "prefect": address}
+        lines = [f"{name:8}{page}" for name, page in (("MLflow", rounds), ("Prefect", address)) if page]
         out.result(pages, "\n".join([*lines, "Ctrl-C ends both."]))
         with contextlib.suppress(KeyboardInterrupt):
             (stop or threading.Event()).wait()

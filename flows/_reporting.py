@@ -7,15 +7,16 @@ import shutil
 from collections.abc import Sequence
 
 import yaml
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 
 from components.common.contracts import BootstrapResult, RawData, RoundResult
 from components.common.storage import join_uri, open_store
-from components.common.tracking import MlflowTracker
+from components.common.tracking import MlflowTracker, runs_page
 from components.evaluation.report_data import ReportData
 from flows._report_data import report_data
+from flows._rounds import describe_bootstrap
 from flows._stage import Bench
-from flows._table import markdown_table
+from flows._table import markdown_table, mlflow_words
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +43,35 @@ def conclude(
         report=report,
         mlflow_uri=tracker.uri if isinstance(tracker, MlflowTracker) else None,
         mlflow_run=tracker.run_id,
+        mlflow_page=runs_page(tracker.experiment_id) if isinstance(tracker, MlflowTracker) else None,
     )
     tracker.log_tags({"bootstrap.champion": f"round-{champion}"})
     tracker.log_text(markdown_table(rounds), "rounds.md")
-    key = "".join(letter if letter.isalnum() else "-" for letter in bench.config.name.lower()).strip("-")
-    create_markdown_artifact(markdown_table(rounds), key=f"{key}-rounds", description="the rounds side by side")
-    if report is not None:
-        create_link_artifact(report, key=f"{key}-report", link_text="report page")
+    describe_bootstrap(bench, rounds, champion, reasons, report)
+    _announce(result)
     return result
+
+
+def _announce(result: BootstrapResult) -> None:
+    """The outcome as a Prefect artifact; in words, for browsers open no path and no s3:// from Prefect's page."""
+    key = "".join(letter if letter.isalnum() else "-" for letter in result.name.lower()).strip("-")
+    champion = f"champion: round {result.champion}"
+    lines = [f"{champion} ({'; '.join(result.reasons)})", markdown_table(result.rounds)]
+    if result.report:
+        lines.append(f"report page: `{result.report}`")
+    if result.mlflow_uri:
+        lines.append(f"MLflow: `{mlflow_words(result.mlflow_uri, result.mlflow_page or '')}`")
+    create_markdown_artifact(
+        "\n\n".join(lines), key=f"{key}-rounds", description=f"the rounds side by side; {champion}"
+    )
 
 
 def _log_inputs(bench: Bench, raw: RawData, rounds: Sequence[RoundResult]) -> None:
     """Dataset versions and the resolved config on the parent run."""
     tracker, config = bench.tracker, bench.config.model_dump(mode="json")
-    tracker.log_params({name: value for name, value in config.items() if name != "tracking"})
+    # of the settings only those that are not the defaults: what tells one bootstrap from another, on one screen
+    own = bench.config.model_dump(mode="json", exclude_defaults=True, exclude={"tracking"})
+    tracker.log_params({"seed": bench.config.seed, "rounds": bench.config.rounds, **own})
     for dataset, context in ((raw.train, "human-train"), (raw.val, "human-val"), (raw.test, "human-test")):
         tracker.log_dataset(dataset, context)
     for result in rounds:

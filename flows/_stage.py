@@ -44,6 +44,12 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Contract)
 RETRY_SECONDS: list[float] = [5, 30]
+_COMPARED = ("eval/", "capfilt/", "truth/")
+
+
+def compared(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What rounds are compared by: without a training's own figures, whose curves are in the training's run."""
+    return {name: value for name, value in metrics.items() if name.startswith(_COMPARED)}
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,12 @@ class Stage(Generic[R]):
         """What this result is filed under."""
         return digest_of({"kind": self.kind, "revision": self.revision, "depends": dict(self.depends)})
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """Tags of its MLflow run; `round` where its name begins with one."""
+        number = self.name.partition("/")[0].removeprefix("round-")
+        return {"stage": self.kind, "stage.digest": self.digest} | ({"round": number} if number.isdigit() else {})
+
 
 @dataclass
 class Bench:
@@ -93,6 +105,7 @@ class Bench:
     metrics: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     histories: dict[int, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     calibrations: dict[int, Calibration] = field(default_factory=dict)
+    round_runs: dict[int, str] = field(default_factory=dict)
 
     def run(self, stage: Stage[R]) -> R:
         """The stage's result: from its record if it is finished, else by working, as a Prefect task on this thread.
@@ -131,9 +144,10 @@ class Bench:
         A bootstrap that is run again finds its stages done and its parent run there: known points are not repeated.
         """
         self.metrics[number].update(metrics)
-        probe = next(iter(metrics), None)
-        if probe is not None and self.tracker.known_point(probe, number) != metrics[probe]:
-            self.tracker.log_metrics(metrics, step=number)
+        curves = compared(metrics)
+        probe = next(iter(curves), None)
+        if probe is not None and self.tracker.known_point(probe, number) != curves[probe]:
+            self.tracker.log_metrics(curves, step=number)
 
     def note_training(self, number: int, role: str, result: TrainResult) -> None:
         """Keep a training's last figures, under its role, and where its curve lies."""
@@ -163,7 +177,7 @@ class Bench:
         start = time.monotonic()
         folder = self.scratch / "work" / f"{stage.kind}-{stage.digest[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
-        child = self.tracker.child(stage.name, {"stage": stage.kind, "stage.digest": stage.digest})
+        child = self.tracker.child(stage.name, stage.labels)
         try:
             result = stage.work(Bay(child, folder, self.store.child("models", stage.kind, stage.digest[:16])))
         except Exception:
@@ -193,9 +207,7 @@ class Bench:
     def _report(self, stage: Stage[R], result: R, seconds: float, *, cached: bool) -> None:
         metrics = dict(getattr(result, "metrics", {}))
         if cached and not self.tracker.has_child(stage.name):  # done on another machine, or MLflow's database was lost
-            child = self.tracker.child(
-                stage.name, {"stage": stage.kind, "stage.digest": stage.digest, "cached": "true"}
-            )
+            child = self.tracker.child(stage.name, {**stage.labels, "cached": "true"})
             child.log_metrics(metrics)
             child.end()
         self.reports.append(StageReport(stage=stage.name, seconds=seconds, cached=cached, metrics=metrics))

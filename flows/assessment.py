@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from components.common.contracts import DatasetRef, EvalReport, ModelRef, RoundResult
+from components.common.contracts import DatasetRef, EvalReport, ModelRef, RawData, RoundResult
 from components.common.storage import open_store, split_uri
 from components.config import load_config
+from flows._rounds import publish_round
 from flows._stage import Bay, Bench, Stage, open_bench
 from flows.preparation import prepare
 
@@ -51,12 +52,12 @@ def judge(bench: Bench, number: int, web: DatasetRef, truth_uri: str) -> EvalRep
         bay.tracker.log_metrics(metrics, step=number)
         return EvalReport(round=number, metrics=metrics)
 
-    report = bench.run(Stage(f"round-{number}/judge", "judge", 1, depends, EvalReport, work))
+    report = bench.run(Stage(f"round-{number}/judge", "judge", component.REVISION, depends, EvalReport, work))
     bench.note(number, report.metrics)
     return report
 
 
-def promote(bench: Bench, rounds: Sequence[RoundResult]) -> tuple[int, tuple[str, ...]]:
+def promote(bench: Bench, raw: RawData, rounds: Sequence[RoundResult]) -> tuple[int, tuple[str, ...]]:
     """Register every round's models, decide which round won, and point `champion` at its models.
 
     Returns:
@@ -72,20 +73,8 @@ def promote(bench: Bench, rounds: Sequence[RoundResult]) -> tuple[int, tuple[str
         if decision.promote:
             champion = challenger
     for result in rounds:
-        # a run of its own: MLflow writes a model's scores into the run it belongs to, at step 0
-        run = bench.tracker.child(f"round-{result.round}/models")
-        for model in (result.base, result.captioner, result.filter):
-            name = f"{bench.config.name}-{model.role}"
-            tags = {"round": str(result.round), "web_digest": result.web.digest}
-            registered = run.register_model(name, model, _scores(result), tags)
-            if result is champion and registered.registered_version is not None:
-                run.set_alias(name, registered.registered_version, "champion")
-        run.end()
+        publish_round(bench, raw, result, champion=result is champion)
     return champion.round, reasons
-
-
-def _scores(result: RoundResult) -> dict[str, float]:
-    return {name: value for name, value in result.metrics.items() if name.startswith("eval/")}
 
 
 @flow(name="assessment")

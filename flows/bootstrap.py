@@ -8,6 +8,7 @@ from prefect.runtime import flow_run
 from components.common.contracts import BootstrapResult, RoundResult
 from components.config import load_config
 from flows._hooks import mark_killed
+from flows._layout import parent_run
 from flows._reporting import conclude
 from flows._stage import open_bench
 from flows.assessment import assess, judge, promote
@@ -19,7 +20,8 @@ from flows.regeneration import calibrate, regenerate
 
 def _run_name() -> str:
     parameters = flow_run.parameters
-    return f"bootstrap-{load_config(parameters.get('config_path'), parameters.get('overrides') or ()).name}"
+    config = load_config(parameters.get("config_path"), parameters.get("overrides") or ())
+    return str(parent_run(config)["run_name"])  # as MLflow's run
 
 
 @flow(name="bootstrap", flow_run_name=_run_name, on_cancellation=[mark_killed], on_crashed=[mark_killed])
@@ -58,5 +60,5 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
                 web = regenerate(bench, number + 1, raw.web, captioner, matcher, calibration).dataset
                 if raw.truth_uri is not None:
                     judge(bench, number + 1, web, raw.truth_uri)
-        champion, reasons = promote(bench, rounds)
+        champion, reasons = promote(bench, raw, rounds)
         return conclude(bench, raw, rounds, champion, reasons)

@@ -1,5 +1,6 @@
 """The `capfilt` command. Heavy imports happen in the commands, so that `--help` is instant."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -49,7 +50,8 @@ def run(config: Config = None, overrides: Overrides = None, as_json: Json = Fals
             if server is not None:
                 server.wait()
             result = bootstrap(str(path) if path else None, settings)
-        _show_result(out, result.model_dump(mode="json"))
+        pages = ["capfilt", "ui", *([str(config)] if config else []), *(f"--set={one}" for one in settings)]
+        _show_result(out, result.model_dump(mode="json"), shlex.join(pages))
 
 
 @app.command()
@@ -92,14 +94,14 @@ def _named(config: Path | None) -> Path | None:
     return config.absolute() if config is not None else None
 
 
-def _show_result(out: Output, document: dict[str, object]) -> None:
+def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
     if out.as_json:
         out.result(document)
         return
     from components.common.contracts import BootstrapResult
     from flows._table import print_result
 
-    print_result(BootstrapResult.model_validate(document))
+    print_result(BootstrapResult.model_validate(document), pages)
 
 
 if __name__ == "__main__":

@@ -153,3 +153,6 @@ class BootstrapResult(Contract):
     report: str | None = Field(description="URI of the report page")
     mlflow_uri: str | None = None
     mlflow_run: str | None = None
+    mlflow_page: str | None = Field(
+        default=None, description="where MLflow's server shows the rounds, from its root on"
+    )

@@ -10,10 +10,11 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from urllib.parse import quote
 
 from components.common.contracts import DatasetRef, ModelRef
 from components.common.storage import join_uri
@@ -30,8 +31,23 @@ _PARAM_BATCH = 100  # MLflow's limit of params per call
 _PARAM_LENGTH = 500
 _TAG_LENGTH = 5000
 _DIGEST_LENGTH = 32  # MLflow refuses digests above 36 characters
+_NOTE = "mlflow.note.content"
+_SHARED_VIEW = "mlflow.sharedViewState."  # what MLflow's own `Share` button writes
+_VIEW = "rounds"
+_TRAINING = "workflowType=machine_learning"  # else MLflow 3 opens its pages for agents' traces, which are empty here
 
 T = TypeVar("T")
+
+
+class RunsView(NamedTuple):
+    """What MLflow's list of an experiment's runs shows when it is opened by `runs_page`."""
+
+    filter: str
+    """which runs, in MLflow's search syntax"""
+    columns: Mapping[str, int]
+    """``metrics.`name` ``, ``params.`name` `` or ``tags.`name` `` to its width in pixels, in order"""
+    charts: str
+    """which metrics have charts: a regular expression"""
 
 
 class Tracker(Protocol):
@@ -51,6 +67,12 @@ class Tracker(Protocol):
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
 
+    def describe(self, text: str) -> None:
+        """Say in markdown what this run is: MLflow shows it at the top of its page."""
+
+    def describe_experiment(self, text: str, view: RunsView) -> None:
+        """Say in markdown what the experiment is, and what its list of runs shows first."""
+
     def log_dataset(self, ref: DatasetRef, context: str) -> None:
         """Record a dataset version as an input of this run."""
 
@@ -64,15 +86,30 @@ class Tracker(Protocol):
         """Attach a picture's bytes as a file called `name`."""
 
     def register_model(
-        self, name: str, ref: ModelRef, metrics: Mapping[str, float], tags: Mapping[str, str]
+        self,
+        name: str,
+        ref: ModelRef,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        *,
+        about: str = "",
+        note: str = "",
     ) -> ModelRef:
-        """Register a model folder as a new version with alias `challenger`; the reference with its version."""
+        """Register a model folder as a new version with alias `challenger`; the reference with its version.
+
+        Args:
+            about: what all models of this name are, in markdown.
+            note: what this version is, in markdown.
+        """
 
     def set_alias(self, name: str, version: int, alias: str) -> None:
         """Point an alias of a registered model at a version."""
 
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> "Tracker":
         """A nested run; the same name gives the same run again, so a resumed stage goes on with its curves."""
+
+    def beside(self, name: str, tags: Mapping[str, str]) -> "Tracker":
+        """A run of its own in the same experiment; the same tags give the same run again."""
 
     def has_child(self, name: str) -> bool:
         """Whether a nested run of this name was ever started."""
@@ -102,6 +139,12 @@ class NullTracker:
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Nothing."""
 
+    def describe(self, text: str) -> None:
+        """Nothing."""
+
+    def describe_experiment(self, text: str, view: RunsView) -> None:
+        """Nothing."""
+
     def log_dataset(self, ref: DatasetRef, context: str) -> None:
         """Nothing."""
 
@@ -115,7 +158,14 @@ class NullTracker:
         """Nothing."""
 
     def register_model(
-        self, name: str, ref: ModelRef, metrics: Mapping[str, float], tags: Mapping[str, str]
+        self,
+        name: str,
+        ref: ModelRef,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        *,
+        about: str = "",
+        note: str = "",
     ) -> ModelRef:
         """The reference as it came."""
         return ref
@@ -124,6 +174,10 @@ class NullTracker:
         """Nothing."""
 
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> "Tracker":
+        """Itself."""
+        return self
+
+    def beside(self, name: str, tags: Mapping[str, str]) -> "Tracker":
         """Itself."""
         return self
 
@@ -200,6 +254,27 @@ class MlflowTracker:
         rows = [RunTag(key, str(value)[:_TAG_LENGTH]) for key, value in tags.items()]
         _attempt("send tags", lambda: self._client.log_batch(self._run, tags=rows))
 
+    def describe(self, text: str) -> None:
+        """Say in markdown what this run is: MLflow shows it at the top of its page."""
+        self.log_tags({_NOTE: text})
+
+    def describe_experiment(self, text: str, view: RunsView) -> None:
+        """Say in markdown what the experiment is, and what its list of runs shows first."""
+        state = {
+            "searchFilter": view.filter,
+            "orderByKey": "attributes.start_time",
+            "orderByAsc": True,
+            "selectedColumns": list(view.columns),
+            "columnOrder": list(view.columns),
+            "columnWidths": dict(view.columns),
+            "chartsSearchFilter": view.charts,
+        }
+        for key, value in ((_NOTE, text), (_SHARED_VIEW + _VIEW, json.dumps(state))):
+            _attempt(
+                "describe the experiment",
+                partial(self._client.set_experiment_tag, self.experiment_id, key, value),
+            )
+
     def log_dataset(self, ref: DatasetRef, context: str) -> None:
         """Record a dataset version as an input: its manifest's URI, digest, and counts."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -232,17 +307,35 @@ class MlflowTracker:
             self.log_artifact(path, folder)
 
     def register_model(
-        self, name: str, ref: ModelRef, metrics: Mapping[str, float], tags: Mapping[str, str]
+        self,
+        name: str,
+        ref: ModelRef,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        *,
+        about: str = "",
+        note: str = "",
     ) -> ModelRef:
         """Register a model folder by its URI, once per digest, and point alias `challenger` at it."""
-        version = _attempt(f"register {name}", lambda: self._version_of(name, ref, metrics, tags))
+        version = _attempt(
+            f"register {name}", lambda: self._version_of(name, ref, metrics, tags, about=about, note=note)
+        )
         if version is None:
             return ref
         self.set_alias(name, version, "challenger")
         return ref.model_copy(update={"registered_version": version})
 
-    def _version_of(self, name: str, ref: ModelRef, metrics: Mapping[str, float], tags: Mapping[str, str]) -> int:
-        self._ensure_registered(name)
+    def _version_of(
+        self,
+        name: str,
+        ref: ModelRef,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        *,
+        about: str,
+        note: str,
+    ) -> int:
+        self._ensure_registered(name, about)
         for known in self._client.search_model_versions(f"name='{name}'"):
             if known.tags.get("digest") == ref.digest:
                 return int(known.version)
@@ -254,19 +347,26 @@ class MlflowTracker:
         for key, value in metrics.items():
             self._client.log_metric(self._run, key, float(value), now, model_id=logged.model_id)
         self._client.finalize_logged_model(logged.model_id, "READY")
-        create = self._client.create_model_version
+        create = partial(
+            self._client.create_model_version,
+            name,
+            run_id=self._run,
+            tags=labels,
+            model_id=logged.model_id,
+            description=note,
+        )
         try:
-            version = create(name, source=ref.uri, run_id=self._run, tags=labels, model_id=logged.model_id)
+            version = create(source=ref.uri)
         except Exception as error:  # noqa: BLE001 - a remote server takes no source that is a path of this machine
             logger.debug("registering %s by its folder was refused (%s); by the logged model instead", name, error)
-            version = create(name, source=logged.model_uri, run_id=self._run, tags=labels, model_id=logged.model_id)
+            version = create(source=logged.model_uri)
         return int(version.version)
 
-    def _ensure_registered(self, name: str) -> None:
+    def _ensure_registered(self, name: str, about: str) -> None:
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.create_registered_model(name)
+            self._client.create_registered_model(name, description=about)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -285,8 +385,13 @@ class MlflowTracker:
 
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Tracker:
         """The nested run of this name: the one there is, or a new one."""
-        search = self._child_of(name)
-        labels = {"mlflow.parentRunId": self._run, **(tags or {})}
+        return self._other(name, self._child_of(name), {"mlflow.parentRunId": self._run, **(tags or {})})
+
+    def beside(self, name: str, tags: Mapping[str, str]) -> Tracker:
+        """The run with these tags in the same experiment: the one there is, or a new one."""
+        return self._other(name, tags, tags)
+
+    def _other(self, name: str, search: Mapping[str, str], labels: Mapping[str, str]) -> Tracker:
         run = _attempt(f"start {name}", lambda: _find_or_create(self._client, self.experiment_id, name, search, labels))
         return NullTracker() if run is None else MlflowTracker(self._client, self.uri, self.experiment_id, run)
 
@@ -348,6 +453,33 @@ def tracker_from_environment() -> Tracker:
         return MlflowTracker(client, uri, experiment_id, run_id, owner=False)
 
     return _attempt(f"open {uri}", attach) or NullTracker()
+
+
+def runs_page(experiment_id: str, *, charts: bool = False) -> str:
+    """Path of the list of an experiment's runs on MLflow's server, in the view of `describe_experiment`."""
+    mode = "&compareRunsMode=CHART" if charts else ""
+    return f"#/experiments/{experiment_id}/runs?{_TRAINING}&viewStateShareKey={_VIEW}{mode}"
+
+
+def run_page(experiment_id: str, run_id: str, tab: str = "") -> str:
+    """Path of a run's page on MLflow's server; `tab`: `model-metrics`, `artifacts/FILE` …"""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{tab and '/' + tab}?{_TRAINING}"
+
+
+def comparison_page(experiment_id: str, run_ids: Sequence[str]) -> str:
+    """Path of the page on MLflow's server that shows runs side by side: parameters, metrics, what differs."""
+    runs, experiments = quote(json.dumps(list(run_ids))), quote(json.dumps([experiment_id]))
+    return f"#/compare-runs?runs={runs}&experiments={experiments}&{_TRAINING}"
+
+
+def find_runs_page(uri: str, experiment: str) -> str:
+    """`runs_page` of the experiment of this name; empty if there is none yet, or the server is out of reach."""
+    known = _attempt(f"look for {experiment}", lambda: _client(uri).get_experiment_by_name(experiment))
+    if known is None:
+        return ""
+    page = runs_page(known.experiment_id)
+    described = _SHARED_VIEW + _VIEW in known.tags
+    return page if described else page.partition("&")[0]
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -5,6 +5,7 @@ Reads the candidate tables of a sealed dataset (one row per caption considered).
 """
 
 import io
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import numpy.typing as npt
 from components.common.errors import DataError
 from components.common.storage import normalise_uri, open_store, split_uri
 from components.data.candidates import Candidate
-from components.data.sampleworld import Scene, judge_caption
+from components.data.sampleworld import Scene, Verdict, judge_caption
 
+REVISION = 2
 MATCH = "match"
 UNKNOWN_KINDS = frozenset(["cc12m", "unknown"])  # real pairs nobody judged: not scored
 REJECTED = frozenset(["below_threshold", "coin"])  # the filter's own no
@@ -89,6 +91,10 @@ def score_against_truth(candidates: Iterable[Candidate], truth: Mapping[str, Tru
         `truth/auc/<kind>`: ROC-AUC of P(match), `match` against that kind.
         `truth/web_true_before`, `web_true`: share of right web texts before and after the filter.
         `truth/synthetic_true_before`, `synthetic_true`: share of synthetic captions true of the picture (sample world).
+        `truth/web_facts_right_before`, `web_facts_right`, `truth/synthetic_facts_right_before`,
+            `synthetic_facts_right`: mean share of a text's claims (a colour, shape, size, texture, place, relation …)
+            that hold (sample world), before and after the filter; texts that claim nothing do not count.
+        `truth/facts_right_by_chance`: the same of synthetic captions that are judged by another picture each.
         `truth/synthetic_recall`: share of the true synthetic captions that the filter accepted.
         `truth/pairs_true`: share of true texts among all kept ones (sample world); before: `web_true_before`.
 
@@ -101,12 +107,14 @@ def score_against_truth(candidates: Iterable[Candidate], truth: Mapping[str, Tru
         raise DataError("no caption's key is in the truth table: it belongs to other web data")
     web = [row for row in known if row.source == "web" and truth[row.key].kind not in UNKNOWN_KINDS]
     metrics = _web_metrics(web, [truth[row.key].kind for row in web])
-    synthetic = [(row, scene) for row in known if row.source == "synthetic" and (scene := truth[row.key].scene)]
-    verdicts = [judge_caption(scene, row.text).true for row, scene in synthetic]
-    metrics |= _synthetic_metrics([row for row, _ in synthetic], verdicts)
+    drawn = [(row, judge_caption(scene, row.text)) for row in known if (scene := truth[row.key].scene)]
+    synthetic = [(row, verdict.true) for row, verdict in drawn if row.source == "synthetic"]
+    metrics |= _synthetic_metrics(synthetic)
+    metrics |= _facts_right("web", drawn) | _facts_right("synthetic", drawn)
+    metrics |= _facts_by_chance([(row, scene) for row, _ in synthetic if (scene := truth[row.key].scene)])
     if synthetic and web:
         kept = [truth[row.key].kind == MATCH for row in web if row.kept]
-        kept += [true for (row, _), true in zip(synthetic, verdicts, strict=True) if row.kept]
+        kept += [true for row, true in synthetic if row.kept]
         metrics |= _share("truth/pairs_true", kept)
     return metrics
 
@@ -135,12 +143,30 @@ def _web_metrics(web: Sequence[Candidate], kinds: Sequence[str]) -> dict[str, fl
     return metrics
 
 
-def _synthetic_metrics(rows: Sequence[Candidate], verdicts: Sequence[bool]) -> dict[str, float]:
-    pairs = list(zip(rows, verdicts, strict=True))
-    metrics = _share("truth/synthetic_true_before", verdicts)
+def _synthetic_metrics(pairs: Sequence[tuple[Candidate, bool]]) -> dict[str, float]:
+    metrics = _share("truth/synthetic_true_before", [true for _, true in pairs])
     metrics |= _share("truth/synthetic_true", [true for row, true in pairs if filter_verdict(row)])
     judged = [(verdict, true) for row, true in pairs if (verdict := filter_verdict(row)) is not None]
     return metrics | _share("truth/synthetic_recall", [verdict for verdict, true in judged if true])
+
+
+def _facts_right(source: str, drawn: Sequence[tuple[Candidate, Verdict]]) -> dict[str, float]:
+    """Mean share of claims that hold: of all texts of a source, and of those that the filter accepted."""
+    shares = [(row, verdict.share) for row, verdict in drawn if row.source == source]
+    known = [(row, share) for row, share in shares if share is not None]
+    metrics = _mean(f"truth/{source}_facts_right_before", [share for _, share in known])
+    return metrics | _mean(f"truth/{source}_facts_right", [share for row, share in known if filter_verdict(row)])
+
+
+def _facts_by_chance(drawn: Sequence[tuple[Candidate, Scene]]) -> dict[str, float]:
+    """Every text judged by the picture of the next one."""
+    others = [*drawn[1:], *drawn[:1]]
+    shares = (judge_caption(scene, row.text).share for (row, _), (_, scene) in zip(drawn, others, strict=True))
+    return _mean("truth/facts_right_by_chance", [share for share in shares if share is not None])
+
+
+def _mean(name: str, values: Sequence[float]) -> dict[str, float]:
+    return {name: math.fsum(values) / len(values)} if values else {}
 
 
 def _auc(name: str, scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> dict[str, float]:

@@ -199,6 +199,7 @@ def _example(key: str, image: str, rows: Sequence[Candidate], truth: Truth | Non
             kept=row.kept,
             reason=row.reason,
             true=_truth_of(row, truth),
+            facts=_facts_of(row, truth),
         )
         for row in rows
     )
@@ -211,3 +212,10 @@ def _truth_of(row: Candidate, truth: Truth | None) -> bool | None:
     if row.source == "web":
         return None if truth.kind in UNKNOWN_KINDS else truth.kind == MATCH
     return judge_caption(truth.scene, row.text).true if truth.scene else None
+
+
+def _facts_of(row: Candidate, truth: Truth | None) -> tuple[int, int] | None:
+    if truth is None or truth.scene is None:
+        return None
+    verdict = judge_caption(truth.scene, row.text)
+    return (verdict.claims - verdict.false, verdict.claims) if verdict.claims else None

@@ -22,6 +22,7 @@ class ExampleText(_Part):
     kept: bool
     reason: str = Field(default="", description="why it was dropped")
     true: bool | None = Field(default=None, description="whether it is true of the picture, where that is known")
+    facts: tuple[int, int] | None = Field(default=None, description="facts it states that are right, of how many")
 
 
 class Example(_Part):

@@ -1,5 +1,5 @@
 from components.common.contracts import DatasetRef, ModelRef, RoundResult
-from flows._table import markdown_table
+from flows._table import markdown_table, mlflow_words
 
 
 def _round(number: int, **metrics: float) -> RoundResult:
@@ -13,7 +13,13 @@ def test_rounds_side_by_side_with_changes() -> None:
     table = markdown_table(
         [
             _round(0, eval__retrieval__mean_recall=0.5, eval__caption__cider=1.25),
-            _round(1, eval__retrieval__mean_recall=0.625, eval__caption__cider=1.0, capfilt__kept_pairs=2400.0),
+            _round(
+                1,
+                eval__retrieval__mean_recall=0.625,
+                eval__caption__cider=1.0,
+                capfilt__kept_pairs=2400.0,
+                truth__filter_recall=1.0,
+            ),
         ]
     )
     assert table.splitlines() == [
@@ -22,4 +28,12 @@ def test_rounds_side_by_side_with_changes() -> None:
         "| retrieval, mean recall | 0.5000 | 0.6250 (+0.1250) |",
         "| captions, CIDEr | 1.2500 | 1.0000 (-0.2500) |",
         "| pairs kept by CapFilt | – | 2,400 |",
+        "| filter recall | – | 1.0000 |",
     ]
+
+
+def test_where_the_rounds_are_seen() -> None:
+    page = "#/experiments/1/runs?workflowType=machine_learning"
+    assert mlflow_words("http://tracking:5000/", page) == f"http://tracking:5000/{page}"
+    words = mlflow_words("sqlite:////runs/mlflow.db", page)
+    assert words == f"mlflow ui --backend-store-uri sqlite:////runs/mlflow.db, then http://127.0.0.1:5000/{page}"

@@ -140,6 +140,21 @@ def test_mlflow_tells_rounds_apart(finished: dict[str, Any]) -> None:
     assert parent.info.status == "FINISHED"
     assert {f"round-{number}/{stage}" for number in (0, 1) for stage in ("pretrain", "captioner", "filter")} <= names
     assert {"round-0/evaluate", "round-1/evaluate", "round-0/calibrate", "round-1/capfilt"} <= names
+    sides = client.search_runs(
+        [parent.info.experiment_id], "tags.stage = 'round'", order_by=["attributes.start_time ASC"]
+    )
+    assert [run.info.run_name for run in sides] == [f"round-{k} of {parent.info.run_name}" for k in (0, 1)]
+    for run, one in zip(sides, document["rounds"], strict=True):
+        for name in ("eval/retrieval/mean_recall", "eval/caption/cider"):
+            assert run.data.metrics[name] == round(one["metrics"][name], 4)
+        assert run.data.tags["champion"] == ("yes" if one["round"] == document["champion"] else "no")
+        assert {entry.dataset.name for entry in run.inputs.dataset_inputs} == {
+            "human-train",
+            "human-test",
+            one["web"]["name"],
+        }
+    assert document["mlflow_page"].startswith(f"#/experiments/{parent.info.experiment_id}/runs?")
+    assert f"#/experiments/{parent.info.experiment_id}" in parent.data.tags["mlflow.note.content"]
     assert len(names) == len(runs)
     for name in ("eval/retrieval/mean_recall", "filter/threshold", "filter/purity", "filter/yield"):
         curve = client.get_metric_history(parent.info.run_id, name)

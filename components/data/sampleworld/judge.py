@@ -18,11 +18,20 @@ _MOST_MENTIONS = 4  # a scene holds three things at most: a fourth mention is wr
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement of one text: whether all it claims is true, how many claims it makes, and which are wrong."""
+    """The judgement of one text: whether all it claims is true, how many claims it makes, and which are wrong.
+
+    A thing that is not there is one entry of `wrong`, and as many `false` claims as were made of it.
+    """
 
     true: bool
     claims: int
     wrong: tuple[str, ...]
+    false: int
+
+    @property
+    def share(self) -> float | None:
+        """Share of the claims that hold, 0..1; None for a text that claims nothing."""
+        return 1 - self.false / self.claims if self.claims else None
 
 
 @dataclass
@@ -31,6 +40,11 @@ class Mention:
 
     claims: set[tuple[str, str]] = field(default_factory=set)
     places: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """How many claims it makes."""
+        return len(self.claims) + len(self.places)
 
 
 @dataclass
@@ -51,11 +65,12 @@ def judge_caption(scene: Scene, text: str) -> Verdict:
     wrong += [value for name, value in reading.loose if not _somewhere(scene, name, value)]
     wrong += reading.foreign
     surplus = reading.mentions[_MOST_MENTIONS:]
-    wrong += [_spoken(mention) for mention in surplus]
-    wrong += _best_match(scene, reading)
-    named = sum(len(mention.claims) + len(mention.places) for mention in reading.mentions)
+    of_things = [(_spoken(mention), mention.size) for mention in surplus] + _best_match(scene, reading)
+    false = len(wrong) + sum(claims for _, claims in of_things)
+    wrong += [words for words, _ in of_things]
+    named = sum(mention.size for mention in reading.mentions)
     others = len(reading.relations) + len(reading.ground) + len(reading.loose) + len(reading.foreign)
-    return Verdict(bool(reading.mentions) and not wrong, named + others, tuple(wrong))
+    return Verdict(bool(reading.mentions) and not wrong, named + others, tuple(wrong), false)
 
 
 def read_caption(text: str) -> Reading:
@@ -77,17 +92,22 @@ def _spoken(mention: Mention) -> str:
     return " ".join(value for _, value in sorted(mention.claims)) or "thing"
 
 
-def _best_match(scene: Scene, reading: Reading) -> list[str]:
-    """Wrong claims under the kindest assignment of mentions to different things (-1: no thing left for it)."""
+def _best_match(scene: Scene, reading: Reading) -> list[tuple[str, int]]:
+    """What is wrong, and how many claims that is, under the kindest assignment of mentions to different things (-1: no
+    thing left for it): the one with fewest things wrong, then with fewest claims."""
     mentions = reading.mentions[:_MOST_MENTIONS]
-    best: list[str] | None = None
+    best: list[tuple[str, int]] | None = None
     for owners in _assignments(len(mentions), len(scene.things)):
         wrong = list(_wrong_claims(scene.things, mentions, reading.relations, owners))
-        if best is None or len(wrong) < len(best):
+        if best is None or _badness(wrong) < _badness(best):
             best = wrong
         if not best:
             break
     return best or []
+
+
+def _badness(wrong: list[tuple[str, int]]) -> tuple[int, int]:
+    return len(wrong), sum(claims for _, claims in wrong)
 
 
 def _assignments(mentions: int, things: int) -> Iterator[tuple[int, ...]]:
@@ -97,17 +117,18 @@ def _assignments(mentions: int, things: int) -> Iterator[tuple[int, ...]]:
 
 def _wrong_claims(
     things: tuple[Thing, ...], mentions: list[Mention], relations: list[tuple[int, str, int]], owners: tuple[int, ...]
-) -> Iterator[str]:
+) -> Iterator[tuple[str, int]]:
+    """What is wrong under one assignment, each with the number of claims it stands for."""
     for mention, owner in zip(mentions, owners, strict=True):
         if owner < 0:
-            yield _spoken(mention)
+            yield _spoken(mention), mention.size
             continue
-        yield from (value for name, value in sorted(mention.claims) if not _has(things[owner], name, value))
-        yield from (f"place={place}" for place in mention.places if not _placed(things[owner], place))
+        yield from ((value, 1) for name, value in sorted(mention.claims) if not _has(things[owner], name, value))
+        yield from ((f"place={place}", 1) for place in mention.places if not _placed(things[owner], place))
     for first, relation, second in relations:
         inside = max(first, second) < len(owners) and min(owners[first], owners[second]) >= 0
         if not inside or not holds(relation, things[owners[first]], things[owners[second]]):
-            yield relation
+            yield relation, 1
 
 
 def _has(thing: Thing, name: str, value: str) -> bool:

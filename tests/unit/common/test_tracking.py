@@ -1,3 +1,4 @@
+import json
 import logging
 import socket
 from pathlib import Path
@@ -10,9 +11,14 @@ from components.common.contracts import DatasetRef, ModelRef
 from components.common.tracking import (
     MlflowTracker,
     NullTracker,
+    RunsView,
     Tracker,
+    comparison_page,
+    find_runs_page,
     flatten,
     open_tracker,
+    run_page,
+    runs_page,
     tracker_from_environment,
 )
 
@@ -112,6 +118,39 @@ def test_children_are_found_again(run: MlflowTracker) -> None:
     assert _stored(again).data.tags["mlflow.parentRunId"] == run.run_id
 
 
+def test_runs_beside_are_found_again_by_their_tags(run: MlflowTracker) -> None:
+    first = run.beside("round-0 of x", {"stage": "round", "round": "0"})
+    first.end()
+    assert run.beside("round-0 of x", {"stage": "round", "round": "0"}).run_id == first.run_id
+    assert run.beside("round-1 of x", {"stage": "round", "round": "1"}).run_id not in (first.run_id, run.run_id)
+    assert "mlflow.parentRunId" not in _stored(first).data.tags
+
+
+def test_descriptions_and_the_view_that_links_open(uri: str) -> None:
+    assert find_runs_page(uri, "described") == ""
+    tracker = open_tracker(uri, "described", "one")
+    assert isinstance(tracker, MlflowTracker)
+    page = f"#/experiments/{tracker.experiment_id}/runs?workflowType=machine_learning"
+    assert find_runs_page(uri, "described") == page  # MLflow complains of a view that is not there
+    columns = {"metrics.`eval/x`": 150, "tags.`champion`": 90}
+    tracker.describe_experiment("**what** it is", RunsView("tags.stage = 'round'", columns, "eval/"))
+    tracker.describe("a run")
+    assert find_runs_page(uri, "described") == runs_page(tracker.experiment_id) == f"{page}&viewStateShareKey=rounds"
+    tags = tracker._client.get_experiment(tracker.experiment_id).tags
+    view = json.loads(tags["mlflow.sharedViewState.rounds"])
+    assert tags["mlflow.note.content"] == "**what** it is"
+    assert view["selectedColumns"] == list(columns)
+    assert tracker._client.search_runs([tracker.experiment_id], view["searchFilter"]) == []
+    assert _stored(tracker).data.tags["mlflow.note.content"] == "a run"
+
+
+def test_pages_of_runs() -> None:
+    assert run_page("1", "ab", "artifacts/report.html").startswith("#/experiments/1/runs/ab/artifacts/report.html?")
+    assert comparison_page("1", ["ab", "cd"]).startswith(
+        "#/compare-runs?runs=%5B%22ab%22%2C%20%22cd%22%5D&experiments=%5B%221%22%5D"
+    )
+
+
 def test_a_run_is_resumed_by_its_tags(uri: str) -> None:
     first = open_tracker(uri, "resumed", "one", resume={"bootstrap.id": "b1"})
     assert open_tracker(uri, "resumed", "one", resume={"bootstrap.id": "b1"}).run_id == first.run_id
@@ -121,7 +160,8 @@ def test_a_run_is_resumed_by_its_tags(uri: str) -> None:
 def test_models_are_registered_once_per_digest(run: MlflowTracker, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     ref = ModelRef(role="captioner", uri=str(tmp_path), digest="cd" * 32)
-    first = run.register_model("unit-captioner", ref, {"eval/caption/cider": 0.5}, {"round": "0"})
+    words = {"about": "captioners", "note": "of round 0"}
+    first = run.register_model("unit-captioner", ref, {"eval/caption/cider": 0.5}, {"round": "0"}, **words)
     again = run.register_model("unit-captioner", ref, {"eval/caption/cider": 0.5}, {"round": "0"})
     other = run.register_model("unit-captioner", ref.model_copy(update={"digest": "ef" * 32}), {}, {})
     assert (first.registered_version, again.registered_version, other.registered_version) == (1, 1, 2)
@@ -131,6 +171,7 @@ def test_models_are_registered_once_per_digest(run: MlflowTracker, tmp_path: Pat
     assert int(client.get_model_version_by_alias("unit-captioner", "challenger").version) == 2
     version = client.get_model_version("unit-captioner", "1")
     assert version.source == str(tmp_path)
+    assert (client.get_registered_model("unit-captioner").description, version.description) == tuple(words.values())
     assert version.tags["digest"] == ref.digest
     from mlflow.artifacts import download_artifacts
 

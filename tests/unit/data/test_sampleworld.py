@@ -94,6 +94,28 @@ def test_one_wrong_claim_is_found(text: str, wrong: str) -> None:
     assert verdict.claims >= len(verdict.wrong)
 
 
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("a red circle left of a blue star", 1),
+        ("a red circle left of a green star", 4 / 5),
+        ("a red circle below a green star", 3 / 5),  # the colour and the relation
+        ("a red circle and a small striped green moon", 4 / 6),
+        (
+            "a red circle and a blue star and a black cross on the left",
+            4 / 7,
+        ),  # there is no third thing
+        ("a red circle on a pink wall", 2 / 3),
+        ("red , dotted", 1 / 2),
+        ("a chair", 0),
+        ("IMG_1234.JPG", None),
+    ],
+)
+def test_share_of_claims_that_hold(text: str, share: float | None) -> None:
+    verdict = judge_caption(PAIR, text)
+    assert verdict.share == (None if share is None else pytest.approx(share)), verdict
+
+
 @pytest.mark.parametrize("text", ["", "IMG_1234.JPG", "click to enlarge", "left of a a above", "on a teal background"])
 def test_texts_that_name_nothing_are_not_true(text: str) -> None:
     assert not judge_caption(PAIR, text).true
@@ -125,6 +147,7 @@ def test_babble_is_judged_without_error() -> None:
         text = " ".join(rng.choice(words.split()) for _ in range(rng.randrange(30)))
         verdict = judge_caption(PAIR, text)
         assert verdict.true == (bool(verdict.claims) and not verdict.wrong) or not verdict.true
+        assert len(verdict.wrong) <= verdict.false <= verdict.claims
 
 
 def test_what_people_say_is_true_and_differs() -> None:

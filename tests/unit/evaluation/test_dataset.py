@@ -10,7 +10,7 @@ import pytest
 from components.common.errors import DataError
 from components.data.candidates import Candidate
 from components.data.sampleworld.language import human_caption
-from components.data.sampleworld.scene import sample_scene
+from components.data.sampleworld.scene import Scene, Thing, sample_scene
 from components.evaluation.dataset import Truth, load_truth, noise_metrics, roc_auc, score_against_truth
 
 
@@ -80,6 +80,24 @@ def test_synthetic_captions_are_judged_against_the_scene():
     assert got["truth/synthetic_true"] == 0.5
     assert got["truth/synthetic_recall"] == 0.5
     assert got["truth/pairs_true"] == pytest.approx(5 / 6)
+
+
+def test_facts_are_counted_one_by_one():
+    red = Thing("circle", "red", "large", "plain", 1 / 6, 0.5, 0.15)
+    blue = Thing("star", "blue", "small", "striped", 5 / 6, 0.5, 0.08)
+    truth = {"1": Truth("match", Scene((red,), "teal", "plain")), "2": Truth("junk", Scene((blue,), "tan", "plain"))}
+    rows = [
+        row("1", "web", 0.9, True, text="a red circle"),
+        row("2", "web", 0.2, False, "below_threshold", text="IMG_1234.JPG"),  # says nothing: not counted
+        row("1", "synthetic", 0.9, True, text="a large red star"),
+        row("2", "synthetic", 0.1, False, "below_threshold", text="a red star"),
+    ]
+    got = score_against_truth(rows, truth)
+    assert got["truth/web_facts_right_before"] == got["truth/web_facts_right"] == 1
+    assert got["truth/synthetic_facts_right_before"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert got["truth/synthetic_facts_right"] == pytest.approx(2 / 3)
+    assert got["truth/facts_right_by_chance"] == pytest.approx((1 / 3 + 1 / 2) / 2)  # each under the other picture
+    assert got["truth/synthetic_true_before"] == 0
 
 
 def test_truth_of_other_data_is_refused():

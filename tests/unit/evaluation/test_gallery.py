@@ -16,8 +16,9 @@ from components.data.candidates import Candidate
 from components.data.manifest import dataset_store, plan_dataset, seal_dataset
 from components.data.publish import ShardBuilder
 from components.data.sampleworld.drawing import draw_scene, encode_jpeg
-from components.data.sampleworld.scene import sample_scene
-from components.evaluation.gallery import describe_capfilt, pick_examples, thumbnail
+from components.data.sampleworld.scene import Scene, Thing, sample_scene
+from components.evaluation.dataset import Truth
+from components.evaluation.gallery import _example, describe_capfilt, pick_examples, thumbnail
 
 PICTURES = 24
 
@@ -85,6 +86,15 @@ def test_truth_is_told_of_each_text(data):
         assert one.texts[0].true is (one.kind == "match")
         assert one.texts[1].true is False  # "synthetic 3" names no thing
     assert all(text.true is None for one in pick_examples(out, web) for text in one.texts)
+
+
+def test_facts_are_counted_where_a_text_states_some(data):
+    web, out, _ = data
+    scene = Scene((Thing("circle", "red", "large", "plain", 1 / 6, 0.5, 0.15),), "teal", "plain")
+    rows = [Candidate("0", "0" * 64, "web", text, 0.9, 0.2, True, "") for text in ("a red star", "web 3")]
+    (stating, silent) = _example("0", "", rows, Truth("half-right", scene)).texts
+    assert (stating.facts, silent.facts) == ((1, 2), None)
+    assert all(text.facts is None for one in pick_examples(out, web) for text in one.texts)
 
 
 def test_without_the_input_only_kept_pictures_are_shown(data):
