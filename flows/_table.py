@@ -23,7 +23,7 @@ SHOWN: tuple[tuple[str, str, bool | None], ...] = (
     ("truth/filter_precision", "filter precision", True),
     ("truth/filter_recall", "filter recall", True),
 )
-_COUNT = 100.0  # from here on a figure is a count, shown whole
+_COUNTS = frozenset({"capfilt/kept_pairs"})  # shown whole
 
 
 def print_result(result: BootstrapResult) -> None:
@@ -41,7 +41,7 @@ def print_result(result: BootstrapResult) -> None:
     for name, label, better in SHOWN:
         values = [one.metrics.get(name) for one in result.rounds]
         if any(value is not None for value in values):
-            table.add_row(label, *_rich_cells(values, better))
+            table.add_row(label, *_rich_cells(name, values, better))
     console.print(table)
     console.print(f"champion: round {result.champion} ({'; '.join(result.reasons)})", soft_wrap=True)
     worked = [stage.seconds for stage in result.stages if not stage.cached]
@@ -65,33 +65,33 @@ def markdown_table(rounds: Sequence[RoundResult]) -> str:
     for name, label, _ in SHOWN:
         values = [one.metrics.get(name) for one in rounds]
         if any(value is not None for value in values):
-            cells = [_value(value) + _suffix(_change(values, index)) for index, value in enumerate(values)]
+            cells = [_value(name, value) + _suffix(_change(name, values, index)) for index, value in enumerate(values)]
             lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _rich_cells(values: Sequence[float | None], better: bool | None) -> list[str]:
+def _rich_cells(name: str, values: Sequence[float | None], better: bool | None) -> list[str]:
     cells = []
     for index, value in enumerate(values):
-        cells.append(_value(value))
+        cells.append(_value(name, value))
         if index:
-            change = _change(values, index)
+            change = _change(name, values, index)
             colour = "green" if change and not change.startswith("-") else "red"
             cells.append(f"[{colour}]{change}[/]" if change and better else change)
     return cells
 
 
-def _value(value: float | None) -> str:
+def _value(name: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}" if abs(value) >= _COUNT else f"{value:.4f}"
+    return f"{value:,.0f}" if name in _COUNTS else f"{value:.4f}"
 
 
-def _change(values: Sequence[float | None], index: int) -> str:
+def _change(name: str, values: Sequence[float | None], index: int) -> str:
     value, before = values[index], values[index - 1] if index else None
     if value is None or before is None:
         return ""
-    return f"{value - before:+,.0f}" if abs(value) >= _COUNT else f"{value - before:+.4f}"
+    return f"{value - before:+,.0f}" if name in _COUNTS else f"{value - before:+.4f}"
 
 
 def _suffix(change: str) -> str:

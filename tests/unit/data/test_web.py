@@ -51,6 +51,13 @@ def test_shards_are_used_in_place(tmp_path: Path, store: Store) -> None:
     assert load_eval_set(ref)[5].image == good_sample(100)["jpg"]
 
 
+@pytest.mark.parametrize("name", ["a/../b", "b c", "", "..", "-x"])
+def test_a_name_that_leaves_its_folder_is_refused(name: str, tmp_path: Path, store: Store) -> None:
+    with pytest.raises(ConfigError, match="no name for a dataset"):
+        import_web(str(write_web(tmp_path / "web")), store=store, name=name)
+    assert list(store.list()) == []
+
+
 def test_found_done_the_same_elsewhere_and_with_any_number_of_threads(tmp_path: Path, store: Store) -> None:
     web = write_web(tmp_path / "web")
     ref = import_web(str(web), store=store, name="web", threads=1)
