@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.contracts import DatasetRef, RawData, SourceFiles, TokenizerRef
+from components.common.progress import Progress
 from components.common.seeding import digest_of
 from components.common.storage import join_uri, open_store, sha256_hex
 from components.config import BootstrapConfig
@@ -90,17 +91,26 @@ def _import_human(bench: Bench, split: str, annotations: str, images: str, origi
     from components.data import coco
 
     data = bench.config.data
+    name = f"import/human-{split}"
     limit = data.human_limit if split == "train" else None
     content = origin or _human_content(annotations, images, limit)
     depends: dict[str, Any] = {"split": split, "content": content, "images": "" if origin else images}
     depends |= {"limit": limit, "shard_size": data.shard_size}
 
     def work(bay: Bay) -> DatasetRef:
-        return coco.import_coco(
-            annotations, images, store=bench.store, name=f"human-{split}", shard_size=data.shard_size, limit=limit
-        )
+        total = len(coco.read_annotations(annotations, limit).images)
+        with Progress(total, "images", name) as progress:
+            return coco.import_coco(
+                annotations,
+                images,
+                store=bench.store,
+                name=f"human-{split}",
+                shard_size=data.shard_size,
+                limit=limit,
+                progress=progress.advance,
+            )
 
-    return bench.run(Stage(f"import/human-{split}", "import-human", 1, depends, DatasetRef, work))
+    return bench.run(Stage(name, "import-human", 1, depends, DatasetRef, work))
 
 
 def _import_web(bench: Bench, folder: str, origin: str) -> DatasetRef:
@@ -111,7 +121,8 @@ def _import_web(bench: Bench, folder: str, origin: str) -> DatasetRef:
     depends = {"content": content, "folder": "" if origin else folder, "limit": limit}
 
     def work(bay: Bay) -> DatasetRef:
-        return web.import_web(folder, store=bench.store, name="web", limit=limit)
+        with Progress(web.expected_samples(folder, limit), "samples", "import/web") as progress:
+            return web.import_web(folder, store=bench.store, name="web", limit=limit, progress=progress.advance)
 
     return bench.run(Stage("import/web", "import-web", 1, depends, DatasetRef, work))
 

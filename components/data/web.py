@@ -142,6 +142,19 @@ def list_tars(uri: str) -> tuple[Store, list[ObjectInfo]]:
     )
 
 
+def expected_samples(uri: str, limit: int | None = None) -> int | None:
+    """About how many samples an import will see: the first tar's, by its stats file, in proportion to the tars' sizes.
+
+    None where there is no stats file and no limit.
+    """
+    source, shards = list_tars(uri)
+    first = _successes(source, shards[0])
+    if not first or not shards[0].size:
+        return limit
+    total = round(first * sum(shard.size for shard in shards) / shards[0].size)
+    return total if limit is None else min(limit, total)
+
+
 def check_tars(uri: str) -> None:
     """Look before any work: one of the tars at least must begin as a tar with something in it. Reads a few blocks.
 
@@ -333,13 +346,18 @@ class _WebImport:
 
     def _lost(self, shard: ObjectInfo, found: int) -> int:
         """How many samples lie behind a break, by img2dataset's stats; at least the one that was cut."""
-        key = f"{shard.key[:-4]}_stats.json"
-        if not self.source.exists(key):
-            return 1
-        try:
-            return max(1, int(json.loads(self.source.read(key))["successes"]) - found)
-        except (ValueError, KeyError, TypeError):
-            return 1
+        return max(1, (_successes(self.source, shard) or 0) - found)
+
+
+def _successes(source: Store, shard: ObjectInfo) -> int | None:
+    """A tar's samples by the stats file that img2dataset writes beside it; None without a readable one."""
+    key = f"{shard.key[:-4]}_stats.json"
+    if not source.exists(key):
+        return None
+    try:
+        return int(json.loads(source.read(key))["successes"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _until_break(path: Path, uri: str, breaks: list[BrokenShard]) -> Iterator[ShardSample]:

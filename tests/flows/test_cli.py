@@ -1,5 +1,6 @@
 """The command line's manners: exit codes, messages before any work, one JSON document."""
 
+import errno
 import json
 import re
 import shutil
@@ -9,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from components.common.lock import exclusive
 from components.common.storage import open_store
 from components.config import CONFIGS, load_config
 from flows import _preflight
+from flows._console import command
 from flows._layout import LOCK_KEY
 from flows.cli import app
 from tests.helpers.s3 import SECRET_KEY, serve_s3
@@ -218,6 +221,16 @@ def test_a_full_disk_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     result = _call("run", *options(store=str(tmp_path / "root")))
     assert result.exit_code == 1
     assert "free space" in result.stderr
+
+
+def test_a_disk_that_fills_up_is_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as end, command(as_json=True):
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/training.log")
+    out, err = capsys.readouterr()
+    assert end.value.exit_code == 1
+    assert "the disk is full (/data/training.log); free space and run the same command again" in err
+    assert json.loads(out)["kind"] == "StorageError"
+    assert "defect" not in err
 
 
 def test_a_second_run_on_one_store_is_refused(tmp_path: Path) -> None:
