@@ -1,9 +1,9 @@
 """The whole bootstrap's config: composes the configs that live beside their owners, and loads them from YAML."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -110,6 +110,33 @@ class BootstrapConfig(_Config):
         except StorageError as error:
             raise ValueError(str(error)) from error
         return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "BootstrapConfig":
+        if faults := [*self._long_texts(), *self._cut_patches()]:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _long_texts(self) -> Iterator[str]:
+        """Lengths beyond the model's positions, which would end a run only when the first such text is met."""
+        most = self.model.text.max_positions
+        lengths = {f"{role}.max_tokens": getattr(self, role).max_tokens for role in get_args(TrainedRole)} | {
+            "capfilt.max_tokens": self.capfilt.max_tokens,
+            "capfilt.decoding.max_length": self.capfilt.decoding.max_length,
+            "evaluation.decoding.max_length": self.evaluation.decoding.max_length,
+            "evaluation.retrieval.max_tokens": self.evaluation.retrieval.max_tokens,
+        }
+        for name, length in lengths.items():
+            if length > most:
+                yield f"`{name}` is {length}, above model.text.max_positions, {most}: lower the one or raise the other"
+
+    def _cut_patches(self) -> Iterator[str]:
+        """Picture sizes that are no whole number of patches."""
+        patch = self.model.vision.patch_size
+        for name in (*get_args(TrainedRole), "capfilt"):
+            size: int | None = getattr(self, name).image_size
+            if size is not None and size % patch:
+                yield f"`{name}.image_size` is {size}: it must be a multiple of model.vision.patch_size, {patch}"
 
     @property
     def bootstrap_id(self) -> str:

@@ -1,6 +1,7 @@
 """How every command speaks: logs to stderr, results to stdout, one JSON document with --json, exit codes 0, 1, 2."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -9,11 +10,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
-from components.common.errors import CapfiltError, ConfigError
+from components.common.errors import CapfiltError, ConfigError, StorageError
 from components.common.progress import stderr_console
 
 logger = logging.getLogger(__name__)
@@ -91,12 +92,22 @@ def command(*, as_json: bool = False, verbose: bool = False) -> Iterator[Output]
         except BrokenPipeError:  # the reader of our output left, as `| head` does
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
             raise typer.Exit(FAILED) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                _defect(error, as_json=as_json)
+            where = f" ({error.filename})" if error.filename else ""
+            full = f"the disk is full{where}; free space and run the same command again: it goes on where it was"
+            _fail(StorageError(full), FAILED, as_json=as_json)
         except Exception as error:  # noqa: BLE001 - a defect: told with its trace, and still with one JSON document
-            logging.getLogger("flows").exception("this is a defect of capfilt; please report it with the lines below")
-            _fail(error, FAILED, as_json=as_json)
+            _defect(error, as_json=as_json)
 
 
-def _fail(error: Exception, code: int, *, as_json: bool) -> None:
+def _defect(error: Exception, *, as_json: bool) -> NoReturn:
+    logging.getLogger("flows").exception("this is a defect of capfilt; please report it with the lines below")
+    _fail(error, FAILED, as_json=as_json)
+
+
+def _fail(error: Exception, code: int, *, as_json: bool) -> NoReturn:
     logger.debug("failed", exc_info=error)
     for line in str(error).splitlines() or [repr(error)]:
         typer.secho(f"capfilt: {line}", err=True, fg="red")

@@ -33,8 +33,9 @@ def import_coco(
     """Import human captions and their pictures."""
     with command(as_json=as_json) as out:
         from components.data.coco import import_coco as work
+        from components.data.coco import read_annotations
 
-        with _counting("images", name) as count:
+        with _counting("images", name, len(read_annotations(annotations, limit).images)) as count:
             ref = work(
                 annotations,
                 images,
@@ -57,9 +58,10 @@ def import_web(
 ) -> None:
     """Import web shards: every sample is read once, bad ones are listed."""
     with command(as_json=as_json) as out:
+        from components.data.web import expected_samples
         from components.data.web import import_web as work
 
-        with _counting("samples", name) as count:
+        with _counting("samples", name, expected_samples(web, limit)) as count:
             ref = work(web, store=open_store(store), name=name, limit=limit, progress=count)
         _show_ref(out, ref)
 
@@ -156,8 +158,8 @@ def _show_ref(out: Output, ref: DatasetRef) -> None:
 
 
 @contextlib.contextmanager
-def _counting(unit: str, label: str) -> Iterator[Callable[[int], None]]:
+def _counting(unit: str, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     from components.common.progress import Progress
 
-    with Progress(None, unit, label) as progress:
+    with Progress(total, unit, label) as progress:
         yield progress.advance

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +16,19 @@ from components.common.storage import open_store
 from components.config import BootstrapConfig, load_config
 from flows._console import Output
 from flows._layout import scratch_folder
-from flows._preflight import COMPILER_REMEDY, LEAST_FREE_BYTES, find_compiler
+from flows._preflight import (
+    COMPILER_REMEDY,
+    LEAST_FREE_BYTES,
+    MLFLOW_REMEDY,
+    find_compiler,
+    free_space,
+    mlflow_fault,
+    ray_fault,
+)
+from flows._server import PREFECT_REMEDY, why_no_answer
 
 Verdict = Literal["ok", "note", "wrong"]
+_DISK_FIX = "free space, or choose another place with --set store=…"
 _SIGNS: dict[Verdict, str] = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
 
 
@@ -67,10 +76,9 @@ def _machine(config: BootstrapConfig) -> Iterator[Finding]:
     fix = "the sample needs up to 4 GiB; end other programs" if tight else ""
     yield Finding("memory", "note" if tight else "ok", f"{memory / 2**30:.1f} GiB available", fix)
     folder = scratch_folder(config)
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(existing).free
+    existing, free = free_space(folder)
     full = free < LEAST_FREE_BYTES
-    yield Finding("disk", "wrong" if full else "ok", f"{free / 2**30:.1f} GiB free at {existing}", "free space" * full)
+    yield Finding("disk", "wrong" if full else "ok", f"{free / 2**30:.1f} GiB free at {existing}", _DISK_FIX * full)
 
 
 def _gpu(config: BootstrapConfig) -> Iterator[Finding]:
@@ -107,19 +115,19 @@ def _store(config: BootstrapConfig) -> Iterator[Finding]:
 
 def _servers(config: BootstrapConfig) -> Iterator[Finding]:
     tracking = config.tracking_uri(scratch_folder(config))
-    yield _answers("MLflow", tracking, "/health", "start the server, or unset MLFLOW_TRACKING_URI and tracking.uri")
+    yield _server("MLflow", tracking or "no tracking", mlflow_fault(tracking), MLFLOW_REMEDY)
     prefect = os.environ.get("PREFECT_API_URL")
-    yield _answers("Prefect", prefect, "/health", "start the server, or unset PREFECT_API_URL for a local one")
+    fault = why_no_answer(f"{prefect.rstrip('/')}/health") if prefect else None
+    yield _server("Prefect", prefect or "a local server for each run", fault, PREFECT_REMEDY)
+    if "RAY_ADDRESS" in os.environ:
+        fault = ray_fault()
+        yield Finding("Ray cluster", "wrong" if fault else "ok", fault or os.environ["RAY_ADDRESS"])
 
 
-def _answers(name: str, uri: str | None, path: str, fix: str) -> Finding:
-    if uri is None or not uri.startswith("http"):
-        return Finding(name, "ok", uri or ("no tracking" if name == "MLflow" else "a local server for each run"))
-    try:
-        with urllib.request.urlopen(uri.rstrip("/") + path, timeout=5):
-            return Finding(name, "ok", f"{uri} answers")
-    except OSError as error:
-        return Finding(name, "wrong", f"{uri} does not answer: {error}", fix)
+def _server(name: str, place: str, fault: str | None, fix: str) -> Finding:
+    if fault is None:
+        return Finding(name, "ok", place)
+    return Finding(name, "wrong", f"{place} does not answer: {fault}", fix)
 
 
 _CHECKS: tuple[Callable[[BootstrapConfig], Iterator[Finding]], ...] = (

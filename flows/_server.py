@@ -5,6 +5,7 @@ Run as a module it is the server process: `python -m flows._server PORT PARENT_P
 """
 
 import contextlib
+import http.client
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from components.common.errors import CapfiltError
 
 logger = logging.getLogger(__name__)
 
+PREFECT_REMEDY = "start it, mend the address (it ends in /api), or unset PREFECT_API_URL for a local server"
 STARTUP_SECONDS = 300.0  # five on an idle machine; a busy one has taken minutes
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -75,18 +77,34 @@ def wait_until_up(process: "subprocess.Popen[bytes]", url: str, name: str, secon
     raise CapfiltError(f"{name} gives no answer within {seconds:.0f} s")
 
 
+def why_no_answer(url: str, seconds: float = 5.0) -> str | None:
+    """Why no server answers at `url`; None if one does, even if it wants a login first."""
+    try:
+        with urllib.request.urlopen(url, timeout=seconds):
+            return None
+    except urllib.error.HTTPError as error:
+        return None if error.code in (401, 403) else f"it answers {error.code} {error.reason}"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error))
+
+
 @contextlib.contextmanager
 def prefect_server(home: Path) -> Iterator[LocalServer | None]:
     """A Prefect API for this process: the one PREFECT_API_URL names (yields None), else a local server over `home`.
 
     Sets the environment for Prefect, so enter it before prefect is imported. Call `wait()` before the first flow; until
     then other work can go on beside the start.
+
+    Raises:
+        CapfiltError: nobody answers at PREFECT_API_URL.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "components,flows")
-    if os.environ.get("PREFECT_API_URL"):
+    if given := os.environ.get("PREFECT_API_URL"):
+        if fault := why_no_answer(f"{given.rstrip('/')}/health"):
+            raise CapfiltError(f"no Prefect server at PREFECT_API_URL={given} ({fault}): {PREFECT_REMEDY}")
         yield None
         return
     os.environ["PREFECT_HOME"] = str(home)

@@ -24,7 +24,7 @@ M = TypeVar("M", bound=BaseModel)
 
 Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
 Model = Annotated[str, typer.Option(help="Model folder (Hugging Face form or ours), local or s3://.")]
-Images = Annotated[list[Path], typer.Argument(help="Picture files.", metavar="IMAGE…")]
+Images = Annotated[list[Path], typer.Argument(help="Picture files.", metavar="IMAGE")]
 Dtype = Annotated[str, typer.Option(help="Arithmetic of the models: fp32 or bf16.")]
 Decoding = Annotated[str, typer.Option(help="How captions are written: greedy, beam or nucleus.")]
 TopP = Annotated[float, typer.Option(help="nucleus: probability mass drawn from.")]
@@ -35,7 +35,7 @@ MaxLength = Annotated[int, typer.Option(help="Tokens at most, prompt and end inc
 Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1 makes written tokens less likely.")]
 Prompt = Annotated[str, typer.Option(help="How every caption starts; not part of the result.")]
 Seed = Annotated[int, typer.Option(help="Seed of sampled captions.")]
-PerImage = Annotated[int, typer.Option("--captions-per-image", help="Synthetic captions per picture.")]
+PerImage = Annotated[int, typer.Option("--captions-per-image", min=1, max=64, help="Synthetic captions per picture.")]
 ImageSize = Annotated[Optional[int], typer.Option(help="Picture side in pixels; default: the model's.")]  # noqa: UP045
 PositionZero = Annotated[str, typer.Option(help="First token of matched texts: enc (as trained) or cls (BLIP's demo).")]
 
@@ -93,7 +93,7 @@ def regenerate(
     position_zero: PositionZero = "enc",
     engine: Annotated[str, typer.Option(help="local, or ray (RAY_ADDRESS for a cluster).")] = "local",
     workers: Annotated[int, typer.Option(help="Processes that hold the models.")] = 1,
-    limit: Annotated[Optional[int], typer.Option(help="First N pictures only, to try settings.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(min=1, help="First N pictures only, to try settings.")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:
     """CapFilt over your own shards with any BLIP checkpoints; run again, it goes on where it stopped."""
@@ -271,7 +271,7 @@ def retrieval(
     annotations: Annotated[str, typer.Option(help="COCO captions JSON or Karpathy JSON of the test split.")],
     images: Annotated[str, typer.Option(help="Folder that its file names are relative to.")],
     top_k: Annotated[int, typer.Option(help="Candidates per query that ITM re-ranks.")] = 128,
-    limit: Annotated[Optional[int], typer.Option(help="First N pictures only.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(min=1, help="First N pictures only.")] = None,  # noqa: UP045
     dtype: Dtype = "fp32",
     position_zero: PositionZero = "enc",
     as_json: Json = False,

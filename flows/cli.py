@@ -12,14 +12,12 @@ from flows._console import Output, command
 app = typer.Typer(
     name="capfilt",
     help="BLIP's CapFilt as a system: pre-train on noisy pairs, caption and filter, train again, round after round.",
+    epilog="First steps: `capfilt doctor`, then `capfilt run` (the sample, ten minutes), then `capfilt ui`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(_datasets.app, name="dataset")
-_tools.register(app)
-
 Config = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads it at run time, also on Python 3.10
     typer.Argument(help="YAML config; without one the sample's.", show_default=False),
@@ -34,7 +32,11 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More log lines, 
 
 @app.command()
 def run(config: Config = None, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Run the whole bootstrap; a finished stage is found, an interrupted one goes on."""
+    """Run the whole bootstrap; a finished stage is found, an interrupted one goes on.
+
+    Every key of the config can be set, e.g. capfilt run configs/sample.yaml --set rounds=2 --set store=s3://bucket/root;
+    a wrong name is answered with the nearest valid one.
+    """
     with command(as_json=as_json, verbose=verbose) as out:
         from components.config import load_config
         from flows._layout import scratch_folder
@@ -61,7 +63,11 @@ def serve(
     overrides: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
-    """Run the bootstrap on a schedule from this process, one at a time, until it is stopped."""
+    """Run the bootstrap on a schedule from this process, one at a time, until it is stopped.
+
+    For example, every Sunday at two: capfilt serve configs/sample.yaml --cron "0 2 * * 0". Without --cron it waits for
+    runs started by hand on Prefect's page.
+    """
     with command(verbose=verbose):
         from flows._serving import serve_bootstrap
 
@@ -103,6 +109,9 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
 
     print_result(BootstrapResult.model_validate(document), pages)
 
+
+_tools.register(app)
+app.add_typer(_datasets.app, name="dataset")
 
 if __name__ == "__main__":
     app()

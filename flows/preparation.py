@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from components.common.contracts import DatasetRef, RawData, SourceFiles, TokenizerRef
+from components.common.progress import Progress
 from components.common.seeding import digest_of
-from components.common.storage import join_uri, open_store, sha256_hex, split_uri
+from components.common.storage import join_uri, open_store, sha256_hex
 from components.config import BootstrapConfig
 from flows._stage import Bay, Bench, Stage
 
@@ -90,36 +91,45 @@ def _import_human(bench: Bench, split: str, annotations: str, images: str, origi
     from components.data import coco
 
     data = bench.config.data
+    name = f"import/human-{split}"
     limit = data.human_limit if split == "train" else None
-    content = origin or sha256_hex(_read(annotations))
+    content = origin or _human_content(annotations, images, limit)
     depends: dict[str, Any] = {"split": split, "content": content, "images": "" if origin else images}
     depends |= {"limit": limit, "shard_size": data.shard_size}
 
     def work(bay: Bay) -> DatasetRef:
-        return coco.import_coco(
-            annotations, images, store=bench.store, name=f"human-{split}", shard_size=data.shard_size, limit=limit
-        )
+        total = len(coco.read_annotations(annotations, limit).images)
+        with Progress(total, "images", name) as progress:
+            return coco.import_coco(
+                annotations,
+                images,
+                store=bench.store,
+                name=f"human-{split}",
+                shard_size=data.shard_size,
+                limit=limit,
+                progress=progress.advance,
+            )
 
-    return bench.run(Stage(f"import/human-{split}", "import-human", 1, depends, DatasetRef, work))
+    return bench.run(Stage(name, "import-human", 1, depends, DatasetRef, work))
 
 
 def _import_web(bench: Bench, folder: str, origin: str) -> DatasetRef:
     from components.data import web
 
     limit = bench.config.data.web_limit
-    content = origin or [(item.key, item.size, item.etag) for item in open_store(folder).list() if _is_tar(item.key)]
+    content = origin or [(item.key, item.size, item.etag) for item in web.list_tars(folder)[1]]
     depends = {"content": content, "folder": "" if origin else folder, "limit": limit}
 
     def work(bay: Bay) -> DatasetRef:
-        return web.import_web(folder, store=bench.store, name="web", limit=limit)
+        with Progress(web.expected_samples(folder, limit), "samples", "import/web") as progress:
+            return web.import_web(folder, store=bench.store, name="web", limit=limit, progress=progress.advance)
 
     return bench.run(Stage("import/web", "import-web", 1, depends, DatasetRef, work))
 
 
-def _is_tar(key: str) -> bool:
-    return key.endswith(".tar")
+def _human_content(annotations: str, images: str, limit: int | None) -> list[str]:
+    """What an import depends on: the annotations, and which pictures are there (one that was added later counts)."""
+    from components.data.coco import picture_sizes, read_annotations, sizes_digest
 
-
-def _read(uri: str) -> bytes:
-    folder, name = split_uri(uri)
-    return open_store(folder).read(name)
+    read = read_annotations(annotations, limit)
+    return [read.sha256, sizes_digest(picture_sizes(open_store(images), read))]

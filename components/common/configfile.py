@@ -31,7 +31,8 @@ def read_config(model: type[M], path: Path, overrides: Sequence[str] = ()) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [f"{path}: {_explain(model, detail)}" for detail in error.errors()]
+        faults = [fault for detail in error.errors() for fault in _explain(model, detail).splitlines()]
+        lines = [f"{path}: {fault}" for fault in faults]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from error
 
 
@@ -86,13 +87,16 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _explain(model: type[BaseModel], detail: ErrorDetails) -> str:
     """One validation error in the user's words."""
     location = detail["loc"]
-    name = ".".join(str(part) for part in location) or "the config"
+    name = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
         return f"unknown key `{name}`{_nearest(model, location)}"
     if detail["type"] == "missing":
         return f"`{name}` is missing: {_description(model, location) or 'give it a value'}"
     if detail["type"] == "value_error":
-        return f"`{name}`: {detail['msg'].removeprefix('Value error, ')}"
+        fault = detail["msg"].removeprefix("Value error, ")
+        return f"`{name}`: {fault}" if name else fault
+    if detail["type"] in ("model_type", "model_attributes_type") and (group := _model_at(model, location)) is not None:
+        return f"`{name}` must be a group of settings ({', '.join(group.model_fields)}), not {detail['input']!r}"
     shown = repr(detail["input"])
     return f"`{name}`: {detail['msg']}, not {shown if len(shown) <= 80 else shown[:77] + '…'}"
 

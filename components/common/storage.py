@@ -250,6 +250,10 @@ def folder_errors(action: str, path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise StorageError(f"cannot {action} {path}: it does not exist") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StorageError(
+            f"cannot {action} {path}: a part of this path is a file, not a folder; choose another place"
+        ) from error
     except PermissionError as error:
         raise StorageError(f"cannot {action} {path}: permission denied; check the owner of the folder") from error
     except OSError as error:
@@ -375,6 +379,8 @@ def _client() -> Any:
             from botocore.config import Config
 
             endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+            if endpoint and not endpoint.startswith(("http://", "https://")):
+                raise StorageError(f"AWS_ENDPOINT_URL={endpoint} is no address: write http://host:port or https://host")
             config = Config(
                 retries={"max_attempts": 6, "mode": "standard"},
                 max_pool_connections=32,

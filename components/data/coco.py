@@ -13,7 +13,7 @@ name without extension (dots become `_`), so that the COCO and the Karpathy form
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -37,6 +37,15 @@ from components.data.publish import ShardBuilder, refuse_mostly_bad
 from components.data.shards import IMAGE_EXTENSIONS
 
 REVISION = 1  # counts changes of what the same input becomes
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """An annotation file as read: where it lies, its sha256, and its images in order."""
+
+    where: str
+    sha256: str
+    images: tuple["HumanImage", ...]
 
 
 @dataclass(frozen=True)
@@ -74,21 +83,20 @@ def import_coco(
 
     Raises:
         DataError: before any work, if the JSON or the image folder is missing or of no use; afterwards, if more than
-            half of the images were.
+            half of the images cannot be used.
     """
     if shard_size < 1 or (limit is not None and limit < 1):
         raise ConfigError(f"shard_size and limit must be at least 1, not {shard_size} and {limit}")
-    data, where = _read_annotations(annotations_uri)
-    images = parse_annotations(data, where)[:limit]
-    source = open_store(images_uri)
-    sizes = _file_sizes(source, images)
+    annotations = read_annotations(annotations_uri, limit)
+    images, where, source = annotations.images, annotations.where, open_store(images_uri)
+    sizes = picture_sizes(source, annotations)
     # Sizes stand for the images' contents: to hash every image only to find a dataset done would cost as much as the
     # import, and the tars' own sha256 say what was imported.
     plan = {
         "kind": "human",
         "revision": REVISION,
-        "annotations_sha256": sha256_hex(data),
-        "images": digest_of([[image.file_name, sizes[image.file_name]] for image in images]),
+        "annotations_sha256": annotations.sha256,
+        "images": sizes_digest(sizes),
         "shard_size": shard_size,
         "limit": limit,
     }
@@ -111,13 +119,19 @@ def import_coco(
     )
 
 
-def _read_annotations(uri: str) -> tuple[bytes, str]:
+def read_annotations(uri: str, limit: int | None = None) -> Annotations:
+    """Read an annotation file, and keep its first `limit` images.
+
+    Raises:
+        DataError: it is missing, or not what it must be.
+    """
     folder, key = split_uri(uri)
     source = open_store(folder)
     where = join_uri(source.uri, key)
     if not source.exists(key):
-        raise DataError(f"{where} does not exist: give a COCO captions JSON or a Karpathy JSON")
-    return source.read(key), where
+        raise DataError(f"{where} is no file: give a COCO captions JSON or a Karpathy JSON")
+    data = source.read(key)
+    return Annotations(where, sha256_hex(data), tuple(parse_annotations(data, where)[:limit]))
 
 
 def parse_annotations(data: bytes, where: str = "annotations") -> list[HumanImage]:
@@ -128,7 +142,7 @@ def parse_annotations(data: bytes, where: str = "annotations") -> list[HumanImag
     """
     try:
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON: {error}") from error
     if isinstance(document, dict) and isinstance(document.get("images"), list):
         rows = _coco_rows(document, where)
@@ -140,14 +154,20 @@ def parse_annotations(data: bytes, where: str = "annotations") -> list[HumanImag
         )
     if not rows:
         raise DataError(f"{where} names no images")
+    if not any(text_problem(text) is None for row in rows for text in row.captions):
+        raise DataError(f"{where}: not one of its {len(rows)} images has a usable caption: is it a captions file?")
     return _with_keys(rows, where)
 
 
 def _coco_rows(document: dict[str, Any], where: str) -> list[HumanImage]:
     annotations = document.get("annotations")
     if not isinstance(annotations, list):
-        hint = "; this is the raw Karpathy file, give the one for BLIP" if "dataset" in document else ""
-        raise DataError(f"{where} has images but no `annotations` list: is it a captions file?{hint}")
+        hint = (
+            "this is the raw Karpathy file, give the one for BLIP"
+            if "dataset" in document
+            else "is it a captions file?"
+        )
+        raise DataError(f"{where} has images but no `annotations` list: {hint}")
     captions: dict[Any, list[Any]] = {}
     for at, row in enumerate(annotations):
         if not isinstance(row, dict) or "image_id" not in row or "caption" not in row:
@@ -194,27 +214,37 @@ def _key_of(file_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", stem)
 
 
-def _file_sizes(source: Store, images: Iterable[HumanImage]) -> dict[str, int | None]:
-    """Size of every image's file, None where it is missing.
+def picture_sizes(source: Store, annotations: Annotations) -> dict[str, int | None]:
+    """Size of every image's file by its name, None where it is missing.
 
     Raises:
-        DataError: the folder is missing, or has none of the files.
+        DataError: the folder is missing, or lacks more than half of the files.
     """
+    images = annotations.images
     root = source.local_path("")
     if root is None:
         listed: dict[str, int | None] = {info.key: info.size for info in source.list()}
         sizes = {image.file_name: listed.get(image.file_name) for image in images}
     else:
         if not root.is_dir():
-            raise DataError(f"image folder {source.uri} does not exist")
+            raise DataError(f"there is no image folder {source.uri}")
         sizes = {}
         for image in images:
             path = root / image.file_name
             sizes[image.file_name] = path.stat().st_size if _is_safe(image.file_name) and path.is_file() else None
-    if not any(size is not None for size in sizes.values()):
-        example = next(iter(sizes))
-        raise DataError(f"{source.uri} has none of the annotated images, e.g. {example!r}: is it the right folder?")
+    missing = [name for name, size in sizes.items() if size is None]
+    if 2 * len(missing) > len(sizes):
+        what = "none" if len(missing) == len(sizes) else f"only {len(sizes) - len(missing)} of {len(sizes)}"
+        raise DataError(
+            f"{source.uri} has {what} of the images that {annotations.where} names ({missing[0]!r}, for example, "
+            "is not there): is it the right folder?"
+        )
     return sizes
+
+
+def sizes_digest(sizes: Mapping[str, int | None]) -> str:
+    """Digest of which picture files are there, and how large they are."""
+    return digest_of([[name, size] for name, size in sizes.items()])
 
 
 def _is_safe(file_name: str) -> bool:

@@ -11,6 +11,7 @@ another number of workers, is the same version.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from components.common.storage import Store, join_uri, open_store, split_uri
 FORMAT = 1
 MANIFEST_KEY = "manifest.json"
 PLAN_KEY = "plan.json"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 class FileRecord(Contract):
@@ -155,7 +157,13 @@ class Manifest(Contract):
 
 
 def dataset_store(store: Store, name: str, fingerprint: str) -> Store:
-    """Where a version of a dataset lives: `<store>/datasets/<name>/<first 16 digits of the fingerprint>`."""
+    """Where a version of a dataset lives: `<store>/datasets/<name>/<first 16 digits of the fingerprint>`.
+
+    Raises:
+        ConfigError: the name is none.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is no name for a dataset: use letters, digits, `-`, `_` and `.`")
     return store.child("datasets", name, fingerprint[:16])
 
 

@@ -44,6 +44,7 @@ from components.data.manifest import (
 from components.data.parallel import default_threads, ordered_map
 from components.data.publish import ShardBuilder, refuse_mostly_bad
 from components.data.shards import BrokenShard, ShardSample, read_shard
+from components.data.tarwalk import walk
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +140,51 @@ def list_tars(uri: str) -> tuple[Store, list[ObjectInfo]]:
     raise DataError(
         f"{source.uri} holds no .tar: give the folder that img2dataset wrote with --output_format webdataset"
     )
+
+
+def expected_samples(uri: str, limit: int | None = None) -> int | None:
+    """About how many samples an import will see: the first tar's, by its stats file, in proportion to the tars' sizes.
+
+    None where there is no stats file and no limit.
+    """
+    source, shards = list_tars(uri)
+    first = _successes(source, shards[0])
+    if not first or not shards[0].size:
+        return limit
+    total = round(first * sum(shard.size for shard in shards) / shards[0].size)
+    return total if limit is None else min(limit, total)
+
+
+def check_tars(uri: str) -> None:
+    """Look before any work: one of the tars at least must begin as a tar with something in it. Reads a few blocks.
+
+    Raises:
+        DataError: there is no tar, or none that can be read.
+    """
+    source, shards = list_tars(uri)
+    faults = []
+    for shard in shards:
+        tar = _StoredTar(source, shard)
+        try:
+            if next(walk(tar), None) is not None:
+                return
+            faults.append(f"{tar.name} is an empty tar")
+        except BrokenShard as error:
+            faults.append(str(error))
+    raise DataError(f"{source.uri}: none of its {len(faults)} tars can be read; {faults[0]}")
+
+
+class _StoredTar:
+    """Positioned reads over a tar where it lies."""
+
+    def __init__(self, source: Store, shard: ObjectInfo) -> None:
+        self.name, self.size, self._source, self._key = join_uri(source.uri, shard.key), shard.size, source, shard.key
+
+    def read(self, offset: int, size: int) -> bytes:
+        data = self._source.read(self._key, start=offset, stop=offset + size)
+        if len(data) != size:
+            raise BrokenShard(self.name, offset, "it became shorter while it was read")
+        return data
 
 
 def web_texts(members: Mapping[str, bytes]) -> tuple[list[str], str | None]:
@@ -300,13 +346,18 @@ class _WebImport:
 
     def _lost(self, shard: ObjectInfo, found: int) -> int:
         """How many samples lie behind a break, by img2dataset's stats; at least the one that was cut."""
-        key = f"{shard.key[:-4]}_stats.json"
-        if not self.source.exists(key):
-            return 1
-        try:
-            return max(1, int(json.loads(self.source.read(key))["successes"]) - found)
-        except (ValueError, KeyError, TypeError):
-            return 1
+        return max(1, (_successes(self.source, shard) or 0) - found)
+
+
+def _successes(source: Store, shard: ObjectInfo) -> int | None:
+    """A tar's samples by the stats file that img2dataset writes beside it; None without a readable one."""
+    key = f"{shard.key[:-4]}_stats.json"
+    if not source.exists(key):
+        return None
+    try:
+        return int(json.loads(source.read(key))["successes"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _until_break(path: Path, uri: str, breaks: list[BrokenShard]) -> Iterator[ShardSample]:

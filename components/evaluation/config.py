@@ -1,10 +1,20 @@
 """What is measured after each round, and when a new model may take the champion's place."""
 
+import difflib
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from components.model.decoding import DecodingConfig
+
+MEASURED = (
+    *(f"eval/caption/{name}" for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")),
+    "eval/caption/distinct_captions",
+    *(f"eval/retrieval/{side}_recall_at_{k}" for side in ("text", "image") for k in (1, 5, 10)),
+    "eval/retrieval/mean_recall",
+    "eval/retrieval/itc_mean_recall",
+)
+"""What is measured in every round, and so can decide which of them wins."""
 
 
 class RetrievalConfig(BaseModel):
@@ -34,6 +44,7 @@ class GateConfig(BaseModel):
 
     metrics: tuple[str, ...] = Field(
         default=("eval/retrieval/mean_recall", "eval/caption/cider"),
+        min_length=1,
         description="metrics that are compared with the champion's; higher is better",
     )
     min_gain: float = Field(
@@ -43,6 +54,15 @@ class GateConfig(BaseModel):
     floors: dict[str, float] = Field(
         default_factory=dict, description="least value of any named metric, champion or not"
     )
+
+    @model_validator(mode="after")
+    def _measured(self) -> "GateConfig":
+        for name in (*self.metrics, *self.floors):
+            if name not in MEASURED:
+                near = difflib.get_close_matches(name, MEASURED, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"choose of {', '.join(MEASURED)}"
+                raise ValueError(f"no metric is called {name!r}; {hint}")
+        return self
 
 
 class EvaluationConfig(BaseModel):

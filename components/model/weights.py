@@ -225,6 +225,8 @@ def _load(
         preprocessor = Preprocessor(config.vision.image_size)
     config = _check_tokenizer(config, tokenizer, str(source))
     size = image_size or preprocessor.size
+    if size % config.vision.patch_size:
+        raise ModelError(f"image_size {size} must be a multiple of {config.vision.patch_size}, the patches of {source}")
     config = config.with_vision(image_size=size)
     model = _build(kind, config, layouts.without_copies(weights, str(source)), str(source))
     if position_zero is not None and isinstance(model, BlipFilter | BlipPretrain):

@@ -1,10 +1,13 @@
 """Typed configuration of one training: what to optimise, how long, how it is launched and kept."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Objective = Literal["pretrain", "captioner", "filter"]
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Config(BaseModel):
@@ -34,9 +37,15 @@ class OptimConfig(_Config):
     decay_everything: bool = Field(
         default=False, description="decay biases, norms and scalars too, as the reference does; else only matrices"
     )
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW's moment decay rates")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="AdamW's moment decay rates")
     eps: float = Field(default=1e-8, gt=0, description="AdamW's denominator offset")
     clip: float = Field(default=0.0, ge=0, description="largest norm of the whole gradient; 0 switches clipping off")
+
+    @model_validator(mode="after")
+    def _falls(self) -> "OptimConfig":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr ({self.min_lr:g}) is above lr ({self.lr:g}): the decay would rise")
+        return self
 
 
 class CheckpointConfig(_Config):

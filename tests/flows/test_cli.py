@@ -1,23 +1,28 @@
 """The command line's manners: exit codes, messages before any work, one JSON document."""
 
+import errno
 import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from components.common.lock import exclusive
 from components.common.storage import open_store
-from components.config import CONFIGS
+from components.config import CONFIGS, load_config
 from flows import _preflight
+from flows._console import command
 from flows._layout import LOCK_KEY
 from flows.cli import app
 from tests.helpers.s3 import SECRET_KEY, serve_s3
 from tests.helpers.tiny import options
+from tests.helpers.webshards import encoded, photo, write_web
 
 FLICKR = str(CONFIGS / "flickr8k.yaml")
 
@@ -53,6 +58,7 @@ def test_help_is_instant() -> None:
         (["--set", "pretrian.steps=3"], "did you mean `pretrain`?"),
         (["--set", "pretrain.steps=many"], "`pretrain.steps`: Input should be a valid integer"),
         (["--set", "rounds=-1"], "`rounds`: Input should be greater than or equal to 0"),
+        (["--set", "data.human=3"], "`data.human` must be a group of settings (train, val"),
         (["--set", "store=ftp://x"], "use a path, file://… or s3://bucket/prefix"),
         (["--set", "name=Ünïcode"], "`name`"),
         (["no-such.yaml"], "there is no such config file"),
@@ -81,12 +87,12 @@ def test_failure_as_one_json_document() -> None:
 
 
 def _files(tmp_path: Path) -> dict[str, Path]:
+    """Input that passes: its folders and files by their keys."""
     captions = tmp_path / "captions.json"
-    captions.write_text(json.dumps({"images": [], "annotations": []}))
-    for folder in ("images", "web"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "images" / "1.jpg").write_bytes(b"x")
-    (tmp_path / "web" / "00000.tar").write_bytes(b"x")
+    captions.write_text(json.dumps([{"image": "1.jpg", "caption": "a dog"}]))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.jpg").write_bytes(encoded(photo(1)))
+    write_web(tmp_path / "web", shards=1, samples=1)
     names = {"data.human.train": captions, "data.human.val": captions}
     return names | {"data.human.images": tmp_path / "images", "data.web": tmp_path / "web"}
 
@@ -108,7 +114,18 @@ def test_a_missing_path_is_named_with_its_key(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not JSON"), ("[1]", "neither COCO captions JSON"), ('{"images": []}', "neither COCO captions JSON")],
+    [
+        ("", "is not JSON"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "names no images"),
+        ("[1]", "row 0 lacks image or caption"),
+        ('{"info": 1}', "neither COCO captions"),
+        ('{"images": []}', "no `annotations` list"),
+        ('{"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []}', "a usable caption"),
+        ('{"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "bbox": [1]}]}', "instances"),
+        ('[{"image": "2.jpg", "caption": "a cat"}]', "has none of the images"),
+    ],
 )
 def test_wrong_annotations_are_named(text: str, message: str, tmp_path: Path) -> None:
     files = _files(tmp_path)
@@ -117,14 +134,77 @@ def test_wrong_annotations_are_named(text: str, message: str, tmp_path: Path) ->
     result = _flickr(files, tmp_path)
     assert result.exit_code == 2
     assert message in result.stderr
+    assert not (tmp_path / "root" / "stages").exists()
 
 
-def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
+def _in_a_subfolder(web: Path) -> None:
+    (web / "sub").mkdir()
+    (web / "00000.tar").rename(web / "sub" / "00000.tar")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda web: (web / "00000.tar").unlink(), "holds no .tar"),
+        (lambda web: (web / "00000.tar").rename(web / "00000.zip"), "holds no .tar"),
+        (_in_a_subfolder, "tars only in subfolders (sub)"),
+        (lambda web: (web / "00000.tar").write_bytes(b""), "none of its 1 tars can be read"),
+        (lambda web: (web / "00000.tar").write_bytes(b"x" * 4096), "this is not a tar header"),
+        (lambda web: (web / "00000.tar").write_bytes(bytes(1024)), "is an empty tar"),
+    ],
+)
+def test_shards_of_no_use_are_named(spoil: Callable[[Path], object], message: str, tmp_path: Path) -> None:
     files = _files(tmp_path)
-    (tmp_path / "web" / "00000.tar").unlink()
+    spoil(files["data.web"])
     result = _flickr(files, tmp_path)
     assert result.exit_code == 2
-    assert "no *.tar" in result.stderr
+    assert f"data.web: {files['data.web']}" in result.stderr
+    assert message in result.stderr
+    assert not (tmp_path / "root" / "stages").exists()
+
+
+def test_good_input_passes_also_as_one_tar(tmp_path: Path) -> None:
+    files = _files(tmp_path)
+    files["data.web"] /= "00000.tar"
+    settings = [f"{name}={path}" for name, path in files.items()]
+    _preflight.check_before_work(load_config(FLICKR, [*settings, f"store={tmp_path}/root"]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("pretrain.launch.nodes=2", "nothing says where machine 0 is"),
+        ("filter.launch.hostfile=/nowhere", "launch.hostfile /nowhere cannot be read"),
+        (f"tokenizer.vocab_file={FLICKR}", "tokenizer.vocab_file: "),
+    ],
+)
+def test_what_would_fail_late_is_refused_early(setting: str, message: str, tmp_path: Path) -> None:
+    result = _call("run", *options(store=str(tmp_path / "root")), "--set", setting)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "root" / "stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "settings"),
+    [
+        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:9", {}),
+        ("PREFECT_API_URL", "http://127.0.0.1:9/api", {}),
+        ("RAY_ADDRESS", "127.0.0.1:9", {"capfilt__engine": "ray"}),
+    ],
+)
+def test_a_server_out_of_reach_is_named_with_its_variable(
+    variable: str, value: str, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(variable, value)
+    result = _call("run", *options(store=str(tmp_path / "root"), **settings))
+    assert result.exit_code == 1
+    assert variable in result.stderr
+    assert value in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "root" / "stages").exists()
+    found = {one["what"]: one for one in json.loads(_call("doctor", "--json").stdout)}
+    assert any(one["verdict"] == "wrong" and value in one["found"] for one in found.values())
 
 
 def test_without_a_compiler_nothing_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -141,6 +221,16 @@ def test_a_full_disk_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     result = _call("run", *options(store=str(tmp_path / "root")))
     assert result.exit_code == 1
     assert "free space" in result.stderr
+
+
+def test_a_disk_that_fills_up_is_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as end, command(as_json=True):
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/training.log")
+    out, err = capsys.readouterr()
+    assert end.value.exit_code == 1
+    assert "the disk is full (/data/training.log); free space and run the same command again" in err
+    assert json.loads(out)["kind"] == "StorageError"
+    assert "defect" not in err
 
 
 def test_a_second_run_on_one_store_is_refused(tmp_path: Path) -> None:

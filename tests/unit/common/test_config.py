@@ -55,6 +55,30 @@ def test_tracking_is_no_part_of_what_a_bootstrap_is() -> None:
     assert load_config(None, ["tracking.enabled=false"]).bootstrap_id == load_config().bootstrap_id
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.max_tokens=65", r"`pretrain.max_tokens` is 65, above model.text.max_positions, 64"),
+        ("captioner.max_tokens=65", "`captioner.max_tokens`"),
+        ("capfilt.max_tokens=65", "`capfilt.max_tokens`"),
+        ("capfilt.decoding.max_length=65", "`capfilt.decoding.max_length`"),
+        ("evaluation.decoding.max_length=65", "`evaluation.decoding.max_length`"),
+        ("evaluation.retrieval.max_tokens=65", "`evaluation.retrieval.max_tokens`"),
+        ("filter.image_size=100", r"`filter.image_size` is 100: it must be a multiple of model.vision.patch_size, 24"),
+        ("capfilt.image_size=100", "`capfilt.image_size`"),
+        ("evaluation.gate.metrics=[eval/captions/cider]", "did you mean 'eval/caption/cider'"),
+        ("evaluation.gate.metrics=[]", "at least 1"),
+        ("evaluation.gate.floors={mean_recal: 0.3}", "no metric is called 'mean_recal'"),
+        ("pretrain.optim.min_lr=1", r"min_lr \(1\) is above lr"),
+        ("pretrain.optim.betas=[0.9, 1]", "less than 1"),
+    ],
+)
+def test_settings_that_contradict_one_another(override: str, message: str) -> None:
+    """They would end a bootstrap hours later, or quietly do something else than was meant."""
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [override])
+
+
 def test_vocabulary_beside_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_config(CONFIGS / "flickr8k.yaml", PATHS)

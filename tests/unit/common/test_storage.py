@@ -83,6 +83,20 @@ def test_missing_bucket_is_named(s3_environment: S3Server):
         open_store("s3://nobody-made-this").check()
 
 
+def test_an_endpoint_that_is_no_address_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("components.common.storage._clients", {})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+    with pytest.raises(StorageError, match="write http://host:port"):
+        open_store("s3://bucket/x").check()
+
+
+def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"x")
+    for uri in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StorageError, match="is a file, not a folder"):
+            open_store(str(uri)).check()
+
+
 def test_silent_server_is_named(monkeypatch: pytest.MonkeyPatch):
     for name, value in S3Server("http://127.0.0.1:9", Path()).environment().items():
         monkeypatch.setenv(name, value)

@@ -162,17 +162,26 @@ def test_wrong_annotations_are_refused_before_any_work(tmp_path: Path, text: str
 
 def test_missing_places_are_refused_before_any_work(world: tuple[Path, str, Store], tmp_path: Path) -> None:
     images, annotations, store = world
-    with pytest.raises(DataError, match="nowhere.json does not exist"):
+    with pytest.raises(DataError, match="nowhere.json is no file"):
         import_coco(str(tmp_path / "nowhere.json"), str(images), store=store, name="h")
-    with pytest.raises(DataError, match="image folder .*nowhere does not exist"):
+    with pytest.raises(DataError, match="no image folder .*nowhere"):
         import_coco(annotations, str(tmp_path / "nowhere"), store=store, name="h")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="has none of the annotated images, e.g. 'p_0.jpg'"):
+    with pytest.raises(DataError, match=r"has none of the images that .*captions.json names \('p_0.jpg'"):
         import_coco(annotations, str(tmp_path / "empty"), store=store, name="h")
     with pytest.raises(StorageError, match="pipe:"):
         import_coco(annotations, "pipe:cat /etc/passwd", store=store, name="h")
     with pytest.raises(ConfigError, match="at least 1"):
         import_coco(annotations, str(images), store=store, name="h", limit=0)
+    assert list(store.list()) == []
+
+
+def test_a_folder_with_few_of_the_images_is_refused_before_any_work(world: tuple[Path, str, Store]) -> None:
+    images, annotations, store = world
+    for number in range(4):
+        (images / f"p_{number}.jpg").unlink()
+    with pytest.raises(DataError, match="has only 3 of 7 of the images"):
+        import_coco(annotations, str(images), store=store, name="h")
     assert list(store.list()) == []
 
 
@@ -241,7 +250,7 @@ def test_from_s3_and_to_s3(world: tuple[Path, str, Store], tmp_path: Path, monke
         assert [one.key for one in load_eval_set(ref, tmp_path / "cache")] == [f"p_{i}" for i in range(7)]
         assert import_coco(f"{server.uri}/in/captions.json", f"{server.uri}/in/images", store=bucket, name="h") == ref
         assert verify(ref.uri).problems == ()
-        with pytest.raises(DataError, match="has none of the annotated images"):
+        with pytest.raises(DataError, match="has none of the images"):
             import_coco(f"{server.uri}/in/captions.json", f"{server.uri}/elsewhere", store=bucket, name="h")
 
 

@@ -13,7 +13,7 @@ from components.common.storage import Store, open_store, sha256_file, sha256_hex
 from components.data.candidates import MAX_TEXT_BYTES, read_candidates
 from components.data.manifest import load_manifest, read_commit
 from components.data.views import load_eval_set
-from components.data.web import import_web, web_texts
+from components.data.web import expected_samples, import_web, web_texts
 from tests.helpers.s3 import serve_s3
 from tests.helpers.webshards import bad_pictures, good_sample, odd_pictures, tar_bytes, write_web
 
@@ -49,6 +49,22 @@ def test_shards_are_used_in_place(tmp_path: Path, store: Store) -> None:
     assert rows[0].image_sha256 == sha256_hex(good_sample(100)["jpg"]) and rows[0].itm_probability is None
     assert verify(ref.uri).problems == ()
     assert load_eval_set(ref)[5].image == good_sample(100)["jpg"]
+
+
+def test_how_many_samples_will_come(tmp_path: Path) -> None:
+    web = str(write_web(tmp_path / "web", shards=3, samples=5))
+    assert expected_samples(web) is None
+    assert expected_samples(web, limit=7) == 7
+    (tmp_path / "web" / "00000_stats.json").write_text(json.dumps({"successes": 5}))
+    assert expected_samples(web) == pytest.approx(15, rel=0.2)
+    assert expected_samples(web, limit=7) == 7
+
+
+@pytest.mark.parametrize("name", ["a/../b", "b c", "", "..", "-x"])
+def test_a_name_that_leaves_its_folder_is_refused(name: str, tmp_path: Path, store: Store) -> None:
+    with pytest.raises(ConfigError, match="no name for a dataset"):
+        import_web(str(write_web(tmp_path / "web")), store=store, name=name)
+    assert list(store.list()) == []
 
 
 def test_found_done_the_same_elsewhere_and_with_any_number_of_threads(tmp_path: Path, store: Store) -> None:

@@ -12,7 +12,7 @@ from components.common.tracking import NullTracker
 from components.data.coco import import_coco
 from components.data.sampleworld import SampleWorldConfig, generate_sample_world
 from components.evaluation.captions import caption_metrics
-from components.evaluation.config import EvaluationConfig
+from components.evaluation.config import MEASURED, EvaluationConfig
 from components.evaluation.run import evaluate_retrieval, run_evaluation
 from components.model.blip import BlipCaptioner, BlipFilter
 from components.model.publishing import publish_model
@@ -76,7 +76,7 @@ def test_everything_is_measured_logged_and_kept(bench, tmp_path):
     names |= {"eval/retrieval/mean_recall", "eval/retrieval/itc_mean_recall"}
     names |= {f"eval/caption/bleu_{n}" for n in (1, 2, 3, 4)}
     names |= {"eval/caption/cider", "eval/caption/rouge_l", "eval/caption/distinct_captions"}
-    assert set(report.metrics) == names
+    assert set(report.metrics) == names == set(MEASURED)
     assert tracker.metrics == {1: report.metrics}
     assert tracker.datasets == [(bench[1].digest, "test")]
     details = json.loads(open_store(report.uri.rpartition("/")[0]).read(report.uri.rpartition("/")[2]))

@@ -313,6 +313,8 @@ def test_the_preprocessors_size_is_respected(captioner: Path) -> None:
     loaded = load_captioner(captioner)
     assert loaded.preprocessor.size == loaded.model.config.vision.image_size == 48
     assert load_captioner(captioner, image_size=64).preprocessor.size == 64
+    with pytest.raises(ModelError, match="image_size 40 must be a multiple of 16"):
+        load_captioner(captioner, image_size=40)
 
 
 # --- through a store ---
