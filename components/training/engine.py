@@ -188,7 +188,8 @@ class Engine:
         """One micro-batch: losses and gradients. Call `accumulation` times, then `update`."""
         if self._count_flops:
             self._count_flops = False
-            outputs, self.flops = counted(lambda: self._forward_backward(batch))
+            with torch.compiler.set_stance("force_eager"):  # what is counted is what torch dispatches
+                outputs, self.flops = counted(lambda: self._forward_backward(batch))
             return outputs
         return self._forward_backward(batch)
 

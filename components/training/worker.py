@@ -93,12 +93,11 @@ def run(spec: TrainSpec, work_dir: Path, stop: StopSignal) -> TrainResult:
     if newest is not None:
         _check_same_training(newest, spec)
     accumulation = _accumulation(config, state)
-    peak = None if config.compile else peak_flops(config.precision)
     engine = Engine(
         subject.objective,
         config,
         accumulation=accumulation,
-        count_flops=peak is not None,
+        count_flops=peak_flops(config.precision) is not None,
         bounds=subject.objective.bounds(),
     )
     cursor = LoaderState.model_validate(state["feed"]) if state else None

@@ -16,9 +16,7 @@ import torch
 from components.common.contracts import DatasetRef
 from components.common.errors import CapfiltError, ConfigError
 from components.common.storage import Store, open_store
-from components.data.coco import import_coco
 from components.model.config import BlipConfig, TextConfig, VisionConfig
-from components.model.tokenizer import BlipTokenizer
 from components.model.weights import load_base, load_captioner, load_filter, load_teacher
 from components.training import launch
 from components.training.config import TrainConfig
@@ -26,10 +24,9 @@ from components.training.finetune import run_finetuning
 from components.training.group import run_group
 from components.training.outcome import Outcome
 from components.training.pretrain import run_pretraining
-from tests.helpers.webshards import encoded, photo
+from tests.helpers.human_pairs import import_pairs, save_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-CAPTIONS = ("a red ball left of a blue cube", "two green cubes on sand", "a small dog", "stripes and a yellow ring")
 TINY = BlipConfig(
     vision=VisionConfig(image_size=32, patch_size=16, width=32, depth=2, heads=2),
     text=TextConfig(width=32, depth=2, heads=2, intermediate=64, max_positions=32, attention_dropout=0.1),
@@ -58,23 +55,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def human(tmp_path_factory: pytest.TempPathFactory, store: Store) -> DatasetRef:
-    folder = tmp_path_factory.mktemp("human")
-    images, annotations = [], []
-    for number in range(12):
-        (folder / f"{number}.jpg").write_bytes(encoded(photo(number)))
-        images.append({"id": number, "file_name": f"{number}.jpg"})
-        for extra in range(2):
-            text = CAPTIONS[(number + extra) % len(CAPTIONS)]
-            annotations.append({"id": 2 * number + extra, "image_id": number, "caption": text})
-    (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": annotations}))
-    return import_coco(str(folder / "captions.json"), str(folder), store=store, name="human")
+    return import_pairs(tmp_path_factory.mktemp("human"), store)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    BlipTokenizer.train(CAPTIONS, 120, min_count=1).save(folder)
-    return str(folder)
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def config(processes: int, **over: object) -> TrainConfig:
