@@ -1,6 +1,7 @@
 # make run    the sample bootstrap, from nothing to a page      make setup   .venv with everything, versions tried together
 # make test   the whole suite, no GPU, no network               make check   ruff, mypy, import-linter
-# make bench  ratios against the alternatives                   make up/down the stack of infra/compose.yaml
+# make bench  ratios against the alternatives                   make bench-gpu the same on an NVIDIA GPU, with its tests
+# make up/down the stack of infra/compose.yaml
 # Options of the product go into ARGS:   make run ARGS="--set seed=3"
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ CXX_NAME := $(firstword $(CXX) c++)
 COMPOSE ?= docker compose
 ARGS ?=
 
-.PHONY: setup run test check format bench up down clean tools
+.PHONY: setup run test check format bench bench-gpu up down clean tools
 .DEFAULT_GOAL := setup
 
 setup: tools $(STAMP)
@@ -54,6 +55,9 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-gpu: setup
+	$(BIN)/python -m tests.benchmarks --device cuda $(ARGS)
 
 up:
 	@command -v docker >/dev/null 2>&1 || { echo "docker is missing: https://docs.docker.com/engine/install" >&2; exit 1; }

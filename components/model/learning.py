@@ -11,7 +11,7 @@ positives, ITM negatives (by index) and the decoder read the same ones, since th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -50,6 +50,14 @@ class ModelBatch:
         return replace(self, **moved)
 
 
+class Bound(NamedTuple):
+    """The range a parameter is kept in."""
+
+    parameter: nn.Parameter
+    low: float
+    high: float
+
+
 class Objective(nn.Module):
     """What the training loop needs to know of a stage.
 
@@ -60,6 +68,10 @@ class Objective(nn.Module):
     def forward(self, batch: ModelBatch) -> dict[str, Tensor]:
         """Losses of one micro-batch."""
         raise NotImplementedError
+
+    def bounds(self) -> list[Bound]:
+        """Parameters that every optimizer step must leave within a range; none by default."""
+        return []
 
     def after_step(self) -> None:
         """Advance what moves once per optimizer step; nothing does by default."""
@@ -104,6 +116,8 @@ class ContrastiveObjective(Objective):
             against the teacher's (pre-training).
         all_rank_negatives: draw hard negatives from the batches of all processes (`negative_all_rank` of BLIP's COCO
             retrieval), by the student's features. Waits for the devices once, to agree on a text length.
+        same_image_negatives: forbid a pair's own partner alone as its negative, not all of the same image (BLIP's
+            pre-training, which so calls right captions wrong: reference/blip.md 10).
     """
 
     def __init__(
@@ -115,6 +129,7 @@ class ContrastiveObjective(Objective):
         joint_positives: bool = True,
         student_negatives: bool,
         all_rank_negatives: bool = False,
+        same_image_negatives: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -122,6 +137,7 @@ class ContrastiveObjective(Objective):
         self.joint_positives = joint_positives
         self.student_negatives = student_negatives
         self.all_rank_negatives = all_rank_negatives
+        self.same_image_negatives = same_image_negatives
         # In a tuple, so that nothing takes it for a submodule: the engine must not cast or shard it.
         self._teacher = (teacher if teacher is not None else Teacher(model),)
 
@@ -134,6 +150,10 @@ class ContrastiveObjective(Objective):
         """`loss`, `loss_itc`, `loss_itm`, `itm_accuracy`, `temperature`."""
         losses, watched, _ = self._contrast_and_match(batch)
         return _report(losses, watched)
+
+    def bounds(self) -> list[Bound]:
+        """The temperature's range."""
+        return [Bound(self.model.temperature, *objectives.TEMPERATURE_RANGE)]
 
     def after_step(self) -> None:
         """Move the momentum encoders, and enqueue the features of all micro-batches of all processes."""
@@ -182,11 +202,18 @@ class ContrastiveObjective(Objective):
         batch = image_embed.shape[0]
         return contrast.image_to_text[:, :batch], contrast.text_to_image[:, :batch]
 
+    def _forbidden(self, image_ids: Tensor, column_image_ids: Tensor, first: int = 0) -> Tensor:
+        """Bool `[B, C]`: columns that are no negative of a row, whose own partner is column `first` + row."""
+        if not self.same_image_negatives:
+            return objectives.same_image(image_ids, column_image_ids)
+        rows, columns = (torch.arange(len(ids), device=ids.device) for ids in (image_ids, column_image_ids))
+        return objectives.same_image(rows + first, columns)
+
     def _match(
         self, batch: ModelBatch, image_kv: ImageKV, similarities: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """ITM logits `[3B, 2]` and labels `[3B]` with negatives of this process's batch."""
-        forbidden = objectives.same_image(batch.image_ids, batch.image_ids)
+        forbidden = self._forbidden(batch.image_ids, batch.image_ids)
         texts = objectives.hard_negative_indices(similarities[0], forbidden)
         images = objectives.hard_negative_indices(similarities[1], forbidden)
         # Rows by image (own text, then hard text), then the own texts again with their hard images by index.
@@ -201,7 +228,7 @@ class ContrastiveObjective(Objective):
         self, batch: ModelBatch, tokens: Tensor, image_kv: ImageKV, image_embed: Tensor, text_embed: Tensor
     ) -> tuple[Tensor, Tensor]:
         """ITM logits `[3B, 2]` and labels `[3B]` with negatives of all processes (reference/blip.md 2.2, step 4)."""
-        forbidden = objectives.same_image(batch.image_ids, all_gather(batch.image_ids))
+        forbidden = self._forbidden(batch.image_ids, all_gather(batch.image_ids), rank() * batch.ids.shape[0])
         texts = objectives.hard_negative_indices(_logits(image_embed, all_gather(text_embed), self.model), forbidden)
         images = objectives.hard_negative_indices(_logits(text_embed, all_gather(image_embed), self.model), forbidden)
         own_ids, own_mask = _to_common_length(batch.ids, batch.mask, self.model.config.text.pad_id)
@@ -239,8 +266,8 @@ class FilterObjective(ContrastiveObjective):
 class PretrainObjective(ContrastiveObjective):
     """ITC + ITM + LM with equal weights, the teacher's weight ramped over two epochs.
 
-    BLIP pre-trains with `joint_positives=False`; the default here is True, since web data and several captions per
-    image put the same picture into a batch again and again.
+    BLIP pre-trains with `joint_positives=False` and `same_image_negatives=True`; the default here is the opposite,
+    since web data and several captions per image put the same picture into a batch again and again.
     """
 
     model: BlipPretrain
@@ -253,6 +280,7 @@ class PretrainObjective(ContrastiveObjective):
         ramp_epochs: float = 2.0,
         joint_positives: bool = True,
         all_rank_negatives: bool = False,
+        same_image_negatives: bool = False,
     ) -> None:
         super().__init__(
             model,
@@ -261,6 +289,7 @@ class PretrainObjective(ContrastiveObjective):
             joint_positives=joint_positives,
             student_negatives=False,
             all_rank_negatives=all_rank_negatives,
+            same_image_negatives=same_image_negatives,
         )
 
     def forward(self, batch: ModelBatch) -> dict[str, Tensor]:

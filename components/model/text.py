@@ -114,13 +114,12 @@ class SelfAttention(nn.Module):
         if cache is not None:
             past = cache.length
             key, value = cache.append(layer, key, value)
-        new = tokens.length
-        mask = None
-        if past and new > 1:
+        new, mask, from_start = tokens.length, None, False
+        if new > 1 and past == 0:  # a branch: compiled with lengths left open, a comparison would be no bool
+            from_start = True
+        elif new > 1:
             mask = torch.ones(new, past + new, dtype=torch.bool, device=hidden.device).tril(past)
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value, mask, self._dropout, is_causal=past == 0 and new > 1
-        )
+        mixed = functional.scaled_dot_product_attention(query, key, value, mask, self._dropout, is_causal=from_start)
         return self._finish(mixed, hidden, tokens)
 
     @property

@@ -119,6 +119,13 @@ class TrainConfig(_Config):
     all_rank_negatives: bool = Field(
         default=False, description="draw hard ITM negatives from the batches of all processes, not of one"
     )
+    same_image_negatives: bool = Field(
+        default=False,
+        description="the reference's defect: in pre-training, draw other captions of the same picture as ITM negatives",
+    )
+    teacher_dropout: bool = Field(
+        default=False, description="dropout in the momentum encoders too, as the reference leaves it on"
+    )
     alpha_ramp_epochs: float | None = Field(
         default=None,
         ge=0,
@@ -126,8 +133,9 @@ class TrainConfig(_Config):
     )
     reference_quirks: bool = Field(
         default=False,
-        description="train as BLIP's own code does: warm-up cut off after the first epoch, weight decay on everything, "
-        "in pre-training other captions of a picture as its negatives, brightness and sharpness left as they are",
+        description="train as BLIP's own code does: sets optim.warmup_first_epoch_only, optim.decay_everything, "
+        "teacher_dropout and randaugment_as_released, and in pre-training same_image_negatives and joint_positives: "
+        "false",
     )
     compile: bool = Field(default=False, description="torch.compile the objective")
     image_size: int | None = Field(default=None, ge=8, description="pixels per side; default: the model's own")
@@ -136,6 +144,11 @@ class TrainConfig(_Config):
     randaugment: bool = Field(default=True, description="random photometric and geometric operations on pictures")
     randaugment_operations: int = Field(default=2, ge=1, description="how many of them per picture")
     randaugment_magnitude: int = Field(default=5, ge=0, le=10, description="their strength of 10")
+    randaugment_as_released: bool = Field(
+        default=False,
+        description="the reference's magnitudes: at strength 5 brightness and sharpness do nothing, and pictures move "
+        "by 5 pixels whatever their size",
+    )
     max_words: int = Field(default=30, ge=1, description="words kept of a caption")
     max_tokens: int = Field(default=30, ge=4, description="tokens kept of a caption, [CLS] and [SEP] included")
     prompt: str = Field(default="a picture of ", description="the captioner's prompt, not part of the loss")
@@ -151,7 +164,10 @@ class TrainConfig(_Config):
         if not self.reference_quirks:
             return self
         optim = self.optim.model_copy(update={"warmup_first_epoch_only": True, "decay_everything": True})
-        return self.model_copy(update={"optim": optim, "joint_positives": objective != "pretrain"})
+        quirks: dict[str, Any] = {"optim": optim, "teacher_dropout": True, "randaugment_as_released": True}
+        if objective == "pretrain":
+            quirks |= {"joint_positives": False, "same_image_negatives": True}
+        return self.model_copy(update=quirks)
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":

@@ -15,7 +15,7 @@ import shutil
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -159,10 +159,17 @@ class Engine:
         config: precision, optimizer, DeepSpeed settings.
         accumulation: micro-batches per step, if not the config's.
         count_flops: count the operations of the first micro-batch, into `flops`.
+        bounds: parameters with the lowest and highest value that a step may leave them at.
     """
 
     def __init__(
-        self, module: nn.Module, config: TrainConfig, *, accumulation: int | None = None, count_flops: bool = False
+        self,
+        module: nn.Module,
+        config: TrainConfig,
+        *,
+        accumulation: int | None = None,
+        count_flops: bool = False,
+        bounds: Sequence[tuple[nn.Parameter, float, float]] = (),
     ) -> None:
         deepspeed = _deepspeed()
         self.accumulation = accumulation or config.accumulation
@@ -175,12 +182,14 @@ class Engine:
         self.device: torch.device = self._engine.device
         self.flops: float | None = None
         self._count_flops = count_flops
+        self._bounds = bounds
 
     def forward_backward(self, batch: Any) -> dict[str, Tensor]:
         """One micro-batch: losses and gradients. Call `accumulation` times, then `update`."""
         if self._count_flops:
             self._count_flops = False
-            outputs, self.flops = counted(lambda: self._forward_backward(batch))
+            with torch.compiler.set_stance("force_eager"):  # what is counted is what torch dispatches
+                outputs, self.flops = counted(lambda: self._forward_backward(batch))
             return outputs
         return self._forward_backward(batch)
 
@@ -200,8 +209,22 @@ class Engine:
             gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
         self._engine.step()
+        self._clamp()
         norm = self._engine.get_global_grad_norm() if norm is None else norm
         return torch.as_tensor(0.0 if norm is None else norm).detach()
+
+    @torch.no_grad()
+    def _clamp(self) -> None:
+        """Keep bounded parameters in their range.
+
+        ZeRO steps a copy of its own and writes it over the parameter: what is clamped in the parameter alone drifts on
+        there, unseen, and must come all the way back before it moves again. The process that holds the copy clamps it.
+        """
+        for parameter, low, high in self._bounds:
+            parameter.clamp_(low, high)
+            mapping = getattr(parameter, "_hp_mapping", None)
+            if mapping is not None:
+                mapping.get_hp_fragment().clamp_(low, high)
 
     def save(self, folder: Path, client_state: dict[str, Any]) -> None:
         """Write DeepSpeed's checkpoint under `folder`; every process calls this."""

@@ -20,7 +20,7 @@ from components.common.seeding import key_seed, seed_everything
 from components.common.storage import join_uri, open_store, sha256_file, split_uri
 from components.data.loader import LoaderConfig, LoaderState, PairLoader
 from components.model import weights
-from components.model.blip import BlipPretrain
+from components.model.blip import BlipFilter, BlipPretrain
 from components.model.learning import (
     CaptionObjective,
     ContrastiveObjective,
@@ -28,7 +28,7 @@ from components.model.learning import (
     Objective,
     PretrainObjective,
 )
-from components.model.momentum import NO_IMAGE
+from components.model.momentum import NO_IMAGE, Teacher
 from components.model.tokenizer import TOKENIZER_FILE, BlipTokenizer
 from components.model.weights import LoadedModel, Preprocessor
 from components.training.checkpoint import Checkpoints, Saved
@@ -93,8 +93,13 @@ def run(spec: TrainSpec, work_dir: Path, stop: StopSignal) -> TrainResult:
     if newest is not None:
         _check_same_training(newest, spec)
     accumulation = _accumulation(config, state)
-    peak = None if config.compile else peak_flops(config.precision)
-    engine = Engine(subject.objective, config, accumulation=accumulation, count_flops=peak is not None)
+    engine = Engine(
+        subject.objective,
+        config,
+        accumulation=accumulation,
+        count_flops=peak_flops(config.precision) is not None,
+        bounds=subject.objective.bounds(),
+    )
     cursor = LoaderState.model_validate(state["feed"]) if state else None
     loader = _loader(spec, subject.loaded.preprocessor, cursor)
     seed_everything(key_seed(config.seed, distributed.rank()) % 2**31)  # dropout differs between processes
@@ -136,9 +141,9 @@ def build_subject(spec: TrainSpec, work_dir: Path) -> Subject:
         return Subject(CaptionObjective(captioner.model.train(), len(prompt)), captioner)
     if spec.objective == "filter":
         chosen = weights.load_filter(folder, image_size=config.image_size)
-        return Subject(FilterObjective(chosen.model.train(), **_contrast_options(config, 1.0)), chosen)
+        return Subject(FilterObjective(chosen.model.train(), **_contrast_options(chosen.model, config, 1.0)), chosen)
     pretrained = weights.load_base(folder, image_size=config.image_size)
-    objective = PretrainObjective(pretrained.model.train(), **_contrast_options(config, 2.0))
+    objective = _pretraining(pretrained.model.train(), config)
     teacher = weights.load_teacher(folder)
     if teacher is not None:
         objective.load_teacher_state(teacher)
@@ -166,11 +171,17 @@ def _from_scratch(spec: TrainSpec, work_dir: Path) -> Subject:
     if spec.config.image_size is not None:
         config = config.with_vision(image_size=spec.config.image_size)
     loaded = LoadedModel(BlipPretrain(config), BlipTokenizer.load(tokenizer), Preprocessor(config.vision.image_size))
-    return Subject(PretrainObjective(loaded.model, **_contrast_options(spec.config, 2.0)), loaded)
+    return Subject(_pretraining(loaded.model, spec.config), loaded)
 
 
-def _contrast_options(config: TrainConfig, ramp_epochs: float) -> dict[str, Any]:
+def _pretraining(model: BlipPretrain, config: TrainConfig) -> PretrainObjective:
+    options = _contrast_options(model, config, 2.0)
+    return PretrainObjective(model, same_image_negatives=config.same_image_negatives, **options)
+
+
+def _contrast_options(model: BlipPretrain | BlipFilter, config: TrainConfig, ramp_epochs: float) -> dict[str, Any]:
     return {
+        "teacher": Teacher(model, dropout=config.teacher_dropout),
         "joint_positives": config.joint_positives,
         "all_rank_negatives": config.all_rank_negatives,
         "ramp_epochs": ramp_epochs if config.alpha_ramp_epochs is None else config.alpha_ramp_epochs,
@@ -227,7 +238,7 @@ def _loader(spec: TrainSpec, preprocessor: Preprocessor, cursor: LoaderState | N
         min_scale=config.min_scale,
         randaugment=config.randaugment_operations if config.randaugment else 0,
         magnitude=config.randaugment_magnitude,
-        reference_quirks=config.reference_quirks,
+        reference_quirks=config.randaugment_as_released,
         flip=config.flip,
         max_words=config.max_words,
         threads=config.loader_threads or int(os.environ.get("OMP_NUM_THREADS", "1")),

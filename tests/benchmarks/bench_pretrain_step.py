@@ -1,10 +1,13 @@
 """One pre-training step of ours against the one written with transformers' modules, in one run.
 
     python -m tests.benchmarks.bench_pretrain_step [--batch 8] [--texts 30 | real] [--dtype fp32 bf16]
+    python -m tests.benchmarks.bench_pretrain_step --device cuda --batch 64 --dtype bf16 [--largest-batch]
 
 Same sizes (ViT-B/16 and BERT-base at 224 by default), same batch, same optimizer; seconds are medians of the steps that
 took turns. `--texts real` takes word-piece lengths of real captions: ours pads to the longest of the batch, the
-reference to 30. Every side runs in a process of its own, so that peak memory is its own.
+reference to 30. Every side runs in a process of its own, so that peak memory is its own. On a GPU the peak is the GPU's
+memory, and model FLOPs utilisation is printed where the GPU's peak is known; `--largest-batch` measures ours alone, at
+the largest power of two that fits.
 """
 
 import argparse
@@ -20,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.training.flops import counted, peak_flops
+
 QUEUE, VOCAB = 1920, 30524
 
 
@@ -29,15 +34,41 @@ def main() -> None:
     if options.side:
         sys.stdout.write(json.dumps(_measure(options)) + "\n")
         return
+    check_device(options.device)
     for dtype in options.dtype:
+        if options.largest_batch:
+            _print_side(options, dtype, "ours", _at_largest_batch(options, dtype))
+            continue
         sides = {side: _child(options, side, dtype) for side in ("transformers", "ours")}
         ratio = sides["transformers"]["seconds"] / sides["ours"]["seconds"]
         for side, figures in sides.items():
-            sys.stdout.write(
-                f"pretrain step  {dtype}  texts={options.texts}  batch={options.batch}  {side:12s} "
-                f"{figures['seconds']:7.3f} s  peak {figures['peak_gib']:.2f} GiB\n"
-            )
+            _print_side(options, dtype, side, figures)
         sys.stdout.write(f"pretrain step  {dtype}  texts={options.texts}  ratio {ratio:.2f}x\n")
+
+
+def check_device(device: str) -> None:
+    """End with a word on what is missing, where a GPU is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("there is no NVIDIA GPU here that torch can use, and these benches need one: run `make bench`")
+
+
+def _print_side(options: argparse.Namespace, dtype: str, side: str, figures: dict[str, float]) -> None:
+    utilisation = f"  MFU {figures['mfu']:.1%}" if "mfu" in figures else ""
+    sys.stdout.write(
+        f"pretrain step  {dtype}  texts={options.texts}  batch={int(figures['batch'])}  {side:12s} "
+        f"{figures['seconds']:7.3f} s  peak {figures['peak_gib']:.2f} GiB{utilisation}\n"
+    )
+
+
+def _at_largest_batch(options: argparse.Namespace, dtype: str) -> dict[str, float]:
+    """Ours at twice the batch again and again, until the GPU's memory runs out."""
+    best: dict[str, float] | None = None
+    while (figures := _child(options, "ours", dtype)) and "out_of_memory" not in figures:
+        best = figures
+        options.batch *= 2
+    if best is None:
+        raise SystemExit(f"a batch of {options.batch} does not fit; start with a smaller --batch")
+    return best
 
 
 def _options() -> argparse.Namespace:
@@ -50,13 +81,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--texts", default="30", choices=["30", "real"], help="30 tokens each, or lengths of captions")
     parser.add_argument("--dtype", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--largest-batch", action="store_true", help="ours alone, doubling --batch while it fits")
     parser.add_argument("--side", choices=["transformers", "ours"], help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _child(options: argparse.Namespace, side: str, dtype: str) -> dict[str, float]:
     command = [sys.executable, "-m", "tests.benchmarks.bench_pretrain_step", "--side", side, "--dtype", dtype]
-    for name in ("batch", "steps", "image_size", "width", "depth", "threads", "texts"):
+    for name in ("batch", "steps", "image_size", "width", "depth", "threads", "texts", "device"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     figures: dict[str, float] = json.loads(output.splitlines()[-1])
@@ -66,20 +99,42 @@ def _child(options: argparse.Namespace, side: str, dtype: str) -> dict[str, floa
 def _measure(options: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    device, dtype = torch.device(options.device), options.dtype[0]
+    try:
+        return _timed(options, device, dtype) | {"batch": options.batch}
+    except torch.cuda.OutOfMemoryError:
+        return {"out_of_memory": 1.0}
+
+
+def _timed(options: argparse.Namespace, device: torch.device, dtype: str) -> dict[str, float]:
     model, step = (_ours if options.side == "ours" else _transformers)(options)
+    model.to(device)
+    torch.set_default_device(device)  # what both sides make on the way, and the batch
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
     model.train()
-    seconds = []
-    for _ in range(options.steps + 1):
-        started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.dtype == ["bf16"]):
+
+    def whole_step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
             loss = step(*_batch(options))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+    seconds = []
+    for _ in range(options.steps + 1):
+        started = time.perf_counter()
+        whole_step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": statistics.median(seconds[1:]), "peak_gib": peak}
+    figures = {"seconds": statistics.median(seconds[1:])}
+    if device.type == "cpu":
+        return figures | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    figures["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    peak = peak_flops(dtype)
+    if peak is not None:
+        figures["mfu"] = counted(whole_step)[1] / figures["seconds"] / peak
+    return figures
 
 
 def _batch(options: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,33 +1,32 @@
 """The real objectives, trained by the real launcher: two processes, ZeRO 2, bf16, a SIGKILL, and a model at the end."""
 
+import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 import torch
 
 from components.common.contracts import DatasetRef
 from components.common.errors import CapfiltError, ConfigError
 from components.common.storage import Store, open_store
-from components.common.tracking import NullTracker
-from components.data.coco import import_coco
 from components.model.config import BlipConfig, TextConfig, VisionConfig
-from components.model.tokenizer import BlipTokenizer
 from components.model.weights import load_base, load_captioner, load_filter, load_teacher
+from components.training import launch
 from components.training.config import TrainConfig
 from components.training.finetune import run_finetuning
+from components.training.group import run_group
+from components.training.outcome import Outcome
 from components.training.pretrain import run_pretraining
-from tests.helpers.webshards import encoded, photo
+from tests.helpers.human_pairs import import_pairs, save_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-CAPTIONS = ("a red ball left of a blue cube", "two green cubes on sand", "a small dog", "stripes and a yellow ring")
 TINY = BlipConfig(
     vision=VisionConfig(image_size=32, patch_size=16, width=32, depth=2, heads=2),
     text=TextConfig(width=32, depth=2, heads=2, intermediate=64, max_positions=32, attention_dropout=0.1),
@@ -36,17 +35,17 @@ TINY = BlipConfig(
 )
 
 
-class KillingTracker(NullTracker):
-    """Kills every training process by SIGKILL as soon as it has heard of a step."""
+@contextlib.contextmanager
+def killed_in_step(step: int) -> Iterator[None]:
+    """Every training process started meanwhile kills itself by SIGKILL in the middle of this step."""
 
-    def __init__(self, work_dir: Path, step: int) -> None:
-        super().__init__()
-        self.work_dir, self.step = work_dir, step
+    def start(_module: str, arguments: Sequence[str], *rest: Any, **options: Any) -> Outcome:
+        return run_group("tests.helpers.dying_training", [*arguments, "--kill-at", str(step)], *rest, **options)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        if step == self.step:
-            for mark in (self.work_dir / "processes").glob("*:*"):
-                psutil.Process(int(mark.name.split(":")[0])).send_signal(signal.SIGKILL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "run_group", start)
+        with pytest.raises(CapfiltError, match="ended with code"):
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +55,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def human(tmp_path_factory: pytest.TempPathFactory, store: Store) -> DatasetRef:
-    folder = tmp_path_factory.mktemp("human")
-    images, annotations = [], []
-    for number in range(12):
-        (folder / f"{number}.jpg").write_bytes(encoded(photo(number)))
-        images.append({"id": number, "file_name": f"{number}.jpg"})
-        for extra in range(2):
-            text = CAPTIONS[(number + extra) % len(CAPTIONS)]
-            annotations.append({"id": 2 * number + extra, "image_id": number, "caption": text})
-    (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": annotations}))
-    return import_coco(str(folder / "captions.json"), str(folder), store=store, name="human")
+    return import_pairs(tmp_path_factory.mktemp("human"), store)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    BlipTokenizer.train(CAPTIONS, 120, min_count=1).save(folder)
-    return str(folder)
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def config(processes: int, **over: object) -> TrainConfig:
@@ -100,13 +88,10 @@ def test_a_killed_pre_training_goes_on_bit_for_bit_and_its_model_is_finetuned(
     tmp_path: Path, store: Store, human: DatasetRef, tokenizer: str
 ) -> None:
     folder = tmp_path / "pretrain"
-    with pytest.raises(CapfiltError, match="ended with code"):
-        run_pretraining(
-            [(human, 1)], TINY, config(2), tokenizer=tokenizer, store=store, work_dir=folder,
-            tracker=KillingTracker(folder, 7),
-        )  # fmt: skip
+    with killed_in_step(8):
+        run_pretraining([(human, 1)], TINY, config(2), tokenizer=tokenizer, store=store, work_dir=folder)
     before = losses(folder)
-    assert len(before) >= 7
+    assert [line["step"] for line in before] == list(range(1, 8))
     result = run_pretraining([(human, 1)], TINY, config(2), tokenizer=tokenizer, store=store, work_dir=folder)
     after = losses(folder)
     assert after[: len(before)] == before
@@ -114,7 +99,7 @@ def test_a_killed_pre_training_goes_on_bit_for_bit_and_its_model_is_finetuned(
     assert {"train/loss_itc", "train/loss_itm", "train/loss_lm", "train/nll_lm"} <= set(after[-1])
     assert after[-1]["train/queue_fill"] == 1.0
     assert result.steps == 10
-    assert "going on from" in (folder / "training.log").read_text()
+    assert "step-00000004" in going_on(folder), "steps 5 to 7 were done again"
 
     base = load_base(result.model.uri)
     teacher = load_teacher(result.model.uri)
@@ -128,6 +113,27 @@ def test_a_killed_pre_training_goes_on_bit_for_bit_and_its_model_is_finetuned(
         model = load(tuned.model.uri).model
         start, end = base.model.vision_model.patch.weight, model.vision_model.patch.weight
         assert 0 < (start - end).abs().max() < 0.01, "learned a little, from the base model on"
+
+
+def going_on(folder: Path) -> str:
+    """The line of the log that says which checkpoint was taken."""
+    return next(line for line in (folder / "training.log").read_text().splitlines() if "going on from" in line)
+
+
+def test_accumulated_steps_with_dropout_and_augmentation_go_on_bit_for_bit(
+    tmp_path: Path, store: Store, human: DatasetRef, tokenizer: str
+) -> None:
+    """One process, ZeRO 1, four micro-batches a step; every later loss depends on queue, teacher, dropout and views."""
+    settings = config(1, batch_size=4, accumulation=4, steps=7, precision="fp32", deepspeed={"zero_stage": 1})
+    settings = settings.model_copy(update={"checkpoint": settings.checkpoint.model_copy(update={"every_steps": 3})})
+    assert settings.randaugment and settings.flip and settings.min_scale < 1
+    assert TINY.text.dropout > 0 and TINY.text.attention_dropout > 0
+    with killed_in_step(6):
+        run_pretraining([(human, 1)], TINY, settings, tokenizer=tokenizer, store=store, work_dir=tmp_path)
+    before = losses(tmp_path)
+    run_pretraining([(human, 1)], TINY, settings, tokenizer=tokenizer, store=store, work_dir=tmp_path)
+    assert len(before) == 5 and losses(tmp_path)[:5] == before
+    assert "step-00000003" in going_on(tmp_path), "steps 4 and 5 were done again"
 
 
 def test_settings_changed_under_a_checkpoint_are_refused(
@@ -147,8 +153,8 @@ def test_two_machines_train_one_model(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = {"processes": 1, "threads": 1, "nodes": 2, "master": f"127.0.0.1:{port}"}
-    settings = config(2, steps=2, precision="fp32", launch=launch)
+    place = {"processes": 1, "threads": 1, "nodes": 2, "master": f"127.0.0.1:{port}"}
+    settings = config(2, steps=2, precision="fp32", launch=place)
     command = [sys.executable, "-m", "components.training", "--join", str(tmp_path)]
     other = subprocess.Popen(command, env=os.environ | {"NODE_RANK": "1"}, cwd=ROOT)
     try:

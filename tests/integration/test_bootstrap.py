@@ -18,6 +18,10 @@ from tests.helpers.s3 import SECRET_KEY, serve_s3
 from tests.helpers.tiny import options
 
 pytestmark = pytest.mark.timeout(900)
+WATCHED = (
+    "loss", "loss_itc", "loss_itm", "loss_lm", "nll_lm", "itm_accuracy", "temperature", "queue_fill", "grad_norm",
+    "lr", "epoch", "samples_per_second", "seconds_per_step", "data_wait_share",
+)  # fmt: skip
 
 
 def _command(*arguments: str) -> list[str]:
@@ -162,7 +166,8 @@ def test_mlflow_tells_rounds_apart(finished: dict[str, Any]) -> None:
     inputs = {entry.dataset.name for entry in parent.inputs.dataset_inputs}
     assert {"human-train", "human-test", "web", "web-capfilt-1"} <= inputs
     pretraining = next(run for run in runs if run.info.run_name == "round-1/pretrain")
-    assert client.get_metric_history(pretraining.info.run_id, "train/loss_itc")
+    for name in WATCHED:
+        assert client.get_metric_history(pretraining.info.run_id, f"train/{name}"), name
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} >= {
         "config.yaml",
         "report.html",

@@ -12,7 +12,7 @@ from tests.helpers.distributed import curve, run_toy, toy_config
 
 @pytest.mark.parametrize(
     ("processes", "stage", "accumulation", "kill_at"),
-    [(1, 0, 1, 7), (1, 2, 4, 11), (2, 1, 4, 10), (2, 2, 1, 7)],
+    [(1, 0, 1, 7), (1, 1, 1, 6), (1, 2, 4, 11), (2, 1, 4, 10), (2, 2, 1, 7)],
 )
 def test_trace_after_a_kill_is_bit_identical(
     tmp_path: Path, processes: int, stage: int, accumulation: int, kill_at: int

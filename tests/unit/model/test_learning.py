@@ -15,7 +15,7 @@ from components.model.learning import (
     PretrainObjective,
     language_loss,
 )
-from components.model.momentum import NO_IMAGE
+from components.model.momentum import NO_IMAGE, Teacher
 from components.model.objectives import lm_loss, lm_targets
 
 CONFIG = BlipConfig(
@@ -182,6 +182,27 @@ def test_a_batch_of_one_image_trains(kind: str, image_ids: list[int]) -> None:
     results["loss"].backward()
     assert torch.isfinite(results["loss"])
     assert all(torch.isfinite(parameter.grad).all() for parameter in stage.parameters())
+
+
+def test_reference_may_call_a_right_caption_wrong() -> None:
+    """Pre-training as BLIP's own code does it: of one picture's four captions, three are negatives of the fourth."""
+    one = batch(image_ids=[5, 5, 5, 5])
+    quirky = PretrainObjective(BlipPretrain(CONFIG), same_image_negatives=True)
+    similarity = torch.zeros(4, 4), torch.zeros(4, 4)
+    image_kv, _ = quirky.model.image_features(one.pixels)
+    assert quirky._match(one, image_kv, similarity)[1].tolist() == [1] * 4 + [0] * 8
+    assert objective("pretrain")._match(one, image_kv, similarity)[1].tolist() == [1] * 4 + [-100] * 8
+    across = quirky._forbidden(one.image_ids, torch.full((12,), 5), 4)  # the second of three processes
+    assert across.nonzero().tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+def test_teachers_dropout_is_off_unless_asked_for() -> None:
+    noisy = CONFIG.with_text(dropout=0.3)
+    one = batch()
+    for dropout in (False, True):
+        encoders = Teacher(BlipPretrain(noisy), dropout=dropout).encoders
+        first, second = (encoders.features(one.pixels, one.ids, one.mask)[1] for _ in range(2))
+        assert torch.equal(first, second) is not dropout
 
 
 def test_matching_rows_are_the_pairs_they_are_labelled_as(monkeypatch: pytest.MonkeyPatch) -> None:

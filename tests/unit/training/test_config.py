@@ -47,7 +47,12 @@ def test_reference_quirks_set_the_named_options() -> None:
     assert pretraining.optim.warmup_first_epoch_only
     assert pretraining.optim.decay_everything
     assert not pretraining.joint_positives
+    assert pretraining.same_image_negatives
     assert finetuning.joint_positives
+    assert not finetuning.same_image_negatives
+    for config in (pretraining, finetuning):
+        assert config.teacher_dropout
+        assert config.randaugment_as_released
     plain = TrainConfig(steps=1)
     assert plain.with_quirks("pretrain") is plain
 
