@@ -152,6 +152,10 @@ def test_every_bad_sample_is_counted_and_listed(tmp_path: Path, models: Models) 
         "too_many_pixels": 1, "too_small": 1, "truncated": 1,
     }  # fmt: skip
     assert counts.samples == len(samples) == counts.kept + sum(counts.failed.values())
+    told = {name: result.metrics[f"capfilt/{name}"] for name in ("failed", "failed_markup", "failed_duplicate_key")}
+    assert told == {"failed": 8, "failed_markup": 1, "failed_duplicate_key": 1}
+    for trouble in ("missing_text", "empty_text", "text_too_long", "text_not_utf8"):
+        assert result.metrics[f"capfilt/web_{trouble}"] == 1
     record = read_commit(open_store(result.dataset.uri), "00000")
     assert {bad.key: bad.reason for bad in record.bad} == {
         key: reason for key, (_, reason) in bad_pictures().items()
