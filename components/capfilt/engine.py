@@ -28,6 +28,7 @@ from components.common.storage import Store
 logger = logging.getLogger(__name__)
 
 OnShard = Callable[[Finished], None]
+_GOODBYE_SECONDS = 3.0
 
 
 def run_engine(
@@ -123,6 +124,9 @@ def _on_ray(plan: Plan, todo: Sequence[ShardSource], store: Store, on_images: On
             on_images(shard.record.counts.samples)
             on_shard(shard)
     finally:
+        # A killed actor leaves its folder behind, fetched models and all; one that is dead or busy does not answer.
+        if goodbyes := [actor.close.remote() for actor in actors]:
+            ray.wait(goodbyes, num_returns=len(goodbyes), timeout=_GOODBYE_SECONDS)
         for actor in actors:
             ray.kill(actor)
         if started:

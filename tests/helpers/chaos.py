@@ -1,13 +1,14 @@
 """`capfilt regenerate` in processes of its own, killed at random moments of its work: SIGKILL, nothing less."""
 
+import multiprocessing
 import os
 import random
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -15,10 +16,24 @@ import psutil
 from components.capfilt.verify import verify
 from components.common.contracts import ModelRef
 from components.data.manifest import load_manifest
+from flows.cli import app
 
-ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-c", "from flows.cli import app; app()", "regenerate"]
+# Forks of a process that has done the imports, so that a run is mostly work, and the kills meet that.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["flows.cli", "components.capfilt.run", "components.model.weights", "components.common.storage", "boto3", __name__]
+)
 PATIENCE = 300.0  # seconds after which a process that shows no sign of work is taken for stuck
+
+
+def _regenerate(options: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    """`capfilt regenerate` in this process, its words into the log."""
+    os.environ.update(environment)
+    tempfile.tempdir = None
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    app(["regenerate", *options])
 
 
 @dataclass(frozen=True)
@@ -43,29 +58,29 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
 
-    def start(self) -> "subprocess.Popen[bytes]":
+    def start(self) -> BaseProcess:
         """Begin, or go on."""
         self.scratch.mkdir(parents=True, exist_ok=True)
-        names = [f"--{name}={value}" for name, value in (("web", self.web), ("out", self.out))]
-        names += [f"--{ref.role}={ref.uri}" for ref in self.models]
-        environment = {"TMPDIR": str(self.scratch), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **self.environment}
-        with (self.scratch / "log").open("ab") as log:
-            return subprocess.Popen(
-                [*COMMAND, *names, "--batch-size=2", *self.options],
-                cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log,
-            )  # fmt: skip
+        options = [f"--{name}={value}" for name, value in (("web", self.web), ("out", self.out))]
+        options += [f"--{ref.role}={ref.uri}" for ref in self.models] + ["--batch-size=2", *self.options]
+        environment = {**os.environ, "TMPDIR": str(self.scratch), **self.environment}
+        process = _FORKS.Process(target=_regenerate, args=(options, environment, self.scratch / "log"))
+        process.start()
+        return process
 
     def finish(self) -> str:
         """Run to the end; the dataset's digest, after every file of it was checked."""
-        with self.start() as process:
-            if process.wait() != 0:
-                raise AssertionError(
-                    f"{self.out}: ended with {process.returncode}\n{(self.scratch / 'log').read_text()}"
-                )
+        self.ended(self.start())
         problems = verify(self.out).problems
         if problems:
             raise AssertionError(f"{self.out}: {problems}")
         return load_manifest(self.out).digest
+
+    def ended(self, process: BaseProcess) -> None:
+        """Wait for the end of a run that must be good."""
+        process.join()
+        if process.exitcode != 0:
+            raise AssertionError(f"{self.out}: ended with {process.exitcode}\n{(self.scratch / 'log').read_text()}")
 
     def commits(self) -> int:
         """Shards committed by now."""
@@ -129,12 +144,14 @@ class Killer:
     def kill_run(self, commits: int) -> Kill | None:
         """Start a run and kill it; None if it was finished before."""
         known = self.job.workplaces()
-        with self.job.start() as process:
-            return self.kill(process, commits, lambda: psutil.Process(process.pid), known=known)
+        process = self.job.start()
+        kill = self.kill(process, commits, lambda: psutil.Process(process.pid), known=known)
+        process.join()
+        return kill
 
     def kill(
         self,
-        process: "subprocess.Popen[bytes]",
+        process: BaseProcess,
         commits: int,
         victim: Callable[[], psutil.Process | None],
         *,
@@ -162,19 +179,18 @@ class Killer:
         }
         met = all(_seen(sign, process, job.out) for sign in signs.values())
         time.sleep({"loading": self.pace.first, "writing": 0.0, "any": 2 * self.pace.shard}[moment] * self.rng.random())
-        target = victim()
-        if not met or target is None or process.poll() is not None or job.sealed():
+        if not met or not process.is_alive() or job.sealed() or (target := victim()) is None:
             return None
         target.kill()
         target.wait(PATIENCE)
         return Kill(name, before, job.commits(), job.unfinished_files() - unfinished)
 
 
-def _seen(sign: Callable[[], bool], process: "subprocess.Popen[bytes]", out: str) -> bool:
+def _seen(sign: Callable[[], bool], process: BaseProcess, out: str) -> bool:
     """Wait for a sign; False if the process ends without."""
     deadline = time.monotonic() + PATIENCE
     while not sign():
-        if process.poll() is not None:
+        if not process.is_alive():
             return False
         if time.monotonic() > deadline:
             raise AssertionError(f"{out}: no sign of work within {PATIENCE} s")

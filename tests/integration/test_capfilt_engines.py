@@ -1,6 +1,5 @@
 """The same bytes come out of every engine, whoever dies in between."""
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -112,18 +111,24 @@ def test_an_error_in_a_process_is_the_runs_error(tmp_path: Path, web: Path, mode
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Ray cluster; the temporary folder of its actors."""
     ray = pytest.importorskip("ray")
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
-    yield
-    ray.shutdown()
-    del os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"]
+    scratch = tmp_path_factory.mktemp("actors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_TMPDIR", "/tmp")  # its sockets' paths must be short
+        patch.setenv("TMPDIR", str(scratch))
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+        yield scratch
+        ray.shutdown()
 
 
-@pytest.mark.usefixtures("cluster")
-def test_ray_makes_the_same_dataset(tmp_path: Path, web: Path, models: Models, alone: CapfiltResult) -> None:
+def test_ray_makes_the_same_dataset_and_leaves_nothing_behind(
+    tmp_path: Path, web: Path, models: Models, alone: CapfiltResult, cluster: Path
+) -> None:
     assert same(run(web, models, tmp_path, engine="ray", workers=1), alone)
+    assert list(cluster.glob("capfilt-*")) == []
 
 
 @pytest.mark.usefixtures("cluster")

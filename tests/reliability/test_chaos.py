@@ -1,4 +1,4 @@
-"""The chaos runs in small (in full: python -m tests.benchmarks.chaos): killed on a real S3 server, then gone on with."""
+"""The chaos runs in small (in full: python -m tests.benchmarks.chaos): killed on a real S3 server, then gone on."""
 
 import random
 from pathlib import Path
