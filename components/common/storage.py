@@ -446,12 +446,11 @@ def _s3_errors(action: str, where: str) -> Iterator[None]:
     """Turn the errors of boto3 and what is below it into StorageError: what, where, how to mend it."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
     from s3transfer.exceptions import S3DownloadFailedError
 
     try:
         yield
-    except (Boto3Error, BotoCoreError, ClientError, ResponseParserError, S3DownloadFailedError) as error:
+    except (Boto3Error, BotoCoreError, ClientError, S3DownloadFailedError) as error:
         remedy, retryable = _remedy(_cause(error))
         raise StorageError(f"cannot {action} {where}: {remedy}", retryable=retryable) from error
     except OSError as error:
@@ -481,7 +480,6 @@ def _remedy(error: BaseException) -> tuple[str, bool]:
         IncompleteReadError,
         NoCredentialsError,
     )
-    from botocore.parsers import ResponseParserError
 
     if isinstance(error, NoCredentialsError):
         return "no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", False
@@ -491,8 +489,6 @@ def _remedy(error: BaseException) -> tuple[str, bool]:
         return _REMEDIES.get(code, found), code in _RETRYABLE
     if isinstance(error, EndpointConnectionError):
         return "no answer from the S3 server; check AWS_ENDPOINT_URL and that it runs", True
-    if isinstance(error, ResponseParserError):
-        return "the answer is not one of an S3 server; check AWS_ENDPOINT_URL and any proxy on the way", True
     if isinstance(error, IncompleteReadError):
         return f"the answer broke off {_BODY_ATTEMPTS} times ({error}); check the network and run again", True
     return str(error), isinstance(error, (HTTPClientError, OSError))

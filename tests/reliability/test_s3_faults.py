@@ -104,6 +104,31 @@ def test_every_fault_heals(proxy: FaultProxy, tmp_path: Path, kind: str) -> None
     assert store.read("b") == store.read("c") == data
 
 
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [("expired", "credentials have expired: renew them"), ("denied", "may not do this: check")]
+)
+def test_a_refusal_is_told_with_its_remedy_by_every_call(
+    proxy: FaultProxy, tmp_path: Path, kind: str, remedy: str
+) -> None:
+    """By `info` too, whose HEAD has no body that could say why, and by `upload`, whose error comes wrapped."""
+    store = open_store(f"s3://{BUCKET}/web")
+    (tmp_path / "up").write_bytes(b"data")
+    proxy.reset(always(kind))
+    for call in (
+        lambda: store.info("00000.tar"),
+        lambda: store.read("00000.tar"),
+        lambda: store.download("00000.tar", tmp_path / "down"),
+        lambda: store.upload(tmp_path / "up", "new"),
+        lambda: store.write("new", b"data"),
+        lambda: list(store.list()),
+    ):
+        proxy.reset(always(kind))
+        with pytest.raises(StorageError, match=rf"cannot \w+ s3://{BUCKET}/web.*{remedy}") as error:
+            call()
+        assert not error.value.retryable and proxy.requests <= 3  # after a HEAD's 400 botocore asks for the region
+    assert not (tmp_path / "down").exists()
+
+
 @pytest.mark.parametrize("kind", ["error", "reset", "cut"])
 def test_a_store_that_always_fails_is_given_up(
     proxy: FaultProxy, models: Models, monkeypatch: pytest.MonkeyPatch, kind: str
