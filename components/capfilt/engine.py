@@ -8,7 +8,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +28,7 @@ from components.common.storage import Store
 logger = logging.getLogger(__name__)
 
 OnShard = Callable[[Finished], None]
+_GOODBYE_SECONDS = 3.0
 
 
 def run_engine(
@@ -116,57 +117,91 @@ def _on_ray(plan: Plan, todo: Sequence[ShardSource], store: Store, on_images: On
     started = not ray.is_initialized()
     if started:
         ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, logging_level=logging.WARNING)
-    actors = []
+    actors: list[Any] = []
     try:
-        actors = _ray_actors(ray, plan, store, len(todo))
-        for shard in _ray_shards(ray, actors, deque(todo), plan.config.retries):
+        workers, hire = _ray_hiring(ray, plan, store, len(todo))
+
+        def start() -> Any:
+            actors.append(hire())
+            return actors[-1]
+
+        for shard in _ray_shards(ray, [start() for _ in range(workers)], start, deque(todo), plan.config.retries):
             on_images(shard.record.counts.samples)
             on_shard(shard)
     finally:
+        # A killed actor leaves its folder behind, fetched models and all; one that is dead or busy does not answer.
+        if goodbyes := [actor.close.remote() for actor in actors]:
+            ray.wait(goodbyes, num_returns=len(goodbyes), timeout=_GOODBYE_SECONDS)
         for actor in actors:
             ray.kill(actor)
         if started:
             ray.shutdown()
 
 
-def _ray_actors(ray: Any, plan: Plan, store: Store, shards: int) -> list[Any]:
-    """One actor per GPU of the cluster, or one per CPU slot; Ray restarts those that die."""
+def _ray_hiring(ray: Any, plan: Plan, store: Store, shards: int) -> tuple[int, Callable[[], Any]]:
+    """How many actors there shall be, one per GPU of the cluster or one per CPU slot, and how one is started."""
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     threads = plan.config.threads or (1 if plan.config.workers == 0 else max(1, cpus // plan.config.workers))
     workers = min(plan.config.workers or gpus or max(1, cpus // threads), shards)
     options = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_gpus": 0, "num_cpus": min(threads, cpus)}
-    actor = ray.remote(ShardWorker).options(max_restarts=-1, max_concurrency=SHARDS_AT_ONCE, **options)
+    actor = ray.remote(ShardWorker).options(max_concurrency=SHARDS_AT_ONCE, **options)
     # Ray shows an actor its own GPU alone, so every slot is 0.
     assignment = Assignment(plan, store.uri, None, threads)
     logger.info("Ray: %d actors on %d GPUs and %d CPUs", workers, gpus, cpus)
-    return [actor.remote(assignment, 0) for _ in range(workers)]
+    return workers, lambda: actor.remote(assignment, 0)
 
 
-def _ray_shards(ray: Any, actors: Sequence[Any], todo: deque[ShardSource], retries: int) -> Iterator[Finished]:
-    """Keep every actor busy; a shard whose actor died goes back to the queue."""
-    running: dict[Any, tuple[Any, ShardSource]] = {}
-    tries: dict[str, int] = {}
-    idle = deque(actor for _ in range(SHARDS_AT_ONCE) for actor in actors)
-    while todo or running:
+def _ray_shards(
+    ray: Any, actors: Sequence[Any], start: Callable[[], Any], todo: deque[ShardSource], retries: int
+) -> Iterator[Finished]:
+    """Keep every actor busy; the shards of one that died go back to the queue, and another takes its place.
+
+    An actor is given shards once it has its models and answers: one that finds no room in the cluster holds up nothing.
+    Ray's own restarts are not used: while they last, every shard that is sent fails at once.
+    """
+    running: dict[Any, tuple[Any, ShardSource | None]] = {one.process.remote(): (one, None) for one in actors}
+    idle: deque[Any] = deque()
+    gone: set[Any] = set()
+    deaths: Counter[str] = Counter()
+    left = len(todo)
+    while left:
         while todo and idle:
-            actor, source = idle.popleft(), todo.popleft()
-            running[actor.work.remote(source)] = (actor, source)
+            if (actor := idle.popleft()) not in gone:
+                source = todo.popleft()
+                running[actor.work.remote(source)] = (actor, source)
         (done, *_), _ = ray.wait(list(running), num_returns=1)
-        actor, source = running.pop(done)
-        idle.append(actor)
+        actor, given = running.pop(done)
         try:
-            yield ray.get(done)
+            result = ray.get(done)
         except ray.exceptions.RayActorError as error:
-            tries[source.name] = tries.get(source.name, 0) + 1
-            if tries[source.name] > retries:
-                raise CapfiltError(
-                    f"the worker of shard {source.name} died {tries[source.name]} times ({error}); most likely memory "
-                    "ran out: set a smaller batch_size and run again, finished shards are kept"
-                ) from error
-            logger.warning("the worker of shard %s died; the shard is tried again", source.name)
-            todo.append(source)
+            _count_death(deaths, "" if given is None else given.name, retries, error)
+            if given is not None:
+                todo.append(given)
+            if actor not in gone:
+                gone.add(actor)
+                ray.kill(actor)  # it may only be out of reach, and would keep its GPU
+                successor = start()
+                running[successor.process.remote()] = (successor, None)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, CapfiltError):
                 raise error.cause from error
             raise
+        else:
+            idle.extend([actor] * (SHARDS_AT_ONCE if given is None else 1))
+            deaths.pop("", None)
+            if given is not None:
+                left -= 1
+                yield result
+
+
+def _count_death(deaths: "Counter[str]", shard: str, retries: int, error: Exception) -> None:
+    """Count the death of a worker, with a shard or (no name) while it loaded the models; too many end the run."""
+    deaths[shard] += 1
+    doing = f"the worker of shard {shard}" if shard else "workers that load the models"
+    if deaths[shard] > retries:
+        raise CapfiltError(
+            f"{doing} died {deaths[shard]} times ({error}); most likely memory ran out: set a smaller batch_size or "
+            "fewer workers and run again, finished shards are kept"
+        ) from error
+    logger.warning("%s died; another one takes its place", doing)

@@ -1,6 +1,7 @@
 """What a CapFilt run will do, settled before it starts: input shards, models, settings, and their fingerprint."""
 
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -8,13 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from components.capfilt.config import OUTPUT_VERSION, CapfiltConfig
 from components.capfilt.reading import ShardSource, fetch_shard
 from components.common.contracts import DatasetRef, ModelRef
 from components.common.errors import DataError
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, normalise_uri, open_store, sha256_file
-from components.data.manifest import MANIFEST_KEY, Parent, file_uri, load_manifest
+from components.data.manifest import MANIFEST_KEY, Parent, ShardEntry, file_uri, load_manifest, read_commit
+from components.data.shards import DUPLICATE_KEY, EARLIER_SHARD, scan_shard
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Plan:
             "kind": "capfilt",
             "version": OUTPUT_VERSION,
             "web": self.web.digest,
-            "shards": [[shard.name, shard.bytes, shard.sha256 or shard.etag, shard.take] for shard in self.web.shards],
+            "shards": [_as_json(shard) for shard in self.web.shards],
             "captioner": self.captioner.digest,
             "filter": self.filter.digest,
             "config": self.config.effective(),
@@ -62,8 +68,17 @@ class Plan:
         )
 
 
+def _as_json(shard: ShardSource) -> list[Any]:
+    repeated = [digest_of(sorted(shard.repeated))] if shard.repeated else []
+    return [shard.name, shard.bytes, shard.sha256 or shard.etag, shard.take, *repeated]
+
+
 def web_input(web: DatasetRef | str, limit: int | None = None) -> WebInput:
     """Find the shards of the web data: a sealed dataset, or any folder or prefix with WebDataset tars.
+
+    Of samples with one key in several shards the first counts, as it does within a shard; the others are marked. In a
+    sealed dataset the import has found them, in local tars they are found here. Tars under an S3 prefix are not looked
+    at beforehand, so there a key counts once per shard: import them first if keys may repeat.
 
     Args:
         web: reference or URI.
@@ -74,10 +89,13 @@ def web_input(web: DatasetRef | str, limit: int | None = None) -> WebInput:
     """
     uri = normalise_uri(web if isinstance(web, str) else web.uri)
     store = open_store(uri)
-    found = _of_manifest(uri) if store.exists(MANIFEST_KEY) else _of_folder(store)
+    sealed = store.exists(MANIFEST_KEY)
+    found = _of_manifest(uri) if sealed else _of_folder(store)
     if isinstance(web, DatasetRef) and found.digest != web.digest:
         raise DataError(f"{uri} is version {found.digest[:12]}, not the expected {web.digest[:12]}; name the right one")
-    return found if limit is None else replace(found, shards=tuple(_limited(found.shards, limit)))
+    if limit is not None:
+        found = replace(found, shards=tuple(_limited(found.shards, limit)))
+    return found if sealed else replace(found, shards=tuple(_marked(store, found.shards)))
 
 
 def _of_manifest(uri: str) -> WebInput:
@@ -89,12 +107,20 @@ def _of_manifest(uri: str) -> WebInput:
             entry.tar.bytes,
             sha256=entry.tar.sha256,
             expected=entry.counts.samples,
+            repeated=_found_by_import(uri, entry),
         )
         for entry in manifest.shards
     ]
     if manifest.config.get("limit") is not None and shards:  # imported in part: the last tar holds more
         shards[-1] = replace(shards[-1], take=shards[-1].expected)
     return WebInput(uri, manifest.digest, tuple(shards))
+
+
+def _found_by_import(uri: str, entry: ShardEntry) -> frozenset[str]:
+    """Keys that the import of a web dataset met before, in an earlier shard."""
+    record = read_commit(open_store(uri), entry.name) if DUPLICATE_KEY in entry.counts.failed else None
+    bad = record.bad if record is not None else ()
+    return frozenset(one.key for one in bad if one.reason == DUPLICATE_KEY and one.detail == EARLIER_SHARD)
 
 
 def _of_folder(store: Store) -> WebInput:
@@ -115,6 +141,34 @@ def _of_folder(store: Store) -> WebInput:
         shards.append(ShardSource(name, where, info.size, digest, etag, expected=_successes(store, info.key)))
     version = digest_of([[one.name, one.bytes, one.sha256 or one.etag] for one in shards])
     return WebInput(store.uri, version, tuple(shards))
+
+
+def _marked(store: Store, shards: Sequence[ShardSource]) -> Iterator[ShardSource]:
+    """Local shards with the keys that an earlier one has. Memory: three numbers of 8 bytes a sample."""
+    if store.local_path("") is None:
+        yield from shards
+        return
+    hashes = [np.fromiter((hash(key) for key in _keys(shard)), np.int64) for shard in shards]
+    again = np.ones(sum(len(part) for part in hashes), bool)
+    again[np.unique(np.concatenate(hashes), return_index=True)[1]] = False
+    flags = np.split(again, np.cumsum([len(part) for part in hashes])[:-1])
+    if again.any():
+        logger.warning(
+            "%s: %d samples have the key of one in an earlier shard and will not be used (%s); if different sets are "
+            "numbered alike here, work on each of them alone",
+            store.uri,
+            again.sum(),
+            DUPLICATE_KEY,
+        )
+    for shard, mine in zip(shards, flags, strict=True):
+        keys = zip(_keys(shard), mine, strict=True) if mine.any() else ()
+        yield replace(shard, repeated=frozenset(key for key, met in keys if met))
+
+
+def _keys(shard: ShardSource) -> list[str]:
+    """The keys of a local tar, each once, without those of refused samples."""
+    samples = scan_shard(Path(shard.uri)).samples[: shard.take]
+    return [sample.key for sample in samples if sample.problem is None]
 
 
 def _successes(store: Store, tar: str) -> int | None:

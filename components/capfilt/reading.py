@@ -8,16 +8,16 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from components.capfilt.policy import Text
 from components.capfilt.texts import web_candidates
 from components.common.errors import DataError
-from components.common.storage import open_store, sha256_file, split_uri
+from components.common.storage import Store, open_store, sha256_file, split_uri
 from components.data.images import BadImage, Pixels, decode_image, resize_square
-from components.data.shards import SampleIndex, ShardScan, scan_shard
+from components.data.shards import DUPLICATE_KEY, EARLIER_SHARD, SampleIndex, ShardScan, scan_shard
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class ShardSource:
         etag: the store's version tag when planned, where no hash is known.
         take: samples to take from its front; None for all.
         expected: samples it should have, where somebody counted them (tells how many a broken tar has lost).
+        repeated: keys that an earlier shard has: the samples of this one are not used.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ShardSource:
     etag: str | None = None
     take: int | None = None
     expected: int | None = None
+    repeated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,11 @@ class OpenShard:
 
     @property
     def samples(self) -> list[SampleIndex]:
-        """The samples to work on, in order."""
-        return self.scan.samples[: self.source.take]
+        """The samples to work on, in order; those with the key of an earlier shard's are marked as duplicates."""
+        taken, repeated = self.scan.samples[: self.source.take], self.source.repeated
+        if not repeated:
+            return taken
+        return [replace(one, problem=one.problem or DUPLICATE_KEY) if one.key in repeated else one for one in taken]
 
     def member(self, sample: SampleIndex, extension: str) -> bytes | None:
         """A member's bytes; None if the sample has no such member."""
@@ -142,17 +147,24 @@ def fetch_shard(source: ShardSource, work_dir: Path) -> OpenShard:
     try:
         digest = sha256_file(path)
         size = path.stat().st_size
-        if size != source.bytes or (source.sha256 is not None and digest != source.sha256):
-            planned = "" if source.sha256 is None else f", sha256 {source.sha256[:12]}…"
+        etag = _etag(store, name) if source.etag else source.etag
+        if size != source.bytes or digest != (source.sha256 or digest) or etag != source.etag:
+            planned = f", sha256 {source.sha256[:12]}…" if source.sha256 else f", etag {source.etag}"
             raise DataError(
-                f"shard {source.uri} has changed since the plan was made: {size} bytes, sha256 {digest[:12]}…; planned "
-                f"were {source.bytes} bytes{planned}. Restore it, or write to a new dataset"
+                f"shard {source.uri} has changed since the plan was made: {size} bytes, sha256 {digest[:12]}…, etag "
+                f"{etag}; planned were {source.bytes} bytes{planned}. Restore it, or write to a new dataset"
             )
         return OpenShard(source, path, scan_shard(path, name=source.uri), digest, temporary)
     except BaseException:
         if temporary:
             path.unlink(missing_ok=True)
         raise
+
+
+def _etag(store: Store, key: str) -> str | None:
+    """The store's version tag now: asked for after the download, it tells of a change before and during it."""
+    info = store.info(key)
+    return None if info is None else info.etag
 
 
 def companion(sample: SampleIndex, extension: str) -> str:
@@ -165,7 +177,8 @@ def companion(sample: SampleIndex, extension: str) -> str:
 def load_sample(shard: OpenShard, sample: SampleIndex, options: ReadOptions) -> Loaded:
     """Read one sample and decode its picture; whatever is wrong with it becomes its reason."""
     if sample.problem is not None:
-        return Loaded(sample, (), reason=sample.problem, detail=f"at byte {sample.offset} of the tar")
+        earlier = f"{EARLIER_SHARD}; " if sample.key in shard.source.repeated else ""
+        return Loaded(sample, (), reason=sample.problem, detail=f"{earlier}at byte {sample.offset} of the tar")
     texts = web_candidates(shard.companions(sample))
     if sample.image is None:
         found = ", ".join(sorted(sample.members))[:200]

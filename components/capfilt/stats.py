@@ -1,10 +1,12 @@
 """What a run reports, counted per shard from the candidate tables: a resumed run reports what a whole one does."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from components.capfilt.guard import CaptionStats, caption_stats, merge_stats
 from components.capfilt.policy import COIN, DUPLICATE
+from components.capfilt.texts import UNUSABLE
 from components.data.candidates import Candidate
 from components.data.manifest import Counts
 
@@ -30,6 +32,8 @@ class ShardStats:
     web: SourceStats
     synthetic: SourceStats
     captions: CaptionStats
+    unusable: Mapping[str, int] = field(default_factory=dict)
+    """Good pictures without a usable web text, by reason."""
 
     def figures(self) -> dict[str, float]:
         """Flat names and values for the commit record and the tracker."""
@@ -51,7 +55,8 @@ def shard_stats(rows: Iterable[Candidate], threshold: float, *, by_coin: bool = 
     rows = list(rows)
     captions = [row.text for row in rows if row.source == "synthetic"]
     web, synthetic = (_of_source(rows, source, threshold, by_coin) for source in ("web", "synthetic"))
-    return ShardStats(web, synthetic, caption_stats(captions))
+    unusable = Counter(row.reason for row in rows if row.source == "web" and row.reason in UNUSABLE)
+    return ShardStats(web, synthetic, caption_stats(captions), unusable)
 
 
 def _of_source(rows: Sequence[Candidate], source: str, threshold: float, by_coin: bool) -> SourceStats:
@@ -74,6 +79,7 @@ def merge_shards(parts: Sequence[ShardStats]) -> ShardStats:
         total([part.web for part in parts]),
         total([part.synthetic for part in parts]),
         merge_stats([part.captions for part in parts]),
+        sum((Counter(part.unusable) for part in parts), Counter()),
     )
 
 
@@ -88,6 +94,8 @@ def run_metrics(stats: ShardStats, counts: Counts, seconds: float, done: int) ->
         "capfilt/kept_pairs": float(counts.kept_pairs),
         "capfilt/dropped_pairs": float(counts.dropped_pairs),
     }
+    metrics |= {f"capfilt/failed_{reason}": float(count) for reason, count in counts.failed.items()}
+    metrics |= {f"capfilt/web_{reason}": float(count) for reason, count in stats.unusable.items()}
     if done and seconds > 0:
         metrics["capfilt/images_per_second"] = done / seconds
     return metrics

@@ -7,6 +7,8 @@ from components.capfilt.policy import Text
 from components.data.web import web_texts as find_texts
 
 EMPTY = "empty_text"
+UNUSABLE = frozenset([EMPTY, "missing_text", "text_not_utf8", "text_too_long", "bad_json"])
+"""Why a sample has no web text, as `components.data` names it."""
 _SHOWN = 200  # characters of a refused text that are kept to explain the refusal
 
 

@@ -57,6 +57,10 @@ class ShardWorker:
         with contextlib.closing(process_shards([source], self._models, self._store, self._path)) as finished:
             return next(finished)
 
+    def close(self) -> None:
+        """Delete its folder, models that were fetched among it."""
+        self._folder.cleanup()
+
     def process(self) -> int:
         """The number of the worker's process, for whoever wants to watch it."""
         return os.getpid()

@@ -15,16 +15,19 @@ import re
 import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from components.common.errors import StorageError
 
 _S3_URI = re.compile(r"^s3://([a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/(.*))?$")
 _READ_CHUNK = 4 << 20  # reference/peers.md 2d: boto3 behind a 4 MiB buffer costs least CPU per byte
+_BODY_ATTEMPTS = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -286,8 +289,7 @@ class S3Store(Store):
             return b""
         extra = {} if start == 0 and stop is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
         with _s3_errors("read", self._where(key)):
-            data: bytes = _client().get_object(**self._target(key), **extra)["Body"].read()
-            return data
+            return _whole(lambda: bytes(_client().get_object(**self._target(key), **extra)["Body"].read()))
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         # Some servers ignore If-None-Match: look first, so that they too leave an existing object alone.
@@ -307,9 +309,20 @@ class S3Store(Store):
             _client().upload_file(str(path), self.bucket, self._key(key))
 
     def download(self, key: str, path: Path) -> None:
+        info = self.info(key)
+        if info is None:
+            raise StorageError(f"cannot read {self._where(key)}: {_REMEDIES['NoSuchKey']}")
         with _s3_errors("read", self._where(key)), _replacing(path) as temporary:
-            _client().download_file(self.bucket, self._key(key), str(temporary))
+            _whole(lambda: self._copy_to(temporary, key, info.size))
             _publish(temporary, path, if_absent=False)
+
+    def _copy_to(self, path: Path, key: str, size: int) -> None:
+        """Download, and count: an answer may be shorter than the object, and its own length fit it."""
+        from botocore.exceptions import IncompleteReadError
+
+        _client().download_file(self.bucket, self._key(key), str(path))
+        if (found := path.stat().st_size) != size:
+            raise IncompleteReadError(actual_bytes=found, expected_bytes=size)
 
     def open(self, key: str) -> BinaryIO:
         with _s3_errors("read", self._where(key)):
@@ -323,6 +336,8 @@ class S3Store(Store):
             except Exception as error:
                 if _error_code(error) in ("404", "NoSuchKey", "NotFound"):
                     return None
+                if _error_code(error) in ("400", "403"):  # a HEAD has no body that says why, a GET has
+                    _client().get_object(**self._target(key), Range="bytes=0-0")["Body"].close()
                 raise
         return ObjectInfo(key, int(head["ContentLength"]), str(head["ETag"]).strip('"'))
 
@@ -371,7 +386,10 @@ _clients_lock = threading.Lock()
 
 
 def _client() -> Any:
-    """One S3 client per process (boto3 clients are thread-safe, but must not cross a fork)."""
+    """One S3 client per process (boto3 clients are thread-safe, but must not cross a fork).
+
+    A request is tried 7 times, or `AWS_MAX_ATTEMPTS` times, with pauses that grow to 20 s.
+    """
     pid = os.getpid()
     with _clients_lock:
         if pid not in _clients:
@@ -382,7 +400,7 @@ def _client() -> Any:
             if endpoint and not endpoint.startswith(("http://", "https://")):
                 raise StorageError(f"AWS_ENDPOINT_URL={endpoint} is no address: write http://host:port or https://host")
             config = Config(
-                retries={"max_attempts": 6, "mode": "standard"},
+                retries={"mode": "standard"} | ({} if "AWS_MAX_ATTEMPTS" in os.environ else {"max_attempts": 6}),
                 max_pool_connections=32,
                 connect_timeout=10,
                 read_timeout=60,
@@ -398,7 +416,18 @@ def _client() -> Any:
         return _clients[pid]
 
 
-def _error_code(error: Exception) -> str:
+def _whole(fetch: Callable[[], T]) -> T:
+    """`fetch()` again where a body broke off: botocore tries a request again only until its headers are there."""
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+    from s3transfer.exceptions import S3DownloadFailedError  # the object was replaced between two parts
+
+    for _ in range(_BODY_ATTEMPTS - 1):
+        with contextlib.suppress(IncompleteReadError, ReadTimeoutError, ResponseStreamingError, S3DownloadFailedError):
+            return fetch()
+    return fetch()
+
+
+def _error_code(error: BaseException) -> str:
     response = getattr(error, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
 
@@ -412,6 +441,7 @@ _REMEDIES = {
     "NoSuchKey": "it does not exist",
     "404": "it does not exist",
     "ExpiredToken": "the credentials have expired: renew them and run again (finished work is kept)",
+    "InvalidToken": "the session token is wrong or too old: check AWS_SESSION_TOKEN, or renew the credentials",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it and run again",
 }
 _RETRYABLE = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "500", "502", "503", "504"}
@@ -419,38 +449,52 @@ _RETRYABLE = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout
 
 @contextlib.contextmanager
 def _s3_errors(action: str, where: str) -> Iterator[None]:
-    """Turn botocore's errors into StorageError: what, where, how to mend it."""
+    """Turn the errors of boto3 and what is below it into StorageError: what, where, how to mend it."""
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        EndpointConnectionError,
-        HTTPClientError,
-        NoCredentialsError,
-    )
+    from botocore.exceptions import BotoCoreError, ClientError
+    from s3transfer.exceptions import S3DownloadFailedError
 
     try:
         yield
-    except NoCredentialsError as error:
-        raise StorageError(
-            f"cannot {action} {where}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
-    except ClientError as error:
-        code = _error_code(error)
-        remedy = _REMEDIES.get(code, f"{code}: {error.response.get('Error', {}).get('Message', '')}")
-        raise StorageError(f"cannot {action} {where}: {remedy}", retryable=code in _RETRYABLE) from error
-    except EndpointConnectionError as error:
-        raise StorageError(
-            f"cannot {action} {where}: no answer from the S3 server; check AWS_ENDPOINT_URL and that it runs",
-            retryable=True,
-        ) from error
-    except HTTPClientError as error:
-        raise StorageError(f"cannot {action} {where}: {error}", retryable=True) from error
-    except Boto3Error as error:  # s3transfer wraps the cause in its message
-        raise StorageError(f"cannot {action} {where}: {error}") from error
-    except BotoCoreError as error:
-        raise StorageError(f"cannot {action} {where}: {error}", retryable=True) from error
+    except (Boto3Error, BotoCoreError, ClientError, S3DownloadFailedError) as error:
+        remedy, retryable = _remedy(_cause(error))
+        raise StorageError(f"cannot {action} {where}: {remedy}", retryable=retryable) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise StorageError(f"cannot {action} {where}: the local disk is full; free space and run again") from error
         raise
+
+
+def _cause(error: Exception) -> BaseException:
+    """What went wrong below s3transfer, which wraps it."""
+    from boto3.exceptions import RetriesExceededError, S3UploadFailedError
+
+    wrapped: BaseException | None = None
+    if isinstance(error, RetriesExceededError):
+        wrapped = error.last_exception
+    elif isinstance(error, S3UploadFailedError):
+        wrapped = error.__context__
+    return wrapped or error
+
+
+def _remedy(error: BaseException) -> tuple[str, bool]:
+    """What is wrong and how to mend it; whether it may heal by itself."""
+    from botocore.exceptions import (
+        ClientError,
+        EndpointConnectionError,
+        HTTPClientError,
+        IncompleteReadError,
+        NoCredentialsError,
+    )
+
+    if isinstance(error, NoCredentialsError):
+        return "no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", False
+    if isinstance(error, ClientError):
+        code = _error_code(error)
+        found = f"{code}: {error.response.get('Error', {}).get('Message', '')}"
+        return _REMEDIES.get(code, found), code in _RETRYABLE
+    if isinstance(error, EndpointConnectionError):
+        return "no answer from the S3 server; check AWS_ENDPOINT_URL and that it runs", True
+    if isinstance(error, IncompleteReadError):
+        return f"the answer broke off {_BODY_ATTEMPTS} times ({error}); check the network and run again", True
+    return str(error), isinstance(error, (HTTPClientError, OSError))

@@ -23,11 +23,16 @@ from components.data.candidates import Candidate, read_candidates, write_candida
 from components.data.tarwalk import BLOCK, BrokenShard, Entry, open_source, refusal, walk
 
 __all__ = [
-    "BrokenShard", "Candidate", "SampleIndex", "ShardSample", "ShardScan", "ShardWriter", "index_shard", "only_image",
-    "read_candidates", "read_shard", "scan_shard", "split_name", "write_candidates", "write_shard",
+    "DUPLICATE_KEY", "EARLIER_SHARD", "BrokenShard", "Candidate", "SampleIndex", "ShardSample", "ShardScan",
+    "ShardWriter", "index_shard", "only_image", "read_candidates", "read_shard", "scan_shard", "split_name",
+    "write_candidates", "write_shard",
 ]  # fmt: skip
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
+
+DUPLICATE_KEY = "duplicate_key"
+"""Reason of a sample whose key another sample had before, in its shard or in an earlier one."""
+EARLIER_SHARD = "an earlier shard has this key"
 
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
@@ -150,7 +155,7 @@ def _samples(entries: Iterable[Entry], ignored: list[str] | None = None) -> Iter
         if current is None or key != current.key or extension in current.members:
             if current is not None:
                 yield current
-            current = SampleIndex(key, entry.header, {}, "duplicate_key" if key in seen else None)
+            current = SampleIndex(key, entry.header, {}, DUPLICATE_KEY if key in seen else None)
             seen.add(key)
         if entry.problem is not None and current.problem is None:
             current = SampleIndex(key, current.offset, current.members, entry.problem)

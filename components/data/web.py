@@ -43,7 +43,7 @@ from components.data.manifest import (
 )
 from components.data.parallel import default_threads, ordered_map
 from components.data.publish import ShardBuilder, refuse_mostly_bad
-from components.data.shards import BrokenShard, ShardSample, read_shard
+from components.data.shards import DUPLICATE_KEY, EARLIER_SHARD, BrokenShard, ShardSample, read_shard
 from components.data.tarwalk import walk
 
 logger = logging.getLogger(__name__)
@@ -335,7 +335,7 @@ class _WebImport:
     def _count(self, verdict: _Verdict, builder: ShardBuilder) -> None:
         key = verdict.key
         if verdict.reason is None and hash(key) in self.seen:
-            verdict = _Verdict(key, "duplicate_key", "an earlier shard has this key")
+            verdict = _Verdict(key, DUPLICATE_KEY, EARLIER_SHARD)
         if verdict.reason is not None:
             builder.fail(key, verdict.reason, verdict.detail)
             return

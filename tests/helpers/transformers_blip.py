@@ -3,13 +3,21 @@
 Written apart from `components.model.weights` on purpose, so that a mistake there cannot hide one here.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from transformers import BlipConfig as TheirConfig
-from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering
+from transformers import (
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+    BlipImageProcessor,
+)
 
 from components.model.config import BlipConfig, TextConfig, VisionConfig
 from components.model.text import TextTransformer
+from components.model.tokenizer import BlipTokenizer
 from components.model.vision import VisionTransformer
 
 CLS, SEP, DEC, ENC = 1, 2, 58, 59
@@ -55,6 +63,22 @@ def theirs(kind: type[Theirs], config: BlipConfig = TINY, *, seed: int = 0, spre
             if "norm" not in name.lower():
                 weight.normal_(0, spread)
     return model.eval()
+
+
+def save_checkpoints(root: Path, tokenizer: BlipTokenizer, size: int = 48) -> tuple[Path, Path]:
+    """A tiny captioner and a filter as transformers saves them, for pictures of `size` pixels; their folders."""
+    config = BlipConfig(
+        vision=VisionConfig(image_size=size, patch_size=16, width=32, depth=2, heads=2, layer_norm_eps=1e-5),
+        text=TextConfig(width=32, depth=2, heads=2, intermediate=64, max_positions=64),
+        embed_dim=16,
+        queue_size=0,
+    ).for_tokenizer(tokenizer)
+    processor = BlipImageProcessor(size={"height": size, "width": size}, resample=3)
+    for name, kind in (("captioner", BlipForConditionalGeneration), ("filter", BlipForImageTextRetrieval)):
+        theirs(kind, config).save_pretrained(root / name)
+        processor.save_pretrained(root / name)
+        tokenizer.save(root / name)
+    return root / "captioner", root / "filter"
 
 
 def fill_vision(ours: VisionTransformer, weights: dict[str, Tensor]) -> None:

@@ -8,11 +8,15 @@ import sys
 import tarfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import webdataset
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from components.capfilt.config import CapfiltConfig
 from components.capfilt.guard import GuardConfig
@@ -23,6 +27,7 @@ from components.common.storage import open_store, sha256_hex
 from components.data.candidates import Candidate, read_candidates
 from components.data.manifest import dataset_ref, load_manifest, read_commit
 from components.data.shards import read_shard
+from components.model.vision import VisionTransformer
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import bad_pictures, good_sample, odd_pictures, tar_bytes, write_web
 
@@ -152,6 +157,10 @@ def test_every_bad_sample_is_counted_and_listed(tmp_path: Path, models: Models) 
         "too_many_pixels": 1, "too_small": 1, "truncated": 1,
     }  # fmt: skip
     assert counts.samples == len(samples) == counts.kept + sum(counts.failed.values())
+    told = {name: result.metrics[f"capfilt/{name}"] for name in ("failed", "failed_markup", "failed_duplicate_key")}
+    assert told == {"failed": 8, "failed_markup": 1, "failed_duplicate_key": 1}
+    for trouble in ("missing_text", "empty_text", "text_too_long", "text_not_utf8"):
+        assert result.metrics[f"capfilt/web_{trouble}"] == 1
     record = read_commit(open_store(result.dataset.uri), "00000")
     assert {bad.key: bad.reason for bad in record.bad} == {
         key: reason for key, (_, reason) in bad_pictures().items()
@@ -230,6 +239,47 @@ def test_another_config_at_the_same_place_is_refused(tmp_path: Path, models: Mod
     with pytest.raises(ConfigError, match=r"config.threshold: 0.5 there, 0.6 asked for"):
         run_capfilt(str(web), *models, settings(threshold=0.6), **place)
     run_capfilt(str(web), *models, settings(read_threads=2, workers=1), **place)
+
+
+SCORELESS = {"itm_probability": None, "itc_similarity": None}
+
+
+def raise_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def ask_for_too_much() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("side", [48, 32])
+@pytest.mark.parametrize("fail", [raise_out_of_memory, ask_for_too_much])
+def test_out_of_memory_within_a_model_halves_the_batch_and_decides_the_same(
+    tmp_path: Path, models: Models, side: int, fail: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the captioner's vision tower (48 pixels), then in the filter's (32): more than two pictures do not fit."""
+
+    def limit(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, VisionTransformer) and inputs[0].shape[-1] == side:
+            batches.append(len(inputs[0]))
+            if len(inputs[0]) > 2:
+                fail()
+
+    web = write_web(tmp_path / "web", shards=2, samples=11)
+    whole = run(web, models, tmp_path / "whole", batch_size=8)
+    batches: list[int] = []
+    hook = register_module_forward_pre_hook(limit)
+    try:
+        halved = run(web, models, tmp_path / "halved", batch_size=8)
+    finally:
+        hook.remove()
+    assert Counter(batches) == {8: 2, 4: 4, 3: 2, 2: 10, 1: 2}
+    assert "out of memory with a batch of 8: going on with 4" in caplog.text
+    for small, large in zip(rows_of(halved), rows_of(whole), strict=True):
+        assert replace(small, **SCORELESS) == replace(large, **SCORELESS)
+        assert (small.itm_probability, small.itc_similarity) == pytest.approx(
+            (large.itm_probability, large.itc_similarity), abs=5e-6
+        )  # another shape of the batch rounds otherwise: the sixth digit may differ, and the version with it
 
 
 def test_collapsed_captions_stop_the_run(tmp_path: Path, models: Models) -> None:

@@ -13,12 +13,11 @@ from components.capfilt.arithmetic import Arithmetic
 from components.capfilt.captioner import Captioner
 from components.capfilt.filter import Filter
 from components.data.images import decode_image, resize_square, to_pixels
-from components.model.config import BlipConfig, TextConfig, VisionConfig
 from components.model.decoding import DecodingConfig
 from components.model.tokenizer import BlipTokenizer
 from components.model.weights import load_captioner, load_filter
 from tests.helpers.tiny_models import CORPUS
-from tests.helpers.transformers_blip import theirs
+from tests.helpers.transformers_blip import save_checkpoints
 from tests.helpers.webshards import encoded, photo
 
 TEXTS = ["a red ball on the left", "two big dogs", "a tree", "the house under a small cat on the right of a tree"]
@@ -32,20 +31,7 @@ def tokenizer() -> BlipTokenizer:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: BlipTokenizer) -> tuple[Path, Path]:
-    """Checkpoints as transformers saves them."""
-    config = BlipConfig(
-        vision=VisionConfig(image_size=48, patch_size=16, width=32, depth=2, heads=2, layer_norm_eps=1e-5),
-        text=TextConfig(width=32, depth=2, heads=2, intermediate=64, max_positions=64),
-        embed_dim=16,
-        queue_size=0,
-    ).for_tokenizer(tokenizer)
-    root = tmp_path_factory.mktemp("theirs")
-    processor = BlipImageProcessor(size={"height": 48, "width": 48}, resample=3)
-    for name, kind in (("captioner", BlipForConditionalGeneration), ("filter", BlipForImageTextRetrieval)):
-        theirs(kind, config).save_pretrained(root / name)
-        processor.save_pretrained(root / name)
-        tokenizer.save(root / name)
-    return root / "captioner", root / "filter"
+    return save_checkpoints(tmp_path_factory.mktemp("theirs"), tokenizer)
 
 
 @pytest.fixture(scope="module")
