@@ -116,6 +116,8 @@ class ContrastiveObjective(Objective):
             against the teacher's (pre-training).
         all_rank_negatives: draw hard negatives from the batches of all processes (`negative_all_rank` of BLIP's COCO
             retrieval), by the student's features. Waits for the devices once, to agree on a text length.
+        negative_temperature: lowest temperature that hard negatives are drawn at; None: the learned one (the paper).
+            Where captions fit many pictures, the hardest negatives of a low temperature are often none at all.
         same_image_negatives: forbid a pair's own partner alone as its negative, not all of the same image (BLIP's
             pre-training, which so calls right captions wrong: reference/blip.md 10).
     """
@@ -129,6 +131,7 @@ class ContrastiveObjective(Objective):
         joint_positives: bool = True,
         student_negatives: bool,
         all_rank_negatives: bool = False,
+        negative_temperature: float | None = None,
         same_image_negatives: bool = False,
     ) -> None:
         super().__init__()
@@ -137,6 +140,7 @@ class ContrastiveObjective(Objective):
         self.joint_positives = joint_positives
         self.student_negatives = student_negatives
         self.all_rank_negatives = all_rank_negatives
+        self.negative_temperature = negative_temperature
         self.same_image_negatives = same_image_negatives
         # In a tuple, so that nothing takes it for a submodule: the engine must not cast or shard it.
         self._teacher = (teacher if teacher is not None else Teacher(model),)
@@ -209,13 +213,20 @@ class ContrastiveObjective(Objective):
         rows, columns = (torch.arange(len(ids), device=ids.device) for ids in (image_ids, column_image_ids))
         return objectives.same_image(rows + first, columns)
 
+    def _negatives(self, similarity: Tensor, forbidden: Tensor) -> objectives.Negatives:
+        """One hard negative per row of logits `[B, C]`, drawn at no lower temperature than `negative_temperature`."""
+        if self.negative_temperature is not None:
+            learned = self.model.temperature.detach()
+            similarity = similarity * (learned / learned.clamp(min=self.negative_temperature))
+        return objectives.hard_negative_indices(similarity, forbidden)
+
     def _match(
         self, batch: ModelBatch, image_kv: ImageKV, similarities: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """ITM logits `[3B, 2]` and labels `[3B]` with negatives of this process's batch."""
         forbidden = self._forbidden(batch.image_ids, batch.image_ids)
-        texts = objectives.hard_negative_indices(similarities[0], forbidden)
-        images = objectives.hard_negative_indices(similarities[1], forbidden)
+        texts = self._negatives(similarities[0], forbidden)
+        images = self._negatives(similarities[1], forbidden)
         # Rows by image (own text, then hard text), then the own texts again with their hard images by index.
         ids = torch.cat([_pairwise(batch.ids, batch.ids[texts.chosen]), batch.ids])
         mask = torch.cat([_pairwise(batch.mask, batch.mask[texts.chosen]), batch.mask])
@@ -229,8 +240,8 @@ class ContrastiveObjective(Objective):
     ) -> tuple[Tensor, Tensor]:
         """ITM logits `[3B, 2]` and labels `[3B]` with negatives of all processes (reference/blip.md 2.2, step 4)."""
         forbidden = self._forbidden(batch.image_ids, all_gather(batch.image_ids), rank() * batch.ids.shape[0])
-        texts = objectives.hard_negative_indices(_logits(image_embed, all_gather(text_embed), self.model), forbidden)
-        images = objectives.hard_negative_indices(_logits(text_embed, all_gather(image_embed), self.model), forbidden)
+        texts = self._negatives(_logits(image_embed, all_gather(text_embed), self.model), forbidden)
+        images = self._negatives(_logits(text_embed, all_gather(image_embed), self.model), forbidden)
         own_ids, own_mask = _to_common_length(batch.ids, batch.mask, self.model.config.text.pad_id)
         hard_ids, hard_mask = all_gather(own_ids)[texts.chosen], all_gather(own_mask)[texts.chosen]
         by_image = self.model.match_logits(_pairwise(own_ids, hard_ids), _pairwise(own_mask, hard_mask), image_kv)
@@ -252,6 +263,7 @@ class FilterObjective(ContrastiveObjective):
         ramp_epochs: float = 1.0,
         joint_positives: bool = True,
         all_rank_negatives: bool = False,
+        negative_temperature: float | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -260,6 +272,7 @@ class FilterObjective(ContrastiveObjective):
             joint_positives=joint_positives,
             student_negatives=True,
             all_rank_negatives=all_rank_negatives,
+            negative_temperature=negative_temperature,
         )
 
 
@@ -280,6 +293,7 @@ class PretrainObjective(ContrastiveObjective):
         ramp_epochs: float = 2.0,
         joint_positives: bool = True,
         all_rank_negatives: bool = False,
+        negative_temperature: float | None = None,
         same_image_negatives: bool = False,
     ) -> None:
         super().__init__(
@@ -289,6 +303,7 @@ class PretrainObjective(ContrastiveObjective):
             joint_positives=joint_positives,
             student_negatives=False,
             all_rank_negatives=all_rank_negatives,
+            negative_temperature=negative_temperature,
             same_image_negatives=same_image_negatives,
         )
 

@@ -119,6 +119,12 @@ class TrainConfig(_Config):
     all_rank_negatives: bool = Field(
         default=False, description="draw hard ITM negatives from the batches of all processes, not of one"
     )
+    negative_temperature: float | None = Field(
+        default=None,
+        gt=0,
+        description="lowest temperature that hard ITM negatives are drawn at; default: the learned one, as the paper. "
+        "Raise it (0.1, 0.2) where captions fit several pictures, or the filter rejects most right texts",
+    )
     same_image_negatives: bool = Field(
         default=False,
         description="the reference's defect: in pre-training, draw other captions of the same picture as ITM negatives",

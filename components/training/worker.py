@@ -184,6 +184,7 @@ def _contrast_options(model: BlipPretrain | BlipFilter, config: TrainConfig, ram
         "teacher": Teacher(model, dropout=config.teacher_dropout),
         "joint_positives": config.joint_positives,
         "all_rank_negatives": config.all_rank_negatives,
+        "negative_temperature": config.negative_temperature,
         "ramp_epochs": ramp_epochs if config.alpha_ramp_epochs is None else config.alpha_ramp_epochs,
     }
 
