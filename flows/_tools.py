@@ -92,7 +92,7 @@ def regenerate(
     image_size: ImageSize = None,
     position_zero: PositionZero = "enc",
     engine: Annotated[str, typer.Option(help="local, or ray (RAY_ADDRESS for a cluster).")] = "local",
-    workers: Annotated[int, typer.Option(help="Processes that hold the models.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that hold the models; 0: one per GPU, or one.")] = 0,
     limit: Annotated[Optional[int], typer.Option(min=1, help="First N pictures only, to try settings.")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:

@@ -31,6 +31,13 @@ class WebInput:
     digest: str
     shards: tuple[ShardSource, ...]
 
+    @property
+    def samples(self) -> int | None:
+        """Samples to work on; None where nobody has counted them."""
+        counts = [shard.expected if shard.take is None else shard.take for shard in self.shards]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
 
 @dataclass(frozen=True)
 class Plan:

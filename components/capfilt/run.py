@@ -78,7 +78,7 @@ def run_capfilt(
     plan_dataset(target, plan.as_json())
     run = Run(name, plan, target, tracker)
     todo = run.recall()
-    with _folder(work_dir) as folder, _shown(progress, name, run.recalled) as run.progress:
+    with _folder(work_dir) as folder, _shown(progress, name, plan.web.samples, run.recalled) as run.progress:
         if todo:
             run_engine(plan, todo, target, folder, on_images=run.count_images, on_shard=run.finished)
     return run.seal()
@@ -166,10 +166,10 @@ class Run:
 
 
 @contextlib.contextmanager
-def _shown(progress: Progress | None, name: str, done: int) -> Iterator[Progress]:
+def _shown(progress: Progress | None, name: str, total: int | None, done: int) -> Iterator[Progress]:
     """The caller's progress, or one of our own."""
     if progress is None:
-        with Progress(None, "images", name, done=done) as own:
+        with Progress(total, "images", name, done=done) as own:
             yield own
     else:
         progress.update(progress.done + done)

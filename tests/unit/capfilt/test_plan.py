@@ -62,7 +62,13 @@ def test_statistics_beside_a_tar_tell_how_many_samples_it_should_have(tmp_path: 
     write_web(tmp_path, shards=3)
     (tmp_path / "00000_stats.json").write_text(json.dumps({"count": 9, "successes": 7}))
     (tmp_path / "00001_stats.json").write_text("not json")
-    assert [shard.expected for shard in web_input(str(tmp_path)).shards] == [7, None, None]
+    found = web_input(str(tmp_path))
+    assert [shard.expected for shard in found.shards] == [7, None, None]
+    assert found.samples is None  # and so no time left can be told
+    for shard in ("00000", "00001", "00002"):
+        (tmp_path / f"{shard}_stats.json").write_text(json.dumps({"successes": 5}))
+    assert web_input(str(tmp_path)).samples == 15
+    assert web_input(str(tmp_path), 7).samples == 7
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(1, [1]), (5, [None]), (7, [None, 2]), (99, [None, None, None])])

@@ -248,3 +248,22 @@ def test_language_loss_is_that_of_all_logits(prompt_length: int) -> None:
     whole = lm_loss(logits, lm_targets(one.ids, one.mask, prompt_length), CONFIG.label_smoothing)
     torch.testing.assert_close(mine.loss, whole.loss)
     torch.testing.assert_close(mine.nll, whole.nll)
+
+
+@pytest.mark.parametrize("kind", [PretrainObjective, FilterObjective])
+def test_negatives_can_be_drawn_less_hard(kind: type[PretrainObjective] | type[FilterObjective]) -> None:
+    """Similarities 0.1 apart: at the learned temperature of 0.01 a factor of e^10, at 0.2 one of e^0.5."""
+    model = BlipPretrain(CONFIG) if kind is PretrainObjective else BlipFilter(CONFIG)
+    model.temperature.data.fill_(0.01)
+    logits = torch.tensor([0.3, 0.2, 0.1]).expand(4000, 3) / model.temperature.detach()
+    nothing = torch.zeros_like(logits, dtype=torch.bool)
+
+    def shares(temperature: float | None) -> torch.Tensor:
+        torch.manual_seed(0)
+        chosen = kind(model, negative_temperature=temperature)._negatives(logits, nothing).chosen
+        return chosen.bincount(minlength=3) / len(chosen)
+
+    assert shares(None)[0] > 0.999
+    assert torch.equal(shares(0.005), shares(None))  # a bound from below
+    expected = torch.tensor([0.3, 0.2, 0.1]).div(0.2).softmax(0)
+    torch.testing.assert_close(shares(0.2), expected, atol=0.03, rtol=0)
