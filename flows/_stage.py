@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Contract)
 RETRY_SECONDS: list[float] = [5, 30]
-_COMPARED = ("eval/", "capfilt/", "truth/")
+_COMPARED = ("eval/", "calibration/", "capfilt/", "truth/")
 
 
 def compared(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -69,7 +69,7 @@ def run_calibration(
         human: captions it was not trained on; the first `config.calibration.images` images are used.
         config: settings of the CapFilt run that the filter is for.
         work_dir: local folder for fetched files; by default one that is deleted afterwards.
-        tracker: gets `filter/threshold`, `filter/purity` and `filter/yield` at `step`.
+        tracker: gets `calibration/threshold`, `calibration/purity` and `calibration/yield` at `step`.
 
     Raises:
         DataError: there are no two images with different captions.

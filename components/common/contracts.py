@@ -84,9 +84,9 @@ class Calibration(Contract):
         """Flat names, the same in every round."""
         chosen = self.chosen
         return {
-            "filter/threshold": chosen.threshold,
-            "filter/purity": chosen.purity,
-            "filter/yield": chosen.yield_share,
+            "calibration/threshold": chosen.threshold,
+            "calibration/purity": chosen.purity,
+            "calibration/yield": chosen.yield_share,
         }
 
 

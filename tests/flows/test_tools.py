@@ -111,8 +111,8 @@ def test_regenerate_with_a_target_precision(world: Path, tmp_path: Path) -> None
     human = ["--calibration", str(world / "captions.json"), "--calibration-images", str(world / "images")]
     arguments = _regenerate(world, tmp_path / "out", *human, "--target-precision", "0.52")
     result = _json(*arguments)
-    chosen = result["metrics"]["filter/threshold"]
-    assert result["metrics"]["filter/purity"] >= 0.52
+    chosen = result["metrics"]["calibration/threshold"]
+    assert result["metrics"]["calibration/purity"] >= 0.52
     assert load_manifest(result["dataset"]["uri"]).config["threshold"] == chosen != 0.5
     (kept,) = (tmp_path / "out" / "calibrations").iterdir()
     assert json.loads(kept.read_text())["chosen"]["threshold"] == chosen

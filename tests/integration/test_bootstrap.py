@@ -96,8 +96,8 @@ def test_the_document(finished: dict[str, Any]) -> None:
     assert [one["round"] for one in document["rounds"]] == [0, 1]
     for one in document["rounds"]:
         assert {"eval/retrieval/mean_recall", "eval/caption/cider", "eval/caption/bleu_4"} <= one["metrics"].keys()
-        assert {"filter/threshold", "filter/purity", "filter/yield"} <= one["metrics"].keys()
-        assert one["metrics"]["filter/threshold"] == 0.2
+        assert {"calibration/threshold", "calibration/purity", "calibration/yield"} <= one["metrics"].keys()
+        assert one["metrics"]["calibration/threshold"] == 0.2
     assert {"capfilt/noise_ratio_web", "capfilt/kept_pairs", "truth/web_true_before"} <= document["rounds"][1][
         "metrics"
     ].keys()
@@ -160,7 +160,7 @@ def test_mlflow_tells_rounds_apart(finished: dict[str, Any]) -> None:
     assert document["mlflow_page"].startswith(f"#/experiments/{parent.info.experiment_id}/runs?")
     assert f"#/experiments/{parent.info.experiment_id}" in parent.data.tags["mlflow.note.content"]
     assert len(names) == len(runs)
-    for name in ("eval/retrieval/mean_recall", "filter/threshold", "filter/purity", "filter/yield"):
+    for name in ("eval/retrieval/mean_recall", "calibration/threshold", "calibration/purity", "calibration/yield"):
         curve = client.get_metric_history(parent.info.run_id, name)
         assert sorted(point.step for point in curve) == [0, 1]  # run twice, and no point twice
     inputs = {entry.dataset.name for entry in parent.inputs.dataset_inputs}

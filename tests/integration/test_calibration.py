@@ -104,7 +104,7 @@ def test_a_calibration_is_its_curve(matcher: ModelRef, val: DatasetRef, tmp_path
     assert found.chosen == curve.at(0.5)
     assert (found.images, found.positives, found.negatives) == (6, 11, 18)
     assert (found.filter, found.human) == (matcher.digest, val.digest)
-    assert found.metrics.keys() == {"filter/threshold", "filter/purity", "filter/yield"}
+    assert found.metrics.keys() == {"calibration/threshold", "calibration/purity", "calibration/yield"}
     assert Calibration.model_validate_json(found.model_dump_json()) == found
     assert not list(tmp_path.iterdir())
     assert run_calibration(matcher, val, settings(images=2)).images == 2
