@@ -69,13 +69,14 @@ def served(tmp_path: Path) -> Iterator[Served]:
         one.api = f"{address[1]}/api"
         yield one
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # SIGINT is ignored by whatever a shell starts in the background
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
             for child in psutil.Process(process.pid).children(recursive=True):
                 child.kill()
             process.kill()
+            process.wait(20)
 
 
 def _training(folder: Path) -> list[int]:
