@@ -14,7 +14,7 @@ from components.common.seeding import digest_of, key_seed
 from components.common.storage import normalise_uri
 from components.data.sampleworld.config import SampleWorldConfig
 from components.evaluation.config import EvaluationConfig
-from components.model.config import BlipConfig
+from components.model.config import BlipConfig, EncodersConfig
 from components.training.config import TrainConfig
 
 TrainedRole = Literal["pretrain", "captioner", "filter"]
@@ -95,6 +95,9 @@ class BootstrapConfig(_Config):
     data: DataConfig = Field(description="what the bootstrap starts from")
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="the vocabulary")
     model: BlipConfig = Field(default_factory=BlipConfig, description="the network")
+    encoders: EncodersConfig = Field(
+        default_factory=EncodersConfig, description="pre-trained encoders that a model from scratch starts from"
+    )
     pretrain: TrainConfig = Field(description="pre-training on web and human pairs: ITC, ITM and LM")
     captioner: TrainConfig = Field(description="finetuning of the captioner on human captions: LM")
     filter: TrainConfig = Field(description="finetuning of the filter on human captions: ITC and ITM")

@@ -37,7 +37,8 @@ def check_before_work(config: BootstrapConfig) -> None:
     store.check()
     refuse_if_busy(store, LOCK_KEY)
     check_disk(scratch_folder(config))
-    if faults := [*_input_faults(config), *_vocabulary_fault(config), *_placement_faults(config)]:
+    checks = (_input_faults, _vocabulary_fault, _encoder_faults, _placement_faults)
+    if faults := [fault for check in checks for fault in check(config)]:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
     check_services(config)
 
@@ -147,6 +148,16 @@ def _vocabulary_fault(config: BootstrapConfig) -> Iterator[str]:
         BlipTokenizer.from_vocab_file(Path(config.tokenizer.vocab_file))
     except ModelError as error:
         yield f"tokenizer.vocab_file: {error}"
+
+
+def _encoder_faults(config: BootstrapConfig) -> Iterator[str]:
+    from components.model.publishing import reference_model
+
+    for name, uri in config.encoders.model_dump(exclude_none=True).items():
+        try:
+            reference_model(uri, "base")
+        except (ModelError, StorageError) as error:
+            yield f"encoders.{name}: {error}"
 
 
 def _placement_faults(config: BootstrapConfig) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from components.common.contracts import ModelRef
 from components.common.errors import ConfigError
 from flows._console import command
 
 if TYPE_CHECKING:
     from components.capfilt.config import CapfiltConfig
-    from components.common.contracts import Calibration
+    from components.common.contracts import Calibration, ModelRef
     from components.common.storage import Store
 
 M = TypeVar("M", bound=BaseModel)
@@ -113,17 +111,18 @@ def regenerate(
         from components.capfilt.calibration import settle
         from components.capfilt.run import run_capfilt
         from components.common.storage import open_store
+        from components.model.publishing import reference_model
 
         target = open_store(out)
         target.check()
-        matcher, measured = _model_ref(filter, "filter"), {}
+        matcher, measured = reference_model(filter, "filter"), {}
         with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
             if human is not None:
                 calibrated = _measure_filter(matcher, human, config, target, Path(folder))
                 config, measured = settle(config, calibrated), calibrated.metrics
             result = run_capfilt(
                 web,
-                _model_ref(captioner, "captioner"),
+                reference_model(captioner, "captioner"),
                 matcher,
                 config,
                 store=target,
@@ -162,7 +161,7 @@ def _calibration_files(
 
 
 def _measure_filter(
-    matcher: ModelRef, human: tuple[str, str], config: "CapfiltConfig", out: "Store", folder: Path
+    matcher: "ModelRef", human: tuple[str, str], config: "CapfiltConfig", out: "Store", folder: Path
 ) -> "Calibration":
     """The filter measured on annotations and pictures, once per output."""
     from components.capfilt.calibration import remembered, run_calibration
@@ -305,26 +304,6 @@ def _local_model(uri: str) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="capfilt-") as cache:
         yield fetch_model(normalise_uri(uri), Path(cache))
-
-
-def _model_ref(uri: str, role: Literal["captioner", "filter"]) -> ModelRef:
-    """A reference to any model folder: its published digest, or one over the files that decide what it does."""
-    from components.common.errors import ModelError
-    from components.common.seeding import digest_of
-    from components.common.storage import open_store, sha256_file
-
-    store = open_store(uri)
-    if store.exists("model.json"):
-        return ModelRef(role=role, uri=store.uri, digest=str(json.loads(store.read("model.json"))["digest"]))
-    names = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "vocab.txt")
-    parts = []
-    for name in names:
-        info, path = store.info(name), store.local_path(name)
-        if info is not None:
-            parts.append([name, sha256_file(path) if path is not None else [info.size, info.etag]])
-    if not any(name == "config.json" for name, _ in parts):
-        raise ModelError(f"{store.uri} is no model folder: there is no config.json; name the folder that holds it")
-    return ModelRef(role=role, uri=store.uri, digest=digest_of([role, parts]))
 
 
 def _checked(model: type[M], **values: Any) -> M:

@@ -13,11 +13,11 @@ Mixture = Sequence[tuple[DatasetRef, int]]
 
 
 def pretrain(bench: Bench, number: int, mixture: Mixture, tokenizer: TokenizerRef, last: ModelRef | None) -> ModelRef:
-    """Pre-train the base model of a round on a mixture; from `last` if the config continues, else from scratch."""
+    """Pre-train the base model of a round on a mixture; from `last` if the config continues, else from the start."""
     from components.training import pretrain as component
 
     config = bench.config
-    init = last if config.init == "continue" else None
+    init = last if config.init == "continue" and last is not None else start_model(bench, tokenizer)
     training = config.training("pretrain")
     depends = {
         "config": training,
@@ -46,6 +46,27 @@ def pretrain(bench: Bench, number: int, mixture: Mixture, tokenizer: TokenizerRe
     result = bench.run(stage)
     bench.note_training(number, "pretrain", result)
     return result.model
+
+
+def start_model(bench: Bench, tokenizer: TokenizerRef) -> ModelRef | None:
+    """What the configured encoders and fresh weights make; None without encoders: then the training makes it."""
+    from components.model import encoders
+    from components.model.publishing import reference_model
+
+    config = bench.config
+    found = {name: reference_model(uri, "base") for name, uri in config.encoders.model_dump(exclude_none=True).items()}
+    if not found:
+        return None
+    seed = config.training("pretrain").seed
+    depends = {"encoders": {name: ref.digest for name, ref in found.items()}, "model": config.model, "seed": seed}
+    depends["tokenizer"] = tokenizer.digest
+
+    def work(bay: Bay) -> ModelRef:
+        return encoders.publish_start(
+            config.model, found, tokenizer=tokenizer.uri, seed=seed, store=bay.model_store, work_dir=bay.work_dir
+        )
+
+    return bench.run(Stage("start", "encoders", encoders.REVISION, depends, ModelRef, work))
 
 
 @flow(name="pretraining", flow_run_name="pretraining-{config_path}")

@@ -108,6 +108,17 @@ class BlipConfig(_Config):
         return self.model_copy(update={"vision": VisionConfig(**{**self.vision.model_dump(), **changes})})
 
 
+class EncodersConfig(_Config):
+    """What a model from scratch starts from; the paper: an ImageNet ViT and BERT-base, all else fresh (section 4.1)."""
+
+    vision: str | None = Field(
+        default=None, description="URI of a ViT's folder as transformers or timm save it; null: random weights"
+    )
+    text: str | None = Field(
+        default=None, description="URI of a BERT's folder as transformers saves it; null: random weights"
+    )
+
+
 def _check_heads(width: int, heads: int) -> None:
     if width % heads:
         raise ValueError(f"width {width} must be a multiple of heads {heads}")

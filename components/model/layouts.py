@@ -46,7 +46,7 @@ def vision_slots(config: BlipConfig, ours: str = "vision_model") -> Iterator[Slo
     yield Slot(f"{ours}.positions", ((f"{theirs}.embeddings.position_embedding",),))
     yield Slot(f"{ours}.patch.weight", ((f"{theirs}.embeddings.patch_embedding.weight",),), convolution)
     yield Slot(f"{ours}.patch.bias", ((f"{theirs}.embeddings.patch_embedding.bias",),))
-    yield from _module(f"{ours}.norm", f"{theirs}.post_layernorm")
+    yield from module_slots(f"{ours}.norm", f"{theirs}.post_layernorm")
     names = {
         "norm1": "layer_norm1",
         "attention.qkv": "self_attn.qkv",
@@ -57,7 +57,7 @@ def vision_slots(config: BlipConfig, ours: str = "vision_model") -> Iterator[Slo
     }
     for index in range(vision.depth):
         for own, their in names.items():
-            yield from _module(f"{ours}.blocks.{index}.{own}", f"{theirs}.encoder.layers.{index}.{their}")
+            yield from module_slots(f"{ours}.blocks.{index}.{own}", f"{theirs}.encoder.layers.{index}.{their}")
 
 
 def text_slots(config: BlipConfig, roles: tuple[Role, ...], ours: str = "text") -> Iterator[Slot]:
@@ -85,15 +85,15 @@ def text_slots(config: BlipConfig, roles: tuple[Role, ...], ours: str = "text") 
         yield from _shared(f"{layer}.norm", layers, ("output.LayerNorm",))
     if "decoder" in roles:
         head = "text_decoder.cls.predictions"
-        yield from _module(f"{ours}.head.dense", f"{head}.transform.dense")
-        yield from _module(f"{ours}.head.norm", f"{head}.transform.LayerNorm")
+        yield from module_slots(f"{ours}.head.dense", f"{head}.transform.dense")
+        yield from module_slots(f"{ours}.head.norm", f"{head}.transform.LayerNorm")
         yield Slot(f"{ours}.head.bias", ((f"{head}.bias",),))
 
 
 def head_slots() -> Iterator[Slot]:
     """Projections to the shared space and the matching head; the temperature lives in the config."""
     for name in ("vision_proj", "text_proj", "itm_head"):
-        yield from _module(name, name)
+        yield from module_slots(name, name)
 
 
 def base_names(config: BlipConfig) -> set[str]:
@@ -102,8 +102,9 @@ def base_names(config: BlipConfig) -> set[str]:
     return {name for slot in slots for place in slot.places for name in place}
 
 
-def _module(ours: str, theirs: str) -> Iterator[Slot]:
-    return _shared(ours, [theirs], ("",))
+def module_slots(ours: str, *theirs: str) -> Iterator[Slot]:
+    """Weight and bias of one of our modules, which files keep as these modules, one below the other."""
+    return _shared(ours, [""], theirs)
 
 
 def _shared(

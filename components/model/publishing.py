@@ -10,7 +10,8 @@ from typing import Any
 from components.common.contracts import ModelRef, ModelRole
 from components.common.errors import ModelError
 from components.common.seeding import digest_of
-from components.common.storage import Store, open_store, sha256_file
+from components.common.storage import Store, open_store, sha256_file, split_uri
+from components.model.tokenizer import TOKENIZER_FILE
 
 MODEL_FILE = "model.json"
 _PLAIN_FILES = (  # what a folder from elsewhere, without model.json, may hold that is of use
@@ -25,6 +26,7 @@ _PLAIN_FILES = (  # what a folder from elsewhere, without model.json, may hold t
     "tokenizer_config.json",
     "vocab.txt",
 )
+_DECISIVE_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "vocab.txt")
 
 
 def publish_model(folder: Path | str, store: Store, role: ModelRole) -> ModelRef:
@@ -75,6 +77,38 @@ def fetch_model(uri: str, cache_dir: Path | str, *, digest: str | None = None) -
             _verify(Path(store.uri), record["files"], uri)
         return Path(store.uri)
     return _download(store, record, Path(cache_dir))
+
+
+def fetch_tokenizer(uri: str, cache_dir: Path | str) -> Path:
+    """A local folder with the tokenizer at `uri`, the URI of its folder or of its `tokenizer.json`."""
+    folder, name = split_uri(uri)
+    store = open_store(folder if name == TOKENIZER_FILE else uri)
+    local = store.local_path(TOKENIZER_FILE)
+    if local is not None:
+        return local.parent
+    cache = Path(cache_dir)
+    store.download(TOKENIZER_FILE, cache / TOKENIZER_FILE)
+    return cache
+
+
+def reference_model(uri: str, role: ModelRole) -> ModelRef:
+    """A reference to any model folder: its published digest, or one over the files that decide what it does.
+
+    Raises:
+        ModelError: there is no model folder.
+    """
+    store = open_store(uri)
+    record = _read_record(store)
+    if record is not None:
+        return ModelRef(role=role, uri=store.uri, digest=record["digest"])
+    parts = []
+    for name in _DECISIVE_FILES:
+        info, path = store.info(name), store.local_path(name)
+        if info is not None:
+            parts.append([name, sha256_file(path) if path is not None else [info.size, info.etag]])
+    if not any(name == "config.json" for name, _ in parts):
+        raise ModelError(f"{store.uri} is no model folder: there is no config.json; name the folder that holds it")
+    return ModelRef(role=role, uri=store.uri, digest=digest_of([role, parts]))
 
 
 def _download(store: Store, record: Mapping[str, Any] | None, cache: Path) -> Path:

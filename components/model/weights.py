@@ -8,14 +8,12 @@ captioner and filter together, and the momentum encoders and queues beside them 
 Nothing that pickles is read from a folder; an original checkpoint is read with `weights_only=True`.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -36,6 +34,7 @@ from components.model.layouts import Slot
 from components.model.objectives import TEMPERATURE_RANGE
 from components.model.original import read_original
 from components.model.publishing import fetch_model, publish_model
+from components.model.tensors import WEIGHTS_FILE, read_safetensors, read_tensors
 from components.model.text import ROLES, Role
 from components.model.tokenizer import BlipTokenizer
 from components.model.vision import resize_positions
@@ -57,8 +56,7 @@ __all__ = [
 AnyModel = BlipPretrain | BlipCaptioner | BlipFilter | BlipVqa
 ModelType = TypeVar("ModelType", bound=nn.Module)
 
-WEIGHTS_FILE, INDEX_FILE, TEACHER_FILE = "model.safetensors", "model.safetensors.index.json", "pretraining.safetensors"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TEACHER_FILE = "pretraining.safetensors"
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def load_vqa(
 def load_teacher(folder: Path | str) -> dict[str, Tensor] | None:
     """Momentum encoders and queue in a pre-trained model's folder (`Objective.load_teacher_state`); None if absent."""
     path = Path(folder) / TEACHER_FILE
-    return _read_safetensors(path) if path.is_file() else None
+    return read_safetensors(path) if path.is_file() else None
 
 
 def save_model(
@@ -218,7 +216,7 @@ def _load(
                 f"{source} is a VQA model, whose decoder reads questions: give a captioner, filter or base"
             )
         preprocessor = read_preprocessor(source, config.vision.image_size)
-        weights = _read_folder(source)
+        weights = read_tensors(source)
     else:
         config, weights = read_original(source)
         config = config.with_text(pad_id=tokenizer.pad_id, sep_id=tokenizer.sep_id)  # the file does not say
@@ -276,42 +274,3 @@ def _tokenizer_of(source: Path) -> BlipTokenizer:
             f"{source}: an original checkpoint brings no tokenizer: put bert-base-uncased's vocab.txt beside it"
         )
     return BlipTokenizer.load(source if source.is_dir() else source.parent)
-
-
-def _read_folder(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors, in one file or in several with an index."""
-    if (folder / WEIGHTS_FILE).is_file():
-        return _read_safetensors(folder / WEIGHTS_FILE)
-    if (folder / INDEX_FILE).is_file():
-        return _read_sharded(folder)
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    if pickles:
-        raise ModelError(
-            f"{folder} holds {', '.join(pickles)}, a pickle, which can run code when read, and no {WEIGHTS_FILE}: "
-            f"load it with transformers where you trust it, and save_pretrained writes {WEIGHTS_FILE}"
-        )
-    raise ModelError(f"{folder} holds no {WEIGHTS_FILE}: give a model folder as transformers saves it")
-
-
-def _read_sharded(folder: Path) -> dict[str, Tensor]:
-    """Tensors of the files that an index lists, all beside it."""
-    path = folder / INDEX_FILE
-    try:
-        files = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{path}: not a safetensors index: {error!r}; copy it again from its source") from error
-    outside = [name for name in files if Path(name).name != name]
-    if outside:
-        raise ModelError(f"{path}: names files outside its folder: {', '.join(outside)}; refused")
-    result: dict[str, Tensor] = {}
-    for name in files:
-        result |= _read_safetensors(folder / name)
-    return result
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not readable as safetensors: {error}; fetch or copy it again") from error

@@ -17,7 +17,7 @@ from components.common import distributed
 from components.common.contracts import ModelRole, TrainResult
 from components.common.errors import ConfigError
 from components.common.seeding import key_seed, seed_everything
-from components.common.storage import join_uri, open_store, sha256_file, split_uri
+from components.common.storage import join_uri, open_store, sha256_file
 from components.data.loader import LoaderConfig, LoaderState, PairLoader
 from components.model import weights
 from components.model.blip import BlipFilter, BlipPretrain
@@ -29,7 +29,9 @@ from components.model.learning import (
     PretrainObjective,
 )
 from components.model.momentum import NO_IMAGE, Teacher
-from components.model.tokenizer import TOKENIZER_FILE, BlipTokenizer
+from components.model.publishing import fetch_tokenizer
+from components.model.tensors import WEIGHTS_FILE
+from components.model.tokenizer import BlipTokenizer
 from components.model.weights import LoadedModel, Preprocessor
 from components.training.checkpoint import Checkpoints, Saved
 from components.training.config import TrainConfig
@@ -166,7 +168,7 @@ def _from_scratch(spec: TrainSpec, work_dir: Path) -> Subject:
     if spec.model is None or spec.tokenizer is None or spec.objective != "pretrain":
         raise ConfigError(f"{spec.label}: only pre-training starts from scratch; give {spec.objective} a base model")
     uri = spec.tokenizer
-    tokenizer = _once_per_machine(lambda: _fetch_tokenizer(uri, work_dir / "tokenizer"))
+    tokenizer = _once_per_machine(lambda: fetch_tokenizer(uri, work_dir / "tokenizer"))
     config = spec.model.for_tokenizer(BlipTokenizer.load(tokenizer))
     if spec.config.image_size is not None:
         config = config.with_vision(image_size=spec.config.image_size)
@@ -195,19 +197,6 @@ def _once_per_machine(fetch: Callable[[], Path]) -> Path:
     path = fetch() if first else None
     distributed.barrier()
     return path if path is not None else fetch()
-
-
-def _fetch_tokenizer(uri: str, cache: Path) -> Path:
-    """A tokenizer's folder on this machine, from the URI of the folder or of its `tokenizer.json`."""
-    folder, name = split_uri(uri)
-    if name != TOKENIZER_FILE:
-        folder = uri
-    store = open_store(folder)
-    local = store.local_path(TOKENIZER_FILE)
-    if local is not None:
-        return local.parent
-    store.download(TOKENIZER_FILE, cache / TOKENIZER_FILE)
-    return cache
 
 
 def _check_same_training(saved: Saved, spec: TrainSpec) -> None:
@@ -321,7 +310,7 @@ def _publish(
     store = open_store(spec.store)
     role = _ROLES[spec.objective]
     # Named by content too: other hardware rounds differently, and must not replace what others refer to.
-    name = f"{spec.fingerprint[:16]}-{sha256_file(folder / weights.WEIGHTS_FILE)[:16]}"
+    name = f"{spec.fingerprint[:16]}-{sha256_file(folder / WEIGHTS_FILE)[:16]}"
     model = weights.publish_model(folder, store.child("models", role, name), role)
     key = f"training/{role}/{name}/history.jsonl"
     store.upload(history.path, key)

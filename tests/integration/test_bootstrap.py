@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from transformers import ViTConfig, ViTModel
 
 from components.common.storage import open_store
 from components.data.manifest import load_manifest
@@ -42,6 +43,13 @@ def _run(
     )
 
 
+def _random_vit(folder: Path) -> Path:
+    """As wide as the tiny bootstrap's, for larger pictures."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
+    ViTModel(ViTConfig(**sizes, image_size=64, patch_size=16)).save_pretrained(folder)
+    return folder
+
+
 def _survivors(folder: Path) -> list[str]:
     """Processes that mention a folder: trainings and servers of a run there."""
     found = []
@@ -60,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> Any:
     with serve_s3(folder / "s3") as server:
-        arguments = options(store=f"{server.uri}/root")
+        arguments = options(store=f"{server.uri}/root", encoders__vision=_random_vit(folder / "vit"))
         work = folder / "work"
         work.mkdir()
         refused = _run(arguments, work, server.environment(secret="wrong"))
@@ -104,6 +112,10 @@ def test_the_document(finished: dict[str, Any]) -> None:
     assert {one["name"] for one in document["datasets"]} >= {"human-train", "human-test", "web", "web-capfilt-1"}
     assert [one["role"] for one in document["models"]] == ["base", "captioner", "filter"] * 2
     assert document["champion"] in (0, 1)
+
+
+def test_every_round_starts_from_the_given_image_encoder(finished: dict[str, Any]) -> None:
+    assert [one["stage"] for one in finished["first"]["stages"]].count("start") == 2
 
 
 def test_everything_lies_in_the_bucket(finished: dict[str, Any]) -> None:
