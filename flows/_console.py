@@ -5,10 +5,12 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -32,6 +34,15 @@ _LOUD = (
     "mlflow",
     "matplotlib",
 )
+
+
+def program(name: str) -> str:
+    """What to type for a program installed with this one: its name, or its path where the name would not be found."""
+    path = Path(sys.executable).parent / name
+    if shutil.which(name) is not None or not path.is_file():
+        return name
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def set_up_logging(*, verbose: bool = False) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from components.common.contracts import BootstrapResult, RoundResult
 from components.common.progress import clock
+from flows._console import program
 
 # name, what it means in a few words, whether more is better (None: neither)
 SHOWN: tuple[tuple[str, str, bool | None], ...] = (
@@ -76,7 +77,7 @@ def mlflow_words(uri: str, page: str) -> str:
     """Where the rounds are seen: an address, and before it, for a database file, the command that serves it."""
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/{page}"
-    return f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000/{page}"
+    return f"{program('mlflow')} ui --backend-store-uri {uri}, then http://127.0.0.1:5000/{page}"
 
 
 def markdown_table(rounds: Sequence[RoundResult]) -> str:

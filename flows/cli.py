@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from flows import _datasets, _tools
-from flows._console import Output, command
+from flows._console import Output, command, program
 
 app = typer.Typer(
     name="capfilt",
@@ -52,7 +52,7 @@ def run(config: Config = None, overrides: Overrides = None, as_json: Json = Fals
             if server is not None:
                 server.wait()
             result = bootstrap(str(path) if path else None, settings)
-        pages = ["capfilt", "ui", *([str(config)] if config else []), *(f"--set={one}" for one in settings)]
+        pages = [program("capfilt"), "ui", *([str(config)] if config else []), *(f"--set={one}" for one in settings)]
         _show_result(out, result.model_dump(mode="json"), shlex.join(pages))
 
 

@@ -61,7 +61,7 @@ def run_evaluation(
     if not samples:
         raise DataError(f"{test.uri}: the test split has no images to measure on")
     models = work_dir / "models"
-    with progress or Progress(2 * len(samples), "images", f"round-{round}/evaluate") as bar:
+    with progress or Progress(2 * len(samples), "image passes", f"round-{round}/evaluate") as bar:
         writer = load_captioner(fetch_model(captioner.uri, models, digest=captioner.digest))
         texts = caption_images(writer, samples, config, bar.advance)
         del writer

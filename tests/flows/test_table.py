@@ -1,3 +1,8 @@
+import sys
+from pathlib import Path
+
+import pytest
+
 from components.common.contracts import DatasetRef, ModelRef, RoundResult
 from flows._table import markdown_table, mlflow_words
 
@@ -32,8 +37,14 @@ def test_rounds_side_by_side_with_changes() -> None:
     ]
 
 
-def test_where_the_rounds_are_seen() -> None:
+def test_where_the_rounds_are_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page = "#/experiments/1/runs?workflowType=machine_learning"
     assert mlflow_words("http://tracking:5000/", page) == f"http://tracking:5000/{page}"
-    words = mlflow_words("sqlite:////runs/mlflow.db", page)
-    assert words == f"mlflow ui --backend-store-uri sqlite:////runs/mlflow.db, then http://127.0.0.1:5000/{page}"
+    installed = Path(sys.executable).parent
+    for path, command in ((str(installed), "mlflow"), (str(tmp_path), f"{installed}/mlflow")):
+        monkeypatch.setenv("PATH", path)
+        monkeypatch.chdir(tmp_path)
+        words = mlflow_words("sqlite:////runs/mlflow.db", page)
+        assert words == f"{command} ui --backend-store-uri sqlite:////runs/mlflow.db, then http://127.0.0.1:5000/{page}"
+    monkeypatch.chdir(installed.parent)
+    assert mlflow_words("sqlite:////m.db", page).startswith(f"{installed.name}/mlflow ui ")
