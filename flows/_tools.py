@@ -5,7 +5,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar, cast, get_args
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,7 @@ from components.common.errors import ConfigError
 from flows._console import command
 
 if TYPE_CHECKING:
+    from components.capfilt.arithmetic import AnyPrecision
     from components.capfilt.config import CapfiltConfig
     from components.common.contracts import Calibration, ModelRef
     from components.common.storage import Store
@@ -23,7 +24,7 @@ M = TypeVar("M", bound=BaseModel)
 Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
 Model = Annotated[str, typer.Option(help="Model folder (Hugging Face form or ours), local or s3://.")]
 Images = Annotated[list[Path], typer.Argument(help="Picture files.", metavar="IMAGE")]
-Dtype = Annotated[str, typer.Option(help="Arithmetic of the models: fp32 or bf16.")]
+Dtype = Annotated[str, typer.Option(help="Arithmetic of the models: fp32, bf16, or auto: bf16 where it is faster.")]
 Decoding = Annotated[str, typer.Option(help="How captions are written: greedy, beam or nucleus.")]
 TopP = Annotated[float, typer.Option(help="nucleus: probability mass drawn from.")]
 TopK = Annotated[int, typer.Option(help="nucleus: tokens drawn from at most; 0: no limit.")]
@@ -85,7 +86,7 @@ def regenerate(
     repetition_penalty: Penalty = 1.0,
     prompt: Prompt = "a picture of ",
     seed: Seed = 0,
-    dtype: Dtype = "fp32",
+    dtype: Dtype = "auto",
     batch_size: Annotated[int, typer.Option(help="Pictures per batch; halved where memory runs out.")] = 32,
     image_size: ImageSize = None,
     position_zero: PositionZero = "enc",
@@ -186,7 +187,7 @@ def caption(
     repetition_penalty: Penalty = 1.0,
     prompt: Prompt = "a picture of ",
     seed: Seed = 0,
-    dtype: Dtype = "fp32",
+    dtype: Dtype = "auto",
     image_size: ImageSize = None,
     as_json: Json = False,
 ) -> None:
@@ -223,7 +224,7 @@ def match(
     model: Model,
     text: Annotated[list[str], typer.Option(help="A text; may be repeated.")],
     position_zero: PositionZero = "enc",
-    dtype: Dtype = "fp32",
+    dtype: Dtype = "auto",
     image_size: ImageSize = None,
     as_json: Json = False,
 ) -> None:
@@ -271,7 +272,9 @@ def retrieval(
     images: Annotated[str, typer.Option(help="Folder that its file names are relative to.")],
     top_k: Annotated[int, typer.Option(help="Candidates per query that ITM re-ranks.")] = 128,
     limit: Annotated[Optional[int], typer.Option(min=1, help="First N pictures only.")] = None,  # noqa: UP045
-    dtype: Dtype = "fp32",
+    dtype: Annotated[
+        str, typer.Option(help="Arithmetic of the model: fp32, or bf16 for less exact and faster.")
+    ] = "fp32",
     position_zero: PositionZero = "enc",
     as_json: Json = False,
 ) -> None:
@@ -281,7 +284,7 @@ def retrieval(
 
         ranking = _checked(RetrievalConfig, top_k=top_k)
         config = _checked(
-            EvaluationConfig, retrieval=ranking, limit=limit, precision=_dtype(dtype), position_zero=position_zero
+            EvaluationConfig, retrieval=ranking, limit=limit, precision=dtype, position_zero=position_zero
         )
         from components.common.storage import open_store
         from components.data.coco import import_coco
@@ -317,10 +320,13 @@ def _checked(model: type[M], **values: Any) -> M:
         raise ConfigError("\n".join(faults)) from error
 
 
-def _dtype(name: str) -> Literal["fp32", "bf16"]:
-    if name not in ("fp32", "bf16"):
-        raise ConfigError(f"--dtype {name}: use fp32 or bf16")
-    return "bf16" if name == "bf16" else "fp32"
+def _dtype(name: str) -> "AnyPrecision":
+    """The arithmetic of an option's name."""
+    from components.capfilt.arithmetic import AnyPrecision
+
+    if name not in get_args(AnyPrecision):
+        raise ConfigError(f"--dtype {name}: use {', '.join(get_args(AnyPrecision))}")
+    return cast("AnyPrecision", name)
 
 
 def _read_images(paths: Sequence[Path]) -> list[tuple[Path, bytes]]:

@@ -74,7 +74,11 @@ class CapfiltConfig(BaseModel):
     max_tokens: int = Field(default=35, ge=4, description="tokens of a text that the filter reads")
     max_pixels: int = Field(default=50_000_000, ge=1, description="pixels beyond which a picture is refused undecoded")
     min_side: int = Field(default=2, ge=1, description="shortest side in pixels below which a picture is refused")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="arithmetic of the models")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="arithmetic of the models; auto: bf16 where it is faster (GPUs from Ampere on, CPUs with AMX), "
+        "else fp32; a run that goes on keeps what it began with",
+    )
     batch_size: int = Field(default=32, ge=1, description="images per batch; halved where memory runs out")
     limit: int | None = Field(default=None, ge=1, description="first N images only, to try settings; null: all")
     guard: GuardConfig = Field(default_factory=GuardConfig, description="when captions count as collapsed")

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from components.capfilt.arithmetic import Precision, fast_precision
+from components.capfilt.config import CapfiltConfig
 from components.capfilt.local import OnImages, process_shards
 from components.capfilt.plan import Plan
 from components.capfilt.reading import ShardSource
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 OnShard = Callable[[Finished], None]
 _GOODBYE_SECONDS = 3.0
+_WITHOUT_BF16 = ("K80", "P4", "P100", "T4", "V100")  # GPUs before Ampere, as Ray names them
 
 
 def run_engine(
@@ -52,6 +55,16 @@ def run_engine(
         _in_processes(plan, todo, store, folder, workers, on_images, on_shard)
     else:
         _alone(plan, todo, store, folder, on_images, on_shard)
+
+
+def engine_precision(config: CapfiltConfig) -> Precision:
+    """What `auto` is where the work will be done: on this machine, or on a Ray cluster elsewhere (RAY_ADDRESS)."""
+    if config.engine != "ray" or not os.environ.get("RAY_ADDRESS"):
+        return fast_precision()
+    with _ray_session() as ray:
+        resources = ray.cluster_resources()
+    old = any(f"accelerator_type:{name}" in resources for name in _WITHOUT_BF16)
+    return "bf16" if resources.get("GPU") and not old else "fp32"
 
 
 def _alone(
@@ -109,6 +122,29 @@ def _pooled(assignment: Assignment, todo: Sequence[ShardSource], workers: int) -
 
 def _on_ray(plan: Plan, todo: Sequence[ShardSource], store: Store, on_images: OnImages, on_shard: OnShard) -> None:
     """Actors in a Ray cluster (RAY_ADDRESS, or one started here). Shards' names go to them, pixels never travel."""
+    actors: list[Any] = []
+    with _ray_session() as ray:
+        try:
+            workers, hire = _ray_hiring(ray, plan, store, len(todo))
+
+            def start() -> Any:
+                actors.append(hire())
+                return actors[-1]
+
+            for shard in _ray_shards(ray, [start() for _ in range(workers)], start, deque(todo), plan.config.retries):
+                on_images(shard.record.counts.samples)
+                on_shard(shard)
+        finally:
+            # A killed actor leaves its folder behind, fetched models and all; one that is dead or busy does not answer.
+            if goodbyes := [actor.close.remote() for actor in actors]:
+                ray.wait(goodbyes, num_returns=len(goodbyes), timeout=_GOODBYE_SECONDS)
+            for actor in actors:
+                ray.kill(actor)
+
+
+@contextlib.contextmanager
+def _ray_session() -> Iterator[Any]:
+    """Ray, connected to the cluster of RAY_ADDRESS or to one started here, for as long as it is needed."""
     try:
         import ray
     except ImportError as error:
@@ -117,23 +153,9 @@ def _on_ray(plan: Plan, todo: Sequence[ShardSource], store: Store, on_images: On
     started = not ray.is_initialized()
     if started:
         ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, logging_level=logging.WARNING)
-    actors: list[Any] = []
     try:
-        workers, hire = _ray_hiring(ray, plan, store, len(todo))
-
-        def start() -> Any:
-            actors.append(hire())
-            return actors[-1]
-
-        for shard in _ray_shards(ray, [start() for _ in range(workers)], start, deque(todo), plan.config.retries):
-            on_images(shard.record.counts.samples)
-            on_shard(shard)
+        yield ray
     finally:
-        # A killed actor leaves its folder behind, fetched models and all; one that is dead or busy does not answer.
-        if goodbyes := [actor.close.remote() for actor in actors]:
-            ray.wait(goodbyes, num_returns=len(goodbyes), timeout=_GOODBYE_SECONDS)
-        for actor in actors:
-            ray.kill(actor)
         if started:
             ray.shutdown()
 

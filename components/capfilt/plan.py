@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from components.capfilt.arithmetic import Precision
 from components.capfilt.config import OUTPUT_VERSION, CapfiltConfig
 from components.capfilt.reading import ShardSource, fetch_shard
 from components.common.contracts import DatasetRef, ModelRef
@@ -47,6 +48,10 @@ class Plan:
     captioner: ModelRef
     filter: ModelRef
     config: CapfiltConfig
+
+    def at(self, precision: Precision) -> "Plan":
+        """This plan in other arithmetic."""
+        return replace(self, config=self.config.model_copy(update={"precision": precision}))
 
     def as_json(self) -> dict[str, Any]:
         """Everything the output depends on, and nothing else: no places, no speed settings."""

@@ -4,11 +4,13 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
+from components.capfilt.arithmetic import Precision
 from components.capfilt.config import OUTPUT_VERSION, CapfiltConfig
-from components.capfilt.engine import run_engine
+from components.capfilt.engine import engine_precision, run_engine
 from components.capfilt.guard import check_collapse
 from components.capfilt.plan import Plan, web_input
 from components.capfilt.reading import ShardSource
@@ -24,6 +26,7 @@ from components.data.manifest import (
     Counts,
     ShardRecord,
     dataset_store,
+    is_planned,
     plan_dataset,
     read_commit,
     seal_dataset,
@@ -74,7 +77,14 @@ def run_capfilt(
     if config.target_precision is not None:
         raise ConfigError("a threshold has yet to be chosen for target_precision: see calibration.settle")
     plan = Plan(web_input(web, config.limit), captioner, filter, config)
-    target = out or dataset_store(store, name, plan.fingerprint)
+
+    def place(plan: Plan) -> Store:
+        return out or dataset_store(store, name, plan.fingerprint)
+
+    if config.precision == "auto":
+        plan = _at_a_precision(plan, place)
+        logger.info("%s: arithmetic in %s", name, plan.config.precision)
+    target = place(plan)
     plan_dataset(target, plan.as_json())
     run = Run(name, plan, target, tracker)
     todo = run.recall()
@@ -82,6 +92,13 @@ def run_capfilt(
         if todo:
             run_engine(plan, todo, target, folder, on_images=run.count_images, on_shard=run.finished)
     return run.seal()
+
+
+def _at_a_precision(plan: Plan, place: Callable[[Plan], Store]) -> Plan:
+    """A plan for `auto`: at the precision it was begun at, perhaps elsewhere, or at the one that is fast here."""
+    choices: dict[Precision, Plan] = {precision: plan.at(precision) for precision in get_args(Precision)}
+    begun = (one for one in choices.values() if is_planned(place(one), one.as_json()))
+    return next(begun, None) or choices[engine_precision(plan.config)]
 
 
 class Run:

@@ -198,6 +198,14 @@ def plan_dataset(store: Store, plan: Mapping[str, Any]) -> str:
     return digest_of(plan)
 
 
+def is_planned(store: Store, plan: Mapping[str, Any]) -> bool:
+    """Whether just this was begun here."""
+    if not store.exists(PLAN_KEY):
+        return False
+    there = _load_json(store.read(PLAN_KEY), join_uri(store.uri, PLAN_KEY))
+    return not plan_differences(there, json.loads(canonical_json(plan)))
+
+
 def plan_differences(there: Any, wanted: Any, name: str = "") -> list[str]:
     """Where two JSON values differ, e.g. `decoding.top_p: 0.9 there, 0.8 asked for`."""
     if isinstance(there, dict) and isinstance(wanted, dict):

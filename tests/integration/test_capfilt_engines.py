@@ -1,5 +1,6 @@
 """The same bytes come out of every engine, whoever dies in between."""
 
+import json
 import signal
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from components.capfilt import engine
 from components.capfilt.config import CapfiltConfig
 from components.capfilt.guard import GuardConfig
 from components.capfilt.run import run_capfilt
@@ -158,3 +160,21 @@ def test_an_error_in_an_actor_is_the_runs_error(tmp_path: Path, web: Path, model
             workers=1,
             guard=GuardConfig(max_top_caption_share=0.01, min_captions=1),
         )
+
+
+def test_auto_goes_on_at_the_precision_it_began_with(
+    tmp_path: Path, web: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def precision(root: Path) -> str:
+        with pytest.raises(GateError):  # stops after the first shard
+            run(web, models, root, guard=GuardConfig(max_top_caption_share=0.01, min_captions=1))
+        (plan,) = root.rglob("plan.json")
+        return str(json.loads(plan.read_text())["config"]["precision"])
+
+    monkeypatch.setattr(engine, "fast_precision", lambda: "bf16")
+    assert precision(tmp_path / "a") == "bf16"
+    monkeypatch.setattr(engine, "fast_precision", lambda: "fp32")
+    assert precision(tmp_path / "a") == "bf16"
+    assert precision(tmp_path / "b") == "fp32"
+    asked = run(web, models, tmp_path / "c", precision="fp32")
+    assert run(web, models, tmp_path / "d").dataset.digest == asked.dataset.digest
