@@ -111,15 +111,16 @@ def regenerate(
         config = _checked(CapfiltConfig, seed=seed, decoding=how, **rules, **reading, **speed)
         from components.capfilt.calibration import settle
         from components.capfilt.run import run_capfilt
+        from components.common.scratch import ScratchFolder
         from components.common.storage import open_store
         from components.model.publishing import reference_model
 
         target = open_store(out)
         target.check()
         matcher, measured = reference_model(filter, "filter"), {}
-        with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
+        with ScratchFolder("regenerate") as folder:
             if human is not None:
-                calibrated = _measure_filter(matcher, human, config, target, Path(folder))
+                calibrated = _measure_filter(matcher, human, config, target, folder)
                 config, measured = settle(config, calibrated), calibrated.metrics
             result = run_capfilt(
                 web,
@@ -129,7 +130,7 @@ def regenerate(
                 store=target,
                 out=target,
                 name=Path(target.uri).name,
-                work_dir=Path(folder),
+                work_dir=folder,
             )
         result = result.model_copy(update={"metrics": measured | result.metrics})
         figures = "\n".join(f"{name}: {value:,.4g}" for name, value in sorted(result.metrics.items()))
@@ -302,11 +303,12 @@ def retrieval(
 @contextlib.contextmanager
 def _local_model(uri: str) -> Iterator[Path]:
     """A model's folder on this machine, for as long as it is needed."""
+    from components.common.scratch import ScratchFolder
     from components.common.storage import normalise_uri
     from components.model.publishing import fetch_model
 
-    with tempfile.TemporaryDirectory(prefix="capfilt-") as cache:
-        yield fetch_model(normalise_uri(uri), Path(cache))
+    with ScratchFolder("model") as cache:
+        yield fetch_model(normalise_uri(uri), cache)
 
 
 def _checked(model: type[M], **values: Any) -> M:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from components.capfilt.stats import ShardStats, merge_shards, run_metrics, shar
 from components.common.contracts import CapfiltResult, DatasetRef, ModelRef
 from components.common.errors import ConfigError
 from components.common.progress import Progress
+from components.common.scratch import ScratchFolder
 from components.common.storage import Store
 from components.common.tracking import Tracker
 from components.data.candidates import read_candidates
@@ -198,5 +198,5 @@ def _folder(work_dir: Path | None) -> Iterator[Path]:
     """A folder of this run alone, gone afterwards; fetched models are kept in `work_dir` if one is given."""
     if work_dir is not None:
         work_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="capfilt-", dir=work_dir) as folder:
-        yield Path(folder)
+    with ScratchFolder("run", work_dir) as folder:
+        yield folder

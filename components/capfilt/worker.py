@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from components.capfilt.models import CapfiltModels, load_models
 from components.capfilt.plan import Plan
 from components.capfilt.reading import ShardSource
 from components.capfilt.shard import Finished
+from components.common.scratch import ScratchFolder
 from components.common.storage import Store, open_store
 from components.model.weights import fetch_model
 
@@ -45,10 +45,8 @@ class ShardWorker:
     """Loads the models once, then works on shard after shard; several threads may call `work`."""
 
     def __init__(self, assignment: Assignment, slot: int = 0) -> None:
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="capfilt-worker-", dir=assignment.work_dir, ignore_cleanup_errors=True
-        )
-        self._path = Path(self._folder.name)
+        self._folder = ScratchFolder("worker", assignment.work_dir)
+        self._path = self._folder.path
         self._store: Store = open_store(assignment.store_uri)
         self._models = assignment.models(slot, assignment.work_dir or self._path)
 
@@ -59,7 +57,7 @@ class ShardWorker:
 
     def close(self) -> None:
         """Delete its folder, models that were fetched among it."""
-        self._folder.cleanup()
+        self._folder.close()
 
     def process(self) -> int:
         """The number of the worker's process, for whoever wants to watch it."""

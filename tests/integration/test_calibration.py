@@ -58,7 +58,7 @@ def val(tmp_path_factory: pytest.TempPathFactory) -> DatasetRef:
 
 def settings(target: float | None = None, **changes: object) -> CapfiltConfig:
     calibration = CalibrationConfig(**({"negatives": 3} | changes))
-    return CapfiltConfig(batch_size=4, target_precision=target, calibration=calibration)
+    return CapfiltConfig(batch_size=4, precision="fp32", target_precision=target, calibration=calibration)
 
 
 def loaded(matcher: ModelRef) -> Filter:

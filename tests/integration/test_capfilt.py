@@ -266,11 +266,11 @@ def test_out_of_memory_within_a_model_halves_the_batch_and_decides_the_same(
                 fail()
 
     web = write_web(tmp_path / "web", shards=2, samples=11)
-    whole = run(web, models, tmp_path / "whole", batch_size=8)
+    whole = run(web, models, tmp_path / "whole", batch_size=8, precision="fp32")
     batches: list[int] = []
     hook = register_module_forward_pre_hook(limit)
     try:
-        halved = run(web, models, tmp_path / "halved", batch_size=8)
+        halved = run(web, models, tmp_path / "halved", batch_size=8, precision="fp32")
     finally:
         hook.remove()
     assert Counter(batches) == {8: 2, 4: 4, 3: 2, 2: 10, 1: 2}
