@@ -24,7 +24,9 @@ def main() -> None:
         _on_a_gpu(quick)
         return
     step = ["--batch", "2", "--steps", "2"] if quick else ["--batch", "8", "--steps", "5"]
-    turns = ["--batch", "2", "--turns", "1"] if quick else ["--batch", "8", "--turns", "3"]
+    turns = (
+        ["--batch", "2", "--turns", "1"] if quick else ["--batch", "8", "--turns", "3", "--image-size", "224", "384"]
+    )
     _bench("bench_pretrain_step", *step, "--texts", "30", "--dtype", "fp32", "bf16")
     _bench("bench_pretrain_step", *step, "--texts", "real", "--dtype", "fp32")
     _bench("bench_capfilt", *turns)

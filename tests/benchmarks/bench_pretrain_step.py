@@ -35,15 +35,19 @@ def main() -> None:
         sys.stdout.write(json.dumps(_measure(options)) + "\n")
         return
     check_device(options.device)
+    ours = {}
     for dtype in options.dtype:
         if options.largest_batch:
             _print_side(options, dtype, "ours", _at_largest_batch(options, dtype))
             continue
         sides = {side: _child(options, side, dtype) for side in ("transformers", "ours")}
         ratio = sides["transformers"]["seconds"] / sides["ours"]["seconds"]
+        ours[dtype] = sides["ours"]["seconds"]
         for side, figures in sides.items():
             _print_side(options, dtype, side, figures)
         sys.stdout.write(f"pretrain step  {dtype}  texts={options.texts}  ratio {ratio:.2f}x\n")
+    if len(ours) == 2:
+        sys.stdout.write(f"pretrain step  ours, bf16 over fp32: {ours['fp32'] / ours['bf16']:.2f}x\n")
 
 
 def check_device(device: str) -> None:
