@@ -94,6 +94,12 @@ def _gpu(config: BootstrapConfig) -> Iterator[Finding]:
         yield Finding("GPU", "ok", f"{card.name}, {card.total_memory / 2**30:.0f} GiB")
 
 
+def _arithmetic(config: BootstrapConfig) -> Iterator[Finding]:
+    from components.capfilt.arithmetic import fast_precision
+
+    yield Finding("arithmetic", "ok", f"CapFilt's precision `auto` is {fast_precision()} here")
+
+
 def _packages(config: BootstrapConfig) -> Iterator[Finding]:
     for name, needed in (("torch", True), ("deepspeed", True), ("prefect", True), ("mlflow", True), ("ray", False)):
         if importlib.util.find_spec(name) is not None:
@@ -135,6 +141,7 @@ _CHECKS: tuple[Callable[[BootstrapConfig], Iterator[Finding]], ...] = (
     _compiler,
     _machine,
     _gpu,
+    _arithmetic,
     _packages,
     _store,
     _servers,

@@ -11,7 +11,7 @@ positives, ITM negatives (by index) and the decoder read the same ones, since th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -110,10 +110,8 @@ class ContrastiveObjective(Objective):
     Args:
         model: what learns.
         teacher: its momentum encoders and queue; made from the model if not given.
-        ramp_epochs: epochs over which the teacher's weight grows from 0 to `config.alpha`.
+        ramp_epochs: epochs over which the teacher's weight grows from 0 to `config.alpha`; None: as BLIP has it.
         joint_positives: whether captions of the same image, in batch and queue, are all positives (else only the own).
-        student_negatives: draw hard negatives by the student's features (retrieval finetuning), not by the ITC logits
-            against the teacher's (pre-training).
         all_rank_negatives: draw hard negatives from the batches of all processes (`negative_all_rank` of BLIP's COCO
             retrieval), by the student's features. Waits for the devices once, to agree on a text length.
         negative_temperature: lowest temperature that hard negatives are drawn at; None: the learned one (the paper).
@@ -122,23 +120,27 @@ class ContrastiveObjective(Objective):
             pre-training, which so calls right captions wrong: reference/blip.md 10).
     """
 
+    student_negatives: ClassVar[bool]
+    """Draw hard negatives by the student's features (retrieval finetuning), not by the ITC logits against the
+    teacher's (pre-training)."""
+
+    usual_ramp_epochs: ClassVar[float]
+
     def __init__(
         self,
         model: BlipPretrain | BlipFilter,
         teacher: Teacher | None = None,
         *,
-        ramp_epochs: float,
+        ramp_epochs: float | None = None,
         joint_positives: bool = True,
-        student_negatives: bool,
         all_rank_negatives: bool = False,
         negative_temperature: float | None = None,
         same_image_negatives: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        self.ramp_epochs = ramp_epochs
+        self.ramp_epochs = self.usual_ramp_epochs if ramp_epochs is None else ramp_epochs
         self.joint_positives = joint_positives
-        self.student_negatives = student_negatives
         self.all_rank_negatives = all_rank_negatives
         self.negative_temperature = negative_temperature
         self.same_image_negatives = same_image_negatives
@@ -255,25 +257,8 @@ class ContrastiveObjective(Objective):
 class FilterObjective(ContrastiveObjective):
     """ITC + ITM as in BLIP's retrieval finetuning: joint positives, the teacher's weight ramped over one epoch."""
 
-    def __init__(
-        self,
-        model: BlipFilter,
-        teacher: Teacher | None = None,
-        *,
-        ramp_epochs: float = 1.0,
-        joint_positives: bool = True,
-        all_rank_negatives: bool = False,
-        negative_temperature: float | None = None,
-    ) -> None:
-        super().__init__(
-            model,
-            teacher,
-            ramp_epochs=ramp_epochs,
-            joint_positives=joint_positives,
-            student_negatives=True,
-            all_rank_negatives=all_rank_negatives,
-            negative_temperature=negative_temperature,
-        )
+    student_negatives = True
+    usual_ramp_epochs = 1.0
 
 
 class PretrainObjective(ContrastiveObjective):
@@ -284,28 +269,8 @@ class PretrainObjective(ContrastiveObjective):
     """
 
     model: BlipPretrain
-
-    def __init__(
-        self,
-        model: BlipPretrain,
-        teacher: Teacher | None = None,
-        *,
-        ramp_epochs: float = 2.0,
-        joint_positives: bool = True,
-        all_rank_negatives: bool = False,
-        negative_temperature: float | None = None,
-        same_image_negatives: bool = False,
-    ) -> None:
-        super().__init__(
-            model,
-            teacher,
-            ramp_epochs=ramp_epochs,
-            joint_positives=joint_positives,
-            student_negatives=False,
-            all_rank_negatives=all_rank_negatives,
-            negative_temperature=negative_temperature,
-            same_image_negatives=same_image_negatives,
-        )
+    student_negatives = False
+    usual_ramp_epochs = 2.0
 
     def forward(self, batch: ModelBatch) -> dict[str, Tensor]:
         """`loss`, `loss_itc`, `loss_itm`, `loss_lm`, `nll_lm`, `itm_accuracy`, `temperature`."""

@@ -143,7 +143,7 @@ def build_subject(spec: TrainSpec, work_dir: Path) -> Subject:
         return Subject(CaptionObjective(captioner.model.train(), len(prompt)), captioner)
     if spec.objective == "filter":
         chosen = weights.load_filter(folder, image_size=config.image_size)
-        return Subject(FilterObjective(chosen.model.train(), **_contrast_options(chosen.model, config, 1.0)), chosen)
+        return Subject(FilterObjective(chosen.model.train(), **_contrast_options(chosen.model, config)), chosen)
     pretrained = weights.load_base(folder, image_size=config.image_size)
     objective = _pretraining(pretrained.model.train(), config)
     teacher = weights.load_teacher(folder)
@@ -177,17 +177,18 @@ def _from_scratch(spec: TrainSpec, work_dir: Path) -> Subject:
 
 
 def _pretraining(model: BlipPretrain, config: TrainConfig) -> PretrainObjective:
-    options = _contrast_options(model, config, 2.0)
-    return PretrainObjective(model, same_image_negatives=config.same_image_negatives, **options)
+    return PretrainObjective(
+        model, same_image_negatives=config.same_image_negatives, **_contrast_options(model, config)
+    )
 
 
-def _contrast_options(model: BlipPretrain | BlipFilter, config: TrainConfig, ramp_epochs: float) -> dict[str, Any]:
+def _contrast_options(model: BlipPretrain | BlipFilter, config: TrainConfig) -> dict[str, Any]:
     return {
         "teacher": Teacher(model, dropout=config.teacher_dropout),
         "joint_positives": config.joint_positives,
         "all_rank_negatives": config.all_rank_negatives,
         "negative_temperature": config.negative_temperature,
-        "ramp_epochs": ramp_epochs if config.alpha_ramp_epochs is None else config.alpha_ramp_epochs,
+        "ramp_epochs": config.alpha_ramp_epochs,
     }
 
 
