@@ -12,6 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input -q -c
 TORCH_CPU ?= https://download.pytorch.org/whl/cpu
 CXX_NAME := $(firstword $(CXX) c++)
 COMPOSE ?= docker compose
+TEST_PROCESSES ?= 2
 ARGS ?=
 
 .PHONY: setup run test check format bench bench-gpu up down clean tools
@@ -40,8 +41,9 @@ $(STAMP): pyproject.toml constraints.txt
 run: setup
 	$(BIN)/capfilt run configs/sample.yaml $(ARGS)
 
+# A file's tests share its fixtures, so that files, not tests, are dealt out to the processes.
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .
