@@ -14,7 +14,6 @@ import psutil
 import torch
 
 from components.common import distributed
-from components.common.allocator import keep_freed_memory
 from components.common.contracts import ModelRole, TrainResult
 from components.common.errors import ConfigError
 from components.common.seeding import key_seed, seed_everything
@@ -65,7 +64,6 @@ def main(spec: TrainSpec, work_dir: Path) -> int:
     leave_with_parents()
     leave_mark(work_dir)
     _log_to_stdout()
-    keep_freed_memory()
     try:
         result = run(spec, work_dir, StopSignal().install())
         if distributed.is_main():
