@@ -14,7 +14,7 @@ from flows._stage import open_bench
 from flows.assessment import assess, judge, promote
 from flows.finetuning import finetune
 from flows.preparation import make_tokenizer, prepare
-from flows.pretraining import pretrain
+from flows.pretraining import pretrain, start_model
 from flows.regeneration import calibrate, regenerate
 
 
@@ -36,11 +36,11 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
     with open_bench(config) as bench:
         raw = prepare(bench)
         tokenizer = make_tokenizer(bench, raw)
-        web, base = raw.web, None
+        web, init = raw.web, start_model(bench, tokenizer)
         rounds: list[RoundResult] = []
         for number in range(config.rounds + 1):
             mixture = [(web, 1), (raw.train, config.data.human_repeat)]
-            base = pretrain(bench, number, mixture, tokenizer, last=base)
+            base = pretrain(bench, number, mixture, tokenizer, init)
             captioner = finetune(bench, number, "captioner", base, raw.train)
             matcher = finetune(bench, number, "filter", base, raw.train)
             report = assess(bench, number, captioner, matcher, raw.test)
@@ -56,6 +56,8 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
                     details_uri=report.uri,
                 )
             )
+            if config.init == "continue":
+                init = base
             if number < config.rounds:
                 web = regenerate(bench, number + 1, raw.web, captioner, matcher, calibration).dataset
                 if raw.truth_uri is not None:

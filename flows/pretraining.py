@@ -12,12 +12,11 @@ from flows.preparation import make_tokenizer, prepare
 Mixture = Sequence[tuple[DatasetRef, int]]
 
 
-def pretrain(bench: Bench, number: int, mixture: Mixture, tokenizer: TokenizerRef, last: ModelRef | None) -> ModelRef:
-    """Pre-train the base model of a round on a mixture; from `last` if the config continues, else from the start."""
+def pretrain(bench: Bench, number: int, mixture: Mixture, tokenizer: TokenizerRef, init: ModelRef | None) -> ModelRef:
+    """Pre-train the base model of a round on a mixture; from `init`, or from fresh weights."""
     from components.training import pretrain as component
 
     config = bench.config
-    init = last if config.init == "continue" and last is not None else start_model(bench, tokenizer)
     training = config.training("pretrain")
     depends = {
         "config": training,
@@ -76,4 +75,5 @@ def pretraining(config_path: str, overrides: Sequence[str] = ()) -> ModelRef:
     with open_bench(config, "pretraining") as bench:
         raw = prepare(bench)
         mixture = [(raw.web, 1), (raw.train, config.data.human_repeat)]
-        return pretrain(bench, 0, mixture, make_tokenizer(bench, raw), None)
+        tokenizer = make_tokenizer(bench, raw)
+        return pretrain(bench, 0, mixture, tokenizer, start_model(bench, tokenizer))

@@ -290,10 +290,15 @@ class _RowMaker:
 
 
 class _DecodedCache:
-    """Decoded pictures up to a number of bytes; what came first stays, for a cycle longer than a LRU helps nobody."""
+    """Decoded pictures up to a number of bytes; what came first stays, for a cycle longer than a LRU helps nobody.
+
+    They lie in one block. Strewn among a training's large tensors, they would keep the allocator from using the room
+    around them again, and the process would grow at every step.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        self._left = max_bytes
+        self._block = np.zeros(max_bytes, np.uint8)  # the system gives its pages when they are written
+        self._used = 0
         self._lock = threading.Lock()
         self._images: dict[str, Pixels] = {}
 
@@ -302,10 +307,14 @@ class _DecodedCache:
 
     def put(self, sha256: str, image: Pixels) -> None:
         with self._lock:
-            if sha256 not in self._images and image.nbytes <= self._left:
-                image.setflags(write=False)
-                self._images[sha256] = image
-                self._left -= image.nbytes
+            end = self._used + image.nbytes
+            if sha256 in self._images or end > len(self._block):
+                return
+            kept = self._block[self._used : end].reshape(image.shape)
+            kept[:] = image
+            kept.setflags(write=False)
+            self._images[sha256] = kept
+            self._used = end
 
 
 @dataclass(frozen=True)

@@ -151,9 +151,6 @@ def environment(config: LaunchConfig, work_dir: Path) -> dict[str, str]:
         # A thread that waits may spin for a moment only: on 2 cores endless spinning makes a step 10 x slower as soon
         # as anybody else wants a core, and none at all makes it 1.6 x slower on a quiet machine.
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "20000"),
-        # Large tensors are mapped anew at every step, and on the CPU a third of the time of what is bound by memory
-        # goes into the faults of their 4 KiB pages; huge pages have 512 times fewer.
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
         "OMP_NUM_THREADS": str(threads(config)),
         "MKL_NUM_THREADS": str(threads(config)),
         "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR") or str(cache / torch.__version__),

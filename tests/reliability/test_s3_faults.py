@@ -169,7 +169,7 @@ def test_a_failing_upload_is_tried_so_often_and_no_more(
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     monkeypatch.setattr(storage, "_clients", {})
-    proxy.reset(always("slow_down", methods=["PUT"], after=12))
+    proxy.reset(always("slow_down", methods=["PUT"], after=14))
     with pytest.raises(StorageError, match="SlowDown") as error:
         run(models, "slow", CONFIG.model_copy(update={"retries": 1}))
     assert error.value.retryable
