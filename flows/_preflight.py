@@ -151,11 +151,11 @@ def _vocabulary_fault(config: BootstrapConfig) -> Iterator[str]:
 
 
 def _encoder_faults(config: BootstrapConfig) -> Iterator[str]:
-    from components.model.publishing import reference_model
+    from components.model.publishing import check_model_folder
 
     for name, uri in config.encoders.model_dump(exclude_none=True).items():
         try:
-            reference_model(uri, "base")
+            check_model_folder(open_store(uri))
         except (ModelError, StorageError) as error:
             yield f"encoders.{name}: {error}"
 

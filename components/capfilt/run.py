@@ -163,18 +163,18 @@ class Run:
             parents=self.plan.parents,
             origin=self.plan.web.uri,
         )
-        metrics = self._metrics(self._totals())
-        if self._counts().kept_pairs == 0:
+        metrics, counts = self._metrics(self._totals()), self._counts()
+        if counts.kept_pairs == 0:
             logger.warning(
                 "%s: not one of %d texts was kept, so there is nothing to train on: the filter accepts nothing at a "
                 "threshold of %g. Look at its purity and yield on human captions; finetune it longer, or lower the "
                 "threshold (`capfilt dataset recut` does without a model)",
                 self.name,
-                self._counts().dropped_pairs,
+                counts.dropped_pairs,
                 self.plan.config.threshold,
             )
         if self.tracker is not None:
-            self.tracker.log_metrics(metrics, step=self._counts().samples)
+            self.tracker.log_metrics(metrics, step=counts.samples)
         return CapfiltResult(dataset=ref, metrics=metrics)
 
     def _remember(self, shard: Finished) -> None:

@@ -91,6 +91,12 @@ def fetch_tokenizer(uri: str, cache_dir: Path | str) -> Path:
     return cache
 
 
+def check_model_folder(store: Store) -> None:
+    """ModelError unless there is a model folder; reads none of its files."""
+    if not store.exists("config.json"):
+        raise ModelError(f"{store.uri} is no model folder: there is no config.json; name the folder that holds it")
+
+
 def reference_model(uri: str, role: ModelRole) -> ModelRef:
     """A reference to any model folder: its published digest, or one over the files that decide what it does.
 
@@ -101,13 +107,12 @@ def reference_model(uri: str, role: ModelRole) -> ModelRef:
     record = _read_record(store)
     if record is not None:
         return ModelRef(role=role, uri=store.uri, digest=record["digest"])
+    check_model_folder(store)
     parts = []
     for name in _DECISIVE_FILES:
         info, path = store.info(name), store.local_path(name)
         if info is not None:
             parts.append([name, sha256_file(path) if path is not None else [info.size, info.etag]])
-    if not any(name == "config.json" for name, _ in parts):
-        raise ModelError(f"{store.uri} is no model folder: there is no config.json; name the folder that holds it")
     return ModelRef(role=role, uri=store.uri, digest=digest_of([role, parts]))
 
 
