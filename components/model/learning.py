@@ -23,6 +23,7 @@ from components.model import objectives
 from components.model.blip import BlipCaptioner, BlipFilter, BlipPretrain
 from components.model.momentum import Teacher
 from components.model.text import ImageKV, with_first
+from components.model.token_loss import projected_token_loss
 
 
 @dataclass(frozen=True)
@@ -293,7 +294,8 @@ def language_loss(
     if hidden.device.type == "cpu" and not torch.compiler.is_compiling():
         counted = (targets != objectives.IGNORED).nonzero().squeeze(1)
         hidden, targets = hidden[counted], targets[counted]
-    return objectives.token_loss(model.text.token_logits(hidden), targets, model.config.label_smoothing)
+    head, words = model.text.head, model.text.words.weight
+    return projected_token_loss(head.transform(hidden), words, head.bias, targets, model.config.label_smoothing)
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:

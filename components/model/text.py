@@ -222,7 +222,11 @@ class LanguageHead(nn.Module):
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
         """States `[…, D]` and word embeddings `[V, D]` to logits `[…, V]`."""
-        return functional.linear(self.norm(functional.gelu(self.dense(hidden))), words, self.bias)
+        return functional.linear(self.transform(hidden), words, self.bias)
+
+    def transform(self, hidden: Tensor) -> Tensor:
+        """States `[…, D]` to those `[…, D]` that are compared with the words."""
+        return self.norm(functional.gelu(self.dense(hidden)))  # type: ignore[no-any-return]
 
 
 class TextTransformer(nn.Module):

@@ -49,6 +49,9 @@ def test_an_exception_ends_the_whole_tree_even_deaf_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bystanders: set[psutil.Process]
 ) -> None:
     monkeypatch.setattr(group, "_TERM_SECONDS", 1.0)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     seen: list[psutil.Process] = []
 
     def cancel(_line: str) -> None:
@@ -59,6 +62,8 @@ def test_an_exception_ends_the_whole_tree_even_deaf_workers(
         run_sleepers(tmp_path, "--deaf", on_line=cancel)
     assert len(seen) >= 3
     assert all_gone(seen, 2.0)
+    assert not (tmp_path / "torchrun").exists()
+    assert not list(temporary.glob("torchelastic_*")), "torchrun's folder of logs"
 
 
 LAUNCHER = """
