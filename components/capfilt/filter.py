@@ -6,7 +6,7 @@ Shapes: B images, S side in pixels, d width of the space shared by images and te
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
+from torch import Tensor
 
 from components.capfilt.arithmetic import Arithmetic
 from components.data.images import Pixels, to_pixels
@@ -67,13 +67,13 @@ class Filter:
         """A text as it is read: cleaned, and cut to `max_words`. Texts read alike are one text to the filter."""
         return pre_caption(text, self.max_words)
 
-    def embed_images(self, squares: Pixels) -> torch.Tensor:
+    def embed_images(self, squares: Pixels) -> Tensor:
         """Squares uint8 `[B, S, S, 3]` to ITC features `[B, d]` of length 1, fp32 on the CPU."""
         with self.arithmetic:
             pixels = to_pixels(squares, self.preprocessor.mean, self.preprocessor.std, device=self.arithmetic.device)
             return self.model.image_embed(self.model.vision_model(pixels)).float().cpu()
 
-    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """R texts to ITC features `[R, d]` of length 1, fp32 on the CPU."""
         with self.arithmetic:
             batch = self.tokenizer.encode([self.read(text) for text in texts], self.max_tokens)
@@ -91,12 +91,16 @@ class Filter:
         count = max((len(row) for row in ordered), default=0)
         return [[row[slot] if slot < len(row) else "" for row in ordered] for slot in range(count)]
 
-    def _score_slot(self, texts: Sequence[str], keys_values: ImageKV, images: torch.Tensor) -> list[Score]:
+    def _score_slot(self, texts: Sequence[str], keys_values: ImageKV, images: Tensor) -> list[Score]:
         """Scores of one text per image, for keys and values and features `[B, d]` of the images."""
         batch = self.tokenizer.encode(texts, self.max_tokens)
         ids, mask = batch.ids.to(self.arithmetic.device), batch.mask.to(self.arithmetic.device)
         probability = self.model.match_logits(ids, mask, keys_values).float().softmax(-1)[:, 1]
-        similarity = (self.model.text_features(ids, mask).float() * images.float()).sum(-1)
+        similarity = self._similarities(ids, mask, images)
         # Six digits: what is beyond them is rounding noise of the arithmetic, and files stay comparable.
         rows = zip(probability.tolist(), similarity.tolist(), strict=True)
         return [Score(round(p, 6), round(s, 6)) for p, s in rows]
+
+    def _similarities(self, ids: Tensor, mask: Tensor, images: Tensor) -> Tensor:
+        """Cosines `[B]` of texts `[B, T]` and image features `[B, d]`: one pass of the text encoder, no picture."""
+        return (self.model.text_features(ids, mask).float() * images.float()).sum(-1)

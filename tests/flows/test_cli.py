@@ -176,6 +176,8 @@ def test_good_input_passes_also_as_one_tar(tmp_path: Path) -> None:
         ("pretrain.launch.nodes=2", "nothing says where machine 0 is"),
         ("filter.launch.hostfile=/nowhere", "launch.hostfile /nowhere cannot be read"),
         (f"tokenizer.vocab_file={FLICKR}", "tokenizer.vocab_file: "),
+        ("encoders.vision=/nowhere/vit", "encoders.vision: /nowhere/vit is no model folder"),
+        ("encoders.text=/nowhere/bert", "encoders.text: /nowhere/bert is no model folder"),
     ],
 )
 def test_what_would_fail_late_is_refused_early(setting: str, message: str, tmp_path: Path) -> None:
