@@ -2,7 +2,7 @@
 
 With BERT's 30,524 words the logits of a batch, their logarithms and their gradients are the largest tensors of a step,
 each of another size from batch to batch. Here a few tokens at a time are projected, scored and, while their logits are
-at hand, differentiated: the same arithmetic, a third of the passes over memory, and blocks of one size.
+at hand, differentiated: the same arithmetic, fewer passes over memory, and blocks of one size but for the last.
 """
 
 from typing import Any
@@ -99,7 +99,7 @@ def _chunked(
             continue
         # d/dlogits of the mixture: softmax - (1 - smoothing) [wanted] - smoothing / V, times the token's weight
         of_logits = log_probs.exp_().sub_(smoothing / words.shape[0])
-        of_logits.scatter_add_(1, target, weight.new_full((), smoothing - 1.0).expand_as(target)).mul_(weight[:, None])
+        of_logits.scatter_(1, target, smoothing - 1.0, reduce="add").mul_(weight[:, None])
         of_bias += of_logits.sum(dim=0)
         of_logits = of_logits.to(states.dtype)
         torch.mm(of_logits, words, out=of_states[part])

@@ -9,7 +9,6 @@ killed, the workers notice and leave (stopping.py). All this is measured in refe
 import contextlib
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -98,7 +97,7 @@ def _started(
 ) -> Iterator[subprocess.Popen[str]]:
     """The running group; on the way out, whichever it is, nothing of it is left."""
     child = subprocess.Popen(
-        torchrun(config, module, arguments, work_dir),
+        torchrun(config, module, arguments),
         env=environment(config, work_dir),
         cwd=_ROOT,
         stdin=subprocess.DEVNULL,
@@ -116,15 +115,13 @@ def _started(
         if child.stdout is not None:
             child.stdout.close()
         _forget_marks(work_dir)
-        shutil.rmtree(work_dir / "torchrun", ignore_errors=True)
 
 
-def torchrun(config: LaunchConfig, module: str, arguments: Sequence[str], work_dir: Path) -> list[str]:
+def torchrun(config: LaunchConfig, module: str, arguments: Sequence[str]) -> list[str]:
     """The command that starts this machine's part of a group."""
     place = placement(config).arguments()
-    # its folder of logs, which stays empty, would else be left among the temporary files after every training
-    logs = ["--log-dir", str(work_dir.resolve() / "torchrun")]
-    return [sys.executable, "-m", "torch.distributed.run", *place, *logs, "-m", module, *arguments]
+    # no folder of logs: it would stay empty, and be left among the temporary files after every training
+    return [sys.executable, "-m", "torch.distributed.run", *place, "--log-dir", os.devnull, "-m", module, *arguments]
 
 
 def join(work_dir: Path, launch_of: Callable[[Path], LaunchConfig], module: str = "components.training") -> int:
@@ -133,7 +130,7 @@ def join(work_dir: Path, launch_of: Callable[[Path], LaunchConfig], module: str 
     while not spec.is_file() or read_outcome(work_dir) is not None:  # of a training that has ended already
         time.sleep(1.0)
     config = launch_of(spec)
-    command = torchrun(config, module, ["--spec", str(spec.resolve())], work_dir)
+    command = torchrun(config, module, ["--spec", str(spec.resolve())])
     return subprocess.run(command, env=environment(config, work_dir), cwd=_ROOT, check=False).returncode
 
 
