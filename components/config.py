@@ -7,7 +7,6 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from components.capfilt.config import CapfiltConfig
 from components.common.configfile import read_config
 from components.common.errors import ConfigError, StorageError
 from components.common.seeding import digest_of, key_seed
@@ -15,6 +14,7 @@ from components.common.storage import normalise_uri
 from components.data.sampleworld.config import SampleWorldConfig
 from components.evaluation.config import EvaluationConfig
 from components.model.config import BlipConfig, EncodersConfig
+from components.regeneration.config import CapfiltConfig
 from components.training.config import TrainConfig
 
 TrainedRole = Literal["pretrain", "captioner", "filter"]

@@ -7,9 +7,9 @@ from prefect import flow
 from components.common.contracts import DatasetRef, EvalReport, ModelRef, RawData, RoundResult
 from components.common.storage import open_store, split_uri
 from components.config import load_config
-from flows._rounds import publish_round
-from flows._stage import Bay, Bench, Stage, open_bench
 from flows.preparation import prepare
+from flows.rounds import publish_round
+from flows.stages import Bay, Bench, Stage, open_bench
 
 
 def assess(bench: Bench, number: int, captioner: ModelRef, matcher: ModelRef, test: DatasetRef) -> EvalReport:

@@ -7,15 +7,15 @@ from prefect.runtime import flow_run
 
 from components.common.contracts import BootstrapResult, RoundResult
 from components.config import load_config
-from flows._hooks import mark_killed
-from flows._layout import parent_run
-from flows._reporting import conclude
-from flows._stage import open_bench
 from flows.assessment import assess, judge, promote
 from flows.finetuning import finetune
+from flows.hooks import mark_killed
+from flows.layout import parent_run
 from flows.preparation import make_tokenizer, prepare
 from flows.pretraining import pretrain, start_model
 from flows.regeneration import calibrate, regenerate
+from flows.reporting import conclude
+from flows.stages import open_bench
 
 
 def _run_name() -> str:

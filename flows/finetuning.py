@@ -7,8 +7,8 @@ from prefect import flow
 
 from components.common.contracts import DatasetRef, ModelRef, TrainResult
 from components.config import load_config
-from flows._stage import Bay, Bench, Stage, open_bench
 from flows.preparation import prepare
+from flows.stages import Bay, Bench, Stage, open_bench
 
 
 def finetune(

@@ -8,7 +8,7 @@ from components.common.progress import Progress
 from components.common.seeding import digest_of
 from components.common.storage import join_uri, open_store, sha256_hex
 from components.config import BootstrapConfig
-from flows._stage import Bay, Bench, Stage
+from flows.stages import Bay, Bench, Stage
 
 
 def prepare(bench: Bench) -> RawData:

@@ -6,8 +6,8 @@ from prefect import flow
 
 from components.common.contracts import DatasetRef, ModelRef, TokenizerRef, TrainResult
 from components.config import load_config
-from flows._stage import Bay, Bench, Stage, open_bench
 from flows.preparation import make_tokenizer, prepare
+from flows.stages import Bay, Bench, Stage, open_bench
 
 Mixture = Sequence[tuple[DatasetRef, int]]
 
@@ -50,7 +50,7 @@ def pretrain(bench: Bench, number: int, mixture: Mixture, tokenizer: TokenizerRe
 def start_model(bench: Bench, tokenizer: TokenizerRef) -> ModelRef | None:
     """What the configured encoders and fresh weights make; None without encoders: then the training makes it."""
     from components.model import encoders
-    from components.model.publishing import reference_model
+    from components.model.checkpoints.publishing import reference_model
 
     config = bench.config
     found = {name: reference_model(uri, "base") for name, uri in config.encoders.model_dump(exclude_none=True).items()}

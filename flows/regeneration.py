@@ -8,16 +8,16 @@ from prefect import flow
 from components.common.contracts import Calibration, CapfiltResult, DatasetRef, ModelRef
 from components.common.progress import Progress
 from components.config import load_config
-from flows._stage import Bay, Bench, Stage, open_bench
 from flows.preparation import prepare
+from flows.stages import Bay, Bench, Stage, open_bench
 
 logger = logging.getLogger(__name__)
 
 
 def calibrate(bench: Bench, number: int, matcher: ModelRef, human: DatasetRef) -> Calibration:
     """A round's filter measured on the human validation split; a filter that has become worse is warned of."""
-    from components.capfilt import calibration as component
-    from components.capfilt.drift import find_drift
+    from components.regeneration import calibration as component
+    from components.regeneration.drift import find_drift
 
     config = bench.config.captioning()
     name = f"round-{number}/calibrate"
@@ -44,8 +44,8 @@ def regenerate(
     Raises:
         GateError: the filter cannot reach the precision that the config asks for.
     """
-    from components.capfilt import run as component
-    from components.capfilt.calibration import settle
+    from components.regeneration import run as component
+    from components.regeneration.calibration import settle
 
     config = settle(bench.config.captioning(), calibration)
     name = f"round-{number}/capfilt"

@@ -23,7 +23,7 @@ from components.common.errors import ConfigError, DataError, StorageError
 from components.common.seeding import canonical_json, digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_hex, split_uri
 from components.data.candidates import Candidate, text_problem
-from components.data.images import BadImage, decode_image
+from components.data.decoding import BadImage, decode_image
 from components.data.manifest import (
     ShardRecord,
     dataset_store,

@@ -24,9 +24,9 @@ from components.common.contracts import Contract, DatasetRef
 from components.common.errors import ConfigError, DataError
 from components.common.seeding import key_seed
 from components.data.config import LoaderConfig
+from components.data.decoding import BadImage, Pixels, TrainAugmentation, decode_image, resize_square
 from components.data.epochs import EpochPlan
 from components.data.fetch import ShardCache
-from components.data.images import BadImage, Pixels, TrainAugmentation, decode_image, resize_square
 from components.data.manifest import BadSample, ShardEntry
 from components.data.views import EvalImage, ImagePlace, ShardView, checked_manifest, iterate_images, load_eval_set
 from components.model.tokenizer import pre_caption

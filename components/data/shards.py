@@ -9,6 +9,7 @@ A tar that was cut or damaged is always noticed (`BrokenShard`); members that co
 """
 
 import hashlib
+import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -115,6 +116,19 @@ def read_shard(source: str | Path | bytes, *, name: str | None = None) -> Iterat
             bad = sample.problem is not None
             members = {} if bad else {ext: tar.read(*place) for ext, place in sample.members.items()}
             yield ShardSample(sample.key, members, sample.offset, sample.problem)
+
+
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    """Exactly `size` bytes of a file.
+
+    Raises:
+        DataError: if the file is shorter: somebody cut it since it was indexed.
+    """
+    with path.open("rb") as file:
+        data = os.pread(file.fileno(), size, offset)
+    if len(data) != size:
+        raise DataError(f"{path} became shorter while it was read; leave input shards alone and run again")
+    return data
 
 
 def scan_shard(source: str | Path | bytes, *, name: str | None = None) -> ShardScan:

@@ -30,7 +30,7 @@ from components.common.storage import (
     split_uri,
 )
 from components.data.candidates import Candidate, read_candidate_table, text_problem
-from components.data.images import BadImage, decode_image
+from components.data.decoding import BadImage, decode_image
 from components.data.manifest import (
     FileRecord,
     ShardRecord,

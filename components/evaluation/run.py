@@ -19,18 +19,18 @@ from components.common.progress import Progress
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri
 from components.common.tracking import Tracker
-from components.data.images import Pixels, decode_image, resize_square, to_pixels
+from components.data.decoding import Pixels, decode_image, resize_square, to_pixels
 from components.data.loader import EvalImage, load_eval_set
 from components.evaluation.captions import cider_scores, tokenized_metrics
 from components.evaluation.config import EvaluationConfig
 from components.evaluation.ptb import tokenize
 from components.evaluation.retrieval import RetrievalResult, RetrievalTask, owners_of, retrieval_metrics
 from components.model.blip import BlipCaptioner, BlipFilter
+from components.model.checkpoints.folder import Preprocessor
+from components.model.checkpoints.publishing import fetch_model
+from components.model.checkpoints.weights import LoadedModel, load_captioner, load_filter
 from components.model.decoding import generate
-from components.model.folder import Preprocessor
-from components.model.publishing import fetch_model
 from components.model.tokenizer import pre_caption
-from components.model.weights import LoadedModel, load_captioner, load_filter
 
 REVISION = 1  # counts changes of what the same models and test split are measured to have
 Advance = Callable[[int], None]

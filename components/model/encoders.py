@@ -16,16 +16,16 @@ from components.common.contracts import ModelRef
 from components.common.errors import ModelError
 from components.common.seeding import seed_everything
 from components.common.storage import Store
-from components.model import layouts
 from components.model.blip import BlipPretrain
+from components.model.checkpoints import layouts
+from components.model.checkpoints.layouts import Slot, module_slots
+from components.model.checkpoints.publishing import fetch_model, fetch_tokenizer, publish_model
+from components.model.checkpoints.tensors import read_tensors
+from components.model.checkpoints.weights import save_model
 from components.model.config import BlipConfig
-from components.model.layouts import Slot, module_slots
-from components.model.publishing import fetch_model, fetch_tokenizer, publish_model
-from components.model.tensors import read_tensors
 from components.model.text import ROLES
 from components.model.tokenizer import BLIP_TOKENS, BlipTokenizer
 from components.model.vision import resize_positions
-from components.model.weights import save_model
 
 REVISION = 1
 """Counts up when the same encoders would give another model."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from components.data.images import to_pixels
+from components.data.decoding import to_pixels
 from components.data.loader import PairBatch, PairLoader
 from components.model.learning import ModelBatch
 from components.model.tokenizer import BlipTokenizer

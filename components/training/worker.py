@@ -19,8 +19,11 @@ from components.common.errors import ConfigError
 from components.common.seeding import key_seed, seed_everything
 from components.common.storage import join_uri, open_store, sha256_file
 from components.data.loader import LoaderConfig, LoaderState, PairLoader
-from components.model import weights
 from components.model.blip import BlipFilter, BlipPretrain
+from components.model.checkpoints import weights
+from components.model.checkpoints.publishing import fetch_tokenizer
+from components.model.checkpoints.tensors import WEIGHTS_FILE
+from components.model.checkpoints.weights import LoadedModel, Preprocessor
 from components.model.learning import (
     CaptionObjective,
     ContrastiveObjective,
@@ -29,10 +32,7 @@ from components.model.learning import (
     PretrainObjective,
 )
 from components.model.momentum import NO_IMAGE, Teacher
-from components.model.publishing import fetch_tokenizer
-from components.model.tensors import WEIGHTS_FILE
 from components.model.tokenizer import BlipTokenizer
-from components.model.weights import LoadedModel, Preprocessor
 from components.training.checkpoint import Checkpoints, Saved
 from components.training.config import TrainConfig
 from components.training.engine import Engine, end_process_group, start_process_group

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.capfilt.arithmetic import Arithmetic
-from components.capfilt.captioner import Captioner
-from components.capfilt.filter import Filter
-from components.data.images import to_pixels
+from components.data.decoding import to_pixels
+from components.inference.arithmetic import Arithmetic
+from components.inference.captioner import Captioner
+from components.inference.filter import Filter
 from components.model.blip import BlipCaptioner, BlipFilter
+from components.model.checkpoints.weights import load_captioner, load_filter, save_model
 from components.model.config import BlipConfig, TextConfig, VisionConfig
 from components.model.decoding import DecodingConfig
 from components.model.tokenizer import BERT_TOKENS, BlipTokenizer
-from components.model.weights import load_captioner, load_filter, save_model
 from tests.benchmarks.transformers_capfilt import TransformersCapfilt
 
 VOCAB = 30522

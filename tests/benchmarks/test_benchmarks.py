@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.capfilt.config import CapfiltConfig
-from components.capfilt.run import run_capfilt
 from components.common.storage import open_store
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.run import run_capfilt
 from tests.benchmarks import loop_study, score_web_truth
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import write_web

@@ -16,8 +16,8 @@ import torch
 from components.common.contracts import DatasetRef
 from components.common.errors import CapfiltError, ConfigError
 from components.common.storage import Store, open_store
+from components.model.checkpoints.weights import load_base, load_captioner, load_filter, load_teacher
 from components.model.config import BlipConfig, TextConfig, VisionConfig
-from components.model.weights import load_base, load_captioner, load_filter, load_teacher
 from components.training import launch
 from components.training.config import TrainConfig
 from components.training.finetune import run_finetuning

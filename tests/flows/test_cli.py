@@ -13,13 +13,13 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from capfilt.cli.console import command
+from capfilt.cli.main import app
 from components.common.lock import exclusive
 from components.common.storage import open_store
 from components.config import CONFIGS, load_config
-from flows import _preflight
-from flows._console import command
-from flows._layout import LOCK_KEY
-from flows.cli import app
+from flows import preflight
+from flows.layout import LOCK_KEY
 from tests.helpers.s3 import SECRET_KEY, serve_s3
 from tests.helpers.tiny import options
 from tests.helpers.webshards import encoded, photo, write_web
@@ -44,9 +44,8 @@ def test_every_command_explains_itself() -> None:
 
 
 def test_help_is_instant() -> None:
-    code = (
-        "import sys, flows.cli; print([m for m in ('torch', 'prefect', 'mlflow', 'ray', 'boto3') if m in sys.modules])"
-    )
+    heavy = ("torch", "prefect", "mlflow", "ray", "boto3")
+    code = f"import sys, capfilt.cli.main; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -167,7 +166,7 @@ def test_good_input_passes_also_as_one_tar(tmp_path: Path) -> None:
     files = _files(tmp_path)
     files["data.web"] /= "00000.tar"
     settings = [f"{name}={path}" for name, path in files.items()]
-    _preflight.check_before_work(load_config(FLICKR, [*settings, f"store={tmp_path}/root"]))
+    preflight.check_before_work(load_config(FLICKR, [*settings, f"store={tmp_path}/root"]))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +209,7 @@ def test_a_server_out_of_reach_is_named_with_its_variable(
 
 
 def test_without_a_compiler_nothing_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_preflight, "find_compiler", lambda: None)
+    monkeypatch.setattr(preflight, "find_compiler", lambda: None)
     result = _call("run", *options(store=str(tmp_path / "root")))
     assert result.exit_code == 1
     assert "apt install g++" in result.stderr
@@ -258,7 +257,7 @@ def test_a_store_that_refuses_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def _doctor(environment: dict[str, str], uri: str) -> "subprocess.CompletedProcess[str]":
     import os
 
-    command = [sys.executable, "-m", "flows.cli", "doctor", "--json", "--set", f"store={uri}/x"]
+    command = [sys.executable, "-m", "capfilt.cli.main", "doctor", "--json", "--set", f"store={uri}/x"]
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 

@@ -14,9 +14,9 @@ from components.common.storage import open_store
 from components.common.tracking import NullTracker
 from components.config import SAMPLE_CONFIG, BootstrapConfig, load_config
 from components.data.manifest import load_manifest
-from flows._stage import Bench
 from flows.preparation import prepare
 from flows.regeneration import calibrate, regeneration
+from flows.stages import Bench
 from tests.helpers.tiny import overrides
 from tests.helpers.tiny_models import save_tiny_models
 

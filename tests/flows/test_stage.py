@@ -13,8 +13,8 @@ from components.common.lock import BusyError
 from components.common.storage import open_store
 from components.common.tracking import NullTracker
 from components.config import BootstrapConfig, load_config
-from flows import _stage
-from flows._stage import Bay, Bench, Stage, open_bench
+from flows import stages
+from flows.stages import Bay, Bench, Stage, open_bench
 from tests.helpers.tiny import overrides
 
 Work = Callable[[Bay], EvalReport]
@@ -97,13 +97,13 @@ def test_what_shows_outputs_to_be_whole() -> None:
     dataset = DatasetRef(name="web", uri="s3://b/web", digest="d", images=1, pairs=1)
     model = ModelRef(role="base", uri="/m", digest="d")
     raw = RawData(train=dataset, val=dataset, test=dataset, web=dataset, truth_uri="/truth.parquet")
-    assert list(_stage._outputs(dataset)) == ["s3://b/web/manifest.json"]
-    assert list(_stage._outputs(model)) == ["/m/model.json"]
-    assert list(_stage._outputs(raw)) == ["s3://b/web/manifest.json"] * 4 + ["/truth.parquet"]
+    assert list(stages._outputs(dataset)) == ["s3://b/web/manifest.json"]
+    assert list(stages._outputs(model)) == ["/m/model.json"]
+    assert list(stages._outputs(raw)) == ["s3://b/web/manifest.json"] * 4 + ["/truth.parquet"]
 
 
 def test_what_can_heal_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_stage, "RETRY_SECONDS", [0.0, 0.0])
+    monkeypatch.setattr(stages, "RETRY_SECONDS", [0.0, 0.0])
     work = _Counted(StorageError("slow down", retryable=True))
     _run(bench, work)
     assert work.calls == 2
@@ -111,7 +111,7 @@ def test_what_can_heal_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("error", [StorageError("denied"), DataError("bad"), RuntimeError("defect")])
 def test_what_cannot_heal_is_not(bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setattr(_stage, "RETRY_SECONDS", [0.0, 0.0])
+    monkeypatch.setattr(stages, "RETRY_SECONDS", [0.0, 0.0])
     work = _Counted(error, error, error)
     with pytest.raises(type(error), match=str(error)):
         _run(bench, work)

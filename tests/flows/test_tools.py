@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from capfilt.cli.main import app
 from components.data.manifest import load_manifest
-from flows.cli import app
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import encoded, photo, write_web
 

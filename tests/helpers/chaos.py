@@ -13,15 +13,22 @@ from pathlib import Path
 
 import psutil
 
-from components.capfilt.verify import verify
+from capfilt.cli.main import app
 from components.common.contracts import ModelRef
 from components.data.manifest import load_manifest
-from flows.cli import app
+from components.data.versions.verify import verify
 
 # Forks of a process that has done the imports, so that a run is mostly work, and the kills meet that.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["flows.cli", "components.capfilt.run", "components.model.weights", "components.common.storage", "boto3", __name__]
+    [
+        "capfilt.cli.main",
+        "components.regeneration.run",
+        "components.model.checkpoints.weights",
+        "components.common.storage",
+        "boto3",
+        __name__,
+    ]
 )
 PATIENCE = 300.0  # seconds after which a process that shows no sign of work is taken for stuck
 

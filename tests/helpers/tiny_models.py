@@ -7,9 +7,9 @@ import torch
 from components.common.contracts import ModelRef
 from components.common.seeding import digest_of
 from components.model.blip import BlipCaptioner, BlipFilter
+from components.model.checkpoints.weights import save_model
 from components.model.config import BlipConfig, TextConfig, VisionConfig
 from components.model.tokenizer import BlipTokenizer
-from components.model.weights import save_model
 
 WORDS = "a picture of numbered the red blue green ball cat dog house tree on under left right two three big small"
 CORPUS = [WORDS, WORDS, "0 1 2 3 4 5 6 7 8 9", "0 1 2 3 4 5 6 7 8 9"]

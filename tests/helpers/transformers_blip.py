@@ -1,6 +1,6 @@
 """transformers' BLIP with random weights, and the same weights in our modules: what our network is compared with.
 
-Written apart from `components.model.weights` on purpose, so that a mistake there cannot hide one here.
+Written apart from `components.model.checkpoints.weights` on purpose, so that a mistake there cannot hide one here.
 """
 
 from pathlib import Path

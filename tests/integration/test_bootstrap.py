@@ -26,7 +26,7 @@ WATCHED = (
 
 
 def _command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "flows.cli", "run", "--json", *arguments]
+    return [sys.executable, "-m", "capfilt.cli.main", "run", "--json", *arguments]
 
 
 def _environment(more: dict[str, str] | None = None) -> dict[str, str]:

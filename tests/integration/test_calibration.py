@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from components.capfilt.arithmetic import Arithmetic
-from components.capfilt.calibration import choose, remembered, run_calibration, score_pairs, settle
-from components.capfilt.config import CalibrationConfig, CapfiltConfig
-from components.capfilt.filter import Filter
-from components.capfilt.models import load_matcher
-from components.capfilt.purity import GRID, PurityCurve
-from components.capfilt.run import run_capfilt
 from components.common.contracts import Calibration, DatasetRef, ModelRef
 from components.common.errors import ConfigError, DataError, GateError, ModelError
 from components.common.storage import open_store
 from components.data.coco import import_coco
-from components.data.images import decode_image, resize_square
+from components.data.decoding import decode_image, resize_square
 from components.data.views import EvalImage, load_eval_set
+from components.inference.arithmetic import Arithmetic
+from components.inference.filter import Filter
+from components.regeneration.calibration import choose, remembered, run_calibration, score_pairs, settle
+from components.regeneration.config import CalibrationConfig, CapfiltConfig
+from components.regeneration.models import load_matcher
+from components.regeneration.purity import GRID, PurityCurve
+from components.regeneration.run import run_capfilt
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import encoded, photo
 

@@ -18,9 +18,6 @@ import torch
 import webdataset
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from components.capfilt.config import CapfiltConfig
-from components.capfilt.guard import GuardConfig
-from components.capfilt.run import run_capfilt
 from components.common.contracts import CapfiltResult, ModelRef
 from components.common.errors import ConfigError, DataError, GateError
 from components.common.storage import open_store, sha256_hex
@@ -28,6 +25,9 @@ from components.data.candidates import Candidate, read_candidates
 from components.data.manifest import dataset_ref, load_manifest, read_commit
 from components.data.shards import read_shard
 from components.model.vision import VisionTransformer
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.guard import GuardConfig
+from components.regeneration.run import run_capfilt
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import bad_pictures, good_sample, odd_pictures, tar_bytes, write_web
 
@@ -358,8 +358,8 @@ def test_a_broken_commit_record_is_named(tmp_path: Path, models: Models) -> None
 
 CHILD = """
 import json, sys
-from components.capfilt.config import CapfiltConfig
-from components.capfilt.run import run_capfilt
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.run import run_capfilt
 from components.common.contracts import ModelRef
 from components.common.storage import open_store
 web, out, captioner, matcher, config = sys.argv[1:]

@@ -6,11 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from components.capfilt.config import CapfiltConfig
-from components.capfilt.provenance import explain
-from components.capfilt.recut import recut_dataset
-from components.capfilt.run import run_capfilt
-from components.capfilt.verify import verify
 from components.common import storage
 from components.common.contracts import CapfiltResult, DatasetRef, ModelRef
 from components.common.errors import DataError
@@ -18,7 +13,12 @@ from components.common.progress import Progress
 from components.common.storage import open_store
 from components.data.manifest import load_manifest, read_commit
 from components.data.shards import read_shard
+from components.data.versions.verify import verify
 from components.data.web import import_web
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.provenance import explain
+from components.regeneration.recut import recut_dataset
+from components.regeneration.run import run_capfilt
 from tests.helpers.s3 import BUCKET, S3Server, serve_s3
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import good_sample, tar_bytes, write_web

@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.capfilt import engine
-from components.capfilt.config import CapfiltConfig
-from components.capfilt.guard import GuardConfig
-from components.capfilt.run import run_capfilt
 from components.common.contracts import CapfiltResult, ModelRef
 from components.common.errors import CapfiltError, GateError
 from components.common.storage import open_store
+from components.regeneration import engines as engine
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.guard import GuardConfig
+from components.regeneration.run import run_capfilt
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import write_web
 

@@ -8,12 +8,12 @@ import pytest
 import webdataset
 from typer.testing import CliRunner
 
-from components.capfilt.verify import shard_rows, verify
+from capfilt.cli.main import app
 from components.common.storage import open_store
 from components.data.manifest import load_manifest, read_commit
 from components.data.shards import index_shard
+from components.data.versions.verify import shard_rows, verify
 from components.model.tokenizer import BlipTokenizer
-from flows.cli import app
 from tests.helpers.transformers_blip import save_checkpoints
 
 

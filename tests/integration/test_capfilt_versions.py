@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from components.capfilt.config import CapfiltConfig
-from components.capfilt.diff import diff
-from components.capfilt.provenance import explain
-from components.capfilt.recut import recut_dataset
-from components.capfilt.run import run_capfilt
-from components.capfilt.verify import shard_rows, verify
 from components.common.contracts import CapfiltResult, ModelRef
 from components.common.errors import ConfigError, DataError
 from components.common.storage import open_store
 from components.data.candidates import Candidate
 from components.data.manifest import load_manifest
 from components.data.shards import scan_shard
+from components.data.versions.diff import diff
+from components.data.versions.verify import shard_rows, verify
 from components.data.web import import_web
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.provenance import explain
+from components.regeneration.recut import recut_dataset
+from components.regeneration.run import run_capfilt
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import bad_pictures, good_sample, tar_bytes, write_web
 

@@ -57,7 +57,7 @@ class Served:
 def served(tmp_path: Path) -> Iterator[Served]:
     log = tmp_path / "serve.log"
     arguments = options(store=str(tmp_path / "root"), rounds=0, pretrain__steps=100_000)
-    command = [sys.executable, "-m", "flows.cli", "serve", "--cron", "* * * * *", *arguments]
+    command = [sys.executable, "-m", "capfilt.cli.main", "serve", "--cron", "* * * * *", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipImageProcessor
 
-from components.capfilt.arithmetic import Arithmetic
-from components.capfilt.captioner import Captioner
-from components.capfilt.filter import Filter
-from components.data.images import decode_image, resize_square, to_pixels
+from components.data.decoding import decode_image, resize_square, to_pixels
+from components.inference.arithmetic import Arithmetic
+from components.inference.captioner import Captioner
+from components.inference.filter import Filter
+from components.model.checkpoints.weights import load_captioner, load_filter
 from components.model.decoding import DecodingConfig
 from components.model.tokenizer import BlipTokenizer
-from components.model.weights import load_captioner, load_filter
 from tests.helpers.tiny_models import CORPUS
 from tests.helpers.transformers_blip import save_checkpoints
 from tests.helpers.webshards import encoded, photo

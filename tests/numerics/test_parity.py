@@ -8,10 +8,17 @@ import torch
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering
 
 from components.model.blip import BlipCaptioner, BlipFilter, BlipPretrain, BlipVqa
+from components.model.checkpoints.weights import (
+    load_base,
+    load_captioner,
+    load_filter,
+    load_vqa,
+    save_model,
+    to_original,
+)
 from components.model.config import BlipConfig, TextConfig, VisionConfig
 from components.model.decoding import DecodingConfig, generate
 from components.model.tokenizer import BlipTokenizer
-from components.model.weights import load_base, load_captioner, load_filter, load_vqa, save_model, to_original
 from tests.helpers.transformers_blip import theirs
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from components.capfilt.config import CapfiltConfig
-from components.capfilt.run import run_capfilt
-from components.capfilt.verify import verify
 from components.common.contracts import CapfiltResult, ModelRef
 from components.common.errors import StorageError
 from components.common.storage import open_store
 from components.data.manifest import load_manifest
+from components.data.versions.verify import verify
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.run import run_capfilt
 from tests.helpers.s3 import BUCKET, S3Server, serve_s3
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import write_web
@@ -99,8 +99,8 @@ def test_two_runs_at_the_same_place_make_one_dataset(tmp_path: Path, models: Mod
 
 MEASURE = """
 import resource, sys
-from components.capfilt.config import CapfiltConfig
-from components.capfilt.run import run_capfilt
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.run import run_capfilt
 from components.common.contracts import ModelRef
 from components.common.storage import open_store
 web, out, *refs = sys.argv[1:]

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from components.capfilt.config import CapfiltConfig
-from components.capfilt.run import run_capfilt
+from capfilt.cli.main import app
 from components.common import storage
 from components.common.contracts import CapfiltResult, DatasetRef, ModelRef
 from components.common.errors import StorageError
 from components.common.storage import open_store
 from components.data.manifest import read_commit
-from flows.cli import app
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.run import run_capfilt
 from tests.helpers.faults import HEALING, FaultProxy, always, at, at_rate, none, serve_faults
 from tests.helpers.s3 import BUCKET, S3Server, serve_s3
 from tests.helpers.tiny_models import save_tiny_models

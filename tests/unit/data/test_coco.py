@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from components.capfilt.verify import verify
 from components.common.errors import ConfigError, DataError, StorageError
 from components.common.storage import Store, open_store
 from components.data.candidates import MAX_TEXT_BYTES, read_candidates
 from components.data.coco import import_coco, parse_annotations
 from components.data.manifest import file_uri, load_manifest, read_commit
 from components.data.shards import read_shard
+from components.data.versions.verify import verify
 from components.data.views import load_eval_set
 from tests.helpers.s3 import serve_s3
 from tests.helpers.webshards import bad_pictures, encoded, photo

@@ -17,9 +17,9 @@ from components.common.errors import ConfigError, DataError
 from components.common.storage import FolderStore, Store, join_uri, open_store, sha256_file, sha256_hex
 from components.data.candidates import Candidate
 from components.data.coco import import_coco
+from components.data.decoding import decode_image, resize_square
 from components.data.epochs import EpochPlan
 from components.data.fetch import ShardCache
-from components.data.images import decode_image, resize_square
 from components.data.loader import LoaderConfig, LoaderState, PairBatch, PairLoader, load_eval_set
 from components.data.manifest import FileRecord, dataset_store, seal_dataset
 from components.data.publish import ShardBuilder

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from components.capfilt.verify import verify
 from components.common.errors import ConfigError, DataError, StorageError
 from components.common.storage import Store, open_store, sha256_file, sha256_hex
 from components.data.candidates import MAX_TEXT_BYTES, read_candidates
 from components.data.manifest import load_manifest, read_commit
+from components.data.versions.verify import verify
 from components.data.views import load_eval_set
 from components.data.web import expected_samples, import_web, web_texts
 from tests.helpers.s3 import serve_s3

@@ -15,9 +15,9 @@ from components.evaluation.captions import caption_metrics
 from components.evaluation.config import MEASURED, EvaluationConfig
 from components.evaluation.run import evaluate_retrieval, run_evaluation
 from components.model.blip import BlipCaptioner, BlipFilter
-from components.model.publishing import publish_model
+from components.model.checkpoints.publishing import publish_model
+from components.model.checkpoints.weights import save_model
 from components.model.tokenizer import BlipTokenizer
-from components.model.weights import save_model
 from tests.helpers.tiny_models import CORPUS, tiny_config
 
 IMAGES = 14

@@ -1,0 +1,1 @@
+"""BLIP's CapFilt as a system: the command line, and soon the Python API."""

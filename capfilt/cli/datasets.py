@@ -1,0 +1,165 @@
+"""`capfilt dataset …`: datasets as things one can make and look at."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
+
+import typer
+
+from capfilt.cli.console import Output, command
+from components.common.contracts import DatasetRef
+from components.common.storage import open_store
+
+if TYPE_CHECKING:
+    from components.regeneration.policy import Policy
+
+app = typer.Typer(help="Import datasets and look at them.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
+StoreUri = Annotated[str, typer.Option("--store", help="Root of the store: a folder or s3://bucket/prefix.")]
+Limit = Annotated[Optional[int], typer.Option(min=1, help="The first N samples only.")]  # noqa: UP045
+
+
+@app.command("import-coco")
+def import_coco(
+    annotations: Annotated[str, typer.Option(help="COCO captions JSON or Karpathy JSON.")],
+    images: Annotated[str, typer.Option(help="Folder that its file names are relative to.")],
+    store: StoreUri,
+    name: Annotated[str, typer.Option(help="Name of the dataset.")] = "human",
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 1000,
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Import human captions and their pictures."""
+    with command(as_json=as_json) as out:
+        from components.data.coco import import_coco as work
+        from components.data.coco import read_annotations
+
+        with _counting("images", name, len(read_annotations(annotations, limit).images)) as count:
+            ref = work(
+                annotations,
+                images,
+                store=open_store(store),
+                name=name,
+                shard_size=shard_size,
+                limit=limit,
+                progress=count,
+            )
+        _show_ref(out, ref)
+
+
+@app.command("import-web")
+def import_web(
+    web: Annotated[str, typer.Option(help="Folder of img2dataset tars.")],
+    store: StoreUri,
+    name: Annotated[str, typer.Option(help="Name of the dataset.")] = "web",
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Import web shards: every sample is read once, bad ones are listed."""
+    with command(as_json=as_json) as out:
+        from components.data.web import expected_samples
+        from components.data.web import import_web as work
+
+        with _counting("samples", name, expected_samples(web, limit)) as count:
+            ref = work(web, store=open_store(store), name=name, limit=limit, progress=count)
+        _show_ref(out, ref)
+
+
+@app.command()
+def show(uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")], as_json: Json = False) -> None:
+    """A dataset's version, counts and parents."""
+    with command(as_json=as_json) as out:
+        from components.common.storage import normalise_uri
+        from components.data.manifest import load_manifest
+
+        manifest = load_manifest(normalise_uri(uri))
+        document: dict[str, Any] = manifest.model_dump(mode="json", exclude={"shards"})
+        document |= {"counts": document.pop("totals"), "shards": len(manifest.shards), "uri": normalise_uri(uri)}
+        out.result(document)
+
+
+@app.command()
+def verify(uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")], as_json: Json = False) -> None:
+    """Check every file, count and picture of a dataset against its manifest; exit code 1 if something is wrong."""
+    with command(as_json=as_json) as out:
+        from components.common.storage import normalise_uri
+        from components.data.versions.verify import verify as work
+
+        found = work(normalise_uri(uri))
+        head = f"{found.uri}: {found.shards} shards, {found.samples:,} samples, {found.bytes:,} bytes; "
+        out.result(
+            found.model_dump(mode="json"),
+            head + ("\n".join(["WRONG", *found.problems]) if found.problems else "all is well"),
+        )
+        if found.problems:
+            raise typer.Exit(1)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="One dataset.")],
+    b: Annotated[str, typer.Argument(help="The other.")],
+    as_json: Json = False,
+) -> None:
+    """How two versions differ: settings, counts, captions, with examples."""
+    with command(as_json=as_json) as out:
+        from components.common.storage import normalise_uri
+        from components.data.versions.diff import diff as work
+
+        out.result(work(normalise_uri(a), normalise_uri(b)))
+
+
+@app.command()
+def recut(
+    uri: Annotated[str, typer.Argument(help="A dataset made by CapFilt.")],
+    out: Annotated[str, typer.Option(help="Root of the new dataset: a folder or s3://bucket/prefix.")],
+    threshold: Annotated[float, typer.Option(help="Match probability from which a text is kept.")] = 0.5,
+    policy: Annotated[str, typer.Option(help="keep_both (paper), replace, best_of or fallback.")] = "keep_both",
+    as_json: Json = False,
+) -> None:
+    """Another threshold or policy from the stored scores, without a model, as a new dataset."""
+    with command(as_json=as_json) as output:
+        from typing import get_args
+
+        from components.common.errors import ConfigError
+        from components.common.storage import normalise_uri
+        from components.regeneration.policy import Policy as Known
+        from components.regeneration.recut import recut_dataset
+
+        if policy not in get_args(Known):
+            raise ConfigError(f"--policy {policy}: use one of {', '.join(get_args(Known))}")
+        chosen = cast("Policy", policy)
+        target = open_store(out)
+        name = target.uri.rpartition("/")[2]
+        result = recut_dataset(
+            normalise_uri(uri), threshold=threshold, policy=chosen, store=target, name=name, out=target
+        )
+        _show_ref(output, result.dataset)
+
+
+@app.command()
+def explain(
+    uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")],
+    key: Annotated[str, typer.Argument(help="Key of a sample, e.g. 000010042.")],
+    as_json: Json = False,
+) -> None:
+    """Where a sample comes from and why each of its captions was kept or not."""
+    with command(as_json=as_json) as out:
+        from components.common.storage import normalise_uri
+        from components.regeneration.provenance import explain as work
+
+        out.result(work(normalise_uri(uri), key))
+
+
+def _show_ref(out: Output, ref: DatasetRef) -> None:
+    text = f"{ref.name}: {ref.images:,} images, {ref.pairs:,} pairs\n{ref.uri}\nversion {ref.digest}"
+    out.result(ref.model_dump(mode="json"), text)
+
+
+@contextlib.contextmanager
+def _counting(unit: str, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    from components.common.progress import Progress
+
+    with Progress(total, unit, label) as progress:
+        yield progress.advance

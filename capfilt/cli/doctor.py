@@ -1,0 +1,148 @@
+"""What this machine has and what is wrong with it, each with its fix."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from capfilt.cli.console import Output
+from components.common.errors import CapfiltError
+from components.common.storage import open_store
+from components.config import BootstrapConfig, load_config
+from flows.layout import scratch_folder
+from flows.preflight import (
+    COMPILER_REMEDY,
+    LEAST_FREE_BYTES,
+    MLFLOW_REMEDY,
+    find_compiler,
+    free_space,
+    mlflow_fault,
+    ray_fault,
+)
+from flows.server import PREFECT_REMEDY, why_no_answer
+
+Verdict = Literal["ok", "note", "wrong"]
+_DISK_FIX = "free space, or choose another place with --set store=…"
+_SIGNS: dict[Verdict, str] = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    fix: str = ""
+
+
+def examine(path: Path | None, overrides: Sequence[str], out: Output) -> bool:
+    """Look at everything, print it, and say whether nothing is wrong."""
+    config = load_config(path, overrides)
+    findings = [finding for check in _CHECKS for finding in check(config)]
+    lines = [f"{_SIGNS[one.verdict]}  {one.what}: {one.found}" + _fix(one) for one in findings]
+    out.result([asdict(one) for one in findings], "\n".join(lines))
+    return all(one.verdict != "wrong" for one in findings)
+
+
+def _fix(finding: Finding) -> str:
+    return f"\n       → {finding.fix}" if finding.fix else ""
+
+
+def _python(config: BootstrapConfig) -> Iterator[Finding]:
+    good = sys.version_info >= (3, 10)
+    fix = "" if good else "install Python 3.10 or newer"
+    yield Finding("Python", "ok" if good else "wrong", platform.python_version(), fix)
+
+
+def _compiler(config: BootstrapConfig) -> Iterator[Finding]:
+    path = find_compiler()
+    yield Finding("C++ compiler", "ok" if path else "wrong", path or "none", "" if path else COMPILER_REMEDY)
+
+
+def _machine(config: BootstrapConfig) -> Iterator[Finding]:
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = psutil.virtual_memory().available
+    tight = memory < 3 << 30
+    yield Finding("CPU", "ok", f"{cores} cores")
+    fix = "the sample needs up to 4 GiB; end other programs" if tight else ""
+    yield Finding("memory", "note" if tight else "ok", f"{memory / 2**30:.1f} GiB available", fix)
+    folder = scratch_folder(config)
+    existing, free = free_space(folder)
+    full = free < LEAST_FREE_BYTES
+    yield Finding("disk", "wrong" if full else "ok", f"{free / 2**30:.1f} GiB free at {existing}", _DISK_FIX * full)
+
+
+def _gpu(config: BootstrapConfig) -> Iterator[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        nvidia = shutil.which("nvidia-smi")
+        fix = "torch sees no GPU though nvidia-smi is here: install torch's CUDA build" if nvidia else ""
+        yield Finding("GPU", "note", f"none; torch {torch.__version__} works on the CPU", fix)
+        return
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        yield Finding("GPU", "ok", f"{card.name}, {card.total_memory / 2**30:.0f} GiB")
+
+
+def _arithmetic(config: BootstrapConfig) -> Iterator[Finding]:
+    from components.inference.arithmetic import fast_precision
+
+    yield Finding("arithmetic", "ok", f"CapFilt's precision `auto` is {fast_precision()} here")
+
+
+def _packages(config: BootstrapConfig) -> Iterator[Finding]:
+    for name, needed in (("torch", True), ("deepspeed", True), ("prefect", True), ("mlflow", True), ("ray", False)):
+        if importlib.util.find_spec(name) is not None:
+            yield Finding(name, "ok", importlib.metadata.version(name))
+        elif needed:
+            yield Finding(name, "wrong", "not installed", "make setup, or pip install -c constraints.txt -e .")
+        else:
+            yield Finding(name, "note", "not installed (only for engine: ray)", "pip install -e '.[ray]'")
+
+
+def _store(config: BootstrapConfig) -> Iterator[Finding]:
+    try:
+        open_store(config.store).check()
+    except CapfiltError as error:
+        yield Finding("store", "wrong", str(error))
+    else:
+        yield Finding("store", "ok", f"{config.store} takes and gives")
+
+
+def _servers(config: BootstrapConfig) -> Iterator[Finding]:
+    tracking = config.tracking_uri(scratch_folder(config))
+    yield _server("MLflow", tracking or "no tracking", mlflow_fault(tracking), MLFLOW_REMEDY)
+    prefect = os.environ.get("PREFECT_API_URL")
+    fault = why_no_answer(f"{prefect.rstrip('/')}/health") if prefect else None
+    yield _server("Prefect", prefect or "a local server for each run", fault, PREFECT_REMEDY)
+    if "RAY_ADDRESS" in os.environ:
+        fault = ray_fault()
+        yield Finding("Ray cluster", "wrong" if fault else "ok", fault or os.environ["RAY_ADDRESS"])
+
+
+def _server(name: str, place: str, fault: str | None, fix: str) -> Finding:
+    if fault is None:
+        return Finding(name, "ok", place)
+    return Finding(name, "wrong", f"{place} does not answer: {fault}", fix)
+
+
+_CHECKS: tuple[Callable[[BootstrapConfig], Iterator[Finding]], ...] = (
+    _python,
+    _compiler,
+    _machine,
+    _gpu,
+    _arithmetic,
+    _packages,
+    _store,
+    _servers,
+)

@@ -1,0 +1,62 @@
+"""MLflow's and Prefect's pages over what a bootstrap wrote, on loopback."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+from capfilt.cli.console import Output
+from components.common.tracking import find_runs_page
+from components.config import BootstrapConfig
+from flows.layout import parent_run, scratch_folder
+from flows.server import free_port, prefect_server, wait_until_up
+
+
+def show_pages(config: BootstrapConfig, out: Output, *, stop: threading.Event | None = None) -> None:
+    """Start both, print their addresses, and wait until stopped."""
+    folder = scratch_folder(config)
+    with _mlflow(config.tracking_uri(folder)) as mlflow, prefect_server(folder / "prefect") as prefect:
+        if prefect is not None:
+            prefect.wait()
+        root = prefect.url if prefect is not None else os.environ["PREFECT_API_URL"].removesuffix("/api")
+        address = f"{root}/runs"  # its first page shows only what failed
+        rounds = mlflow and f"{mlflow.rstrip('/')}/{find_runs_page(mlflow, parent_run(config)['experiment'])}"
+        pages = {"mlflow": rounds, "prefect": address}
+        lines = [f"{name:8}{page}" for name, page in (("MLflow", rounds), ("Prefect", address)) if page]
+        out.result(pages, "\n".join([*lines, "Ctrl-C ends both."]))
+        with contextlib.suppress(KeyboardInterrupt):
+            (stop or threading.Event()).wait()
+
+
+@contextlib.contextmanager
+def _mlflow(uri: str | None) -> Iterator[str | None]:
+    """MLflow's pages over a database file; the address itself where a server runs already."""
+    if uri is None or uri.startswith("http"):
+        yield uri
+        return
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves 2 GB of helper processes (reference/mlops.md 2.2)
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    process = subprocess.Popen(
+        [*command, "--port", str(port), "--workers", "1"],
+        env=os.environ | quiet,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        wait_until_up(process, f"http://127.0.0.1:{port}/health", "MLflow's server")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

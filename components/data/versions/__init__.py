@@ -1,0 +1,1 @@
+"""What one does with a dataset's versions: check them, compare them."""

@@ -1,0 +1,1 @@
+"""Runs captioners and filters on images: device, precision, batches that halve where memory runs out."""

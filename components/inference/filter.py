@@ -1,0 +1,106 @@
+"""The filter at work: how well texts fit pictures, all texts of a picture against one pass of the vision tower.
+
+Shapes: B images, S side in pixels, d width of the space shared by images and texts.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from components.data.decoding import Pixels, to_pixels
+from components.inference.arithmetic import Arithmetic
+from components.model.blip import BlipFilter
+from components.model.checkpoints.weights import LoadedModel
+from components.model.text import ImageKV
+from components.model.tokenizer import pre_caption
+
+
+class Score(NamedTuple):
+    """How well a text fits a picture: P(match) of the ITM head, and the cosine of the ITC embeddings."""
+
+    probability: float
+    similarity: float
+
+
+class Filter:
+    """An image-text matching model ready to work.
+
+    Args:
+        loaded: model, tokenizer and preprocessing of a filter folder.
+        arithmetic: device and precision.
+        max_words: words of a text that are read (blip.md section 7).
+        max_tokens: tokens of a text that are read.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel[BlipFilter], arithmetic: Arithmetic, *, max_words: int = 30, max_tokens: int = 35
+    ) -> None:
+        self.model = arithmetic.place(loaded.model)
+        self.tokenizer = loaded.tokenizer
+        self.preprocessor = loaded.preprocessor
+        self.arithmetic = arithmetic
+        self.max_words = max_words
+        self.max_tokens = max_tokens
+
+    @property
+    def size(self) -> int:
+        """Side of the squares it wants, in pixels."""
+        return self.preprocessor.size
+
+    def score(self, squares: Pixels, texts: Sequence[Sequence[str]]) -> list[list[Score]]:
+        """Scores of each image's texts for squares uint8 `[B, S, S, 3]`; equal texts of an image are scored once."""
+        read = [[self.read(text) for text in row] for row in texts]
+        scores: list[dict[str, Score]] = [{} for _ in read]
+        slots = self._slots(read)
+        if not slots:
+            return [[] for _ in read]
+        with self.arithmetic:
+            pixels = to_pixels(squares, self.preprocessor.mean, self.preprocessor.std, device=self.arithmetic.device)
+            keys_values, images = self.model.image_features(pixels)
+            for slot in slots:
+                for row, text, score in zip(scores, slot, self._score_slot(slot, keys_values, images), strict=True):
+                    row[text] = score
+        return [[known[text] for text in row] for known, row in zip(scores, read, strict=True)]
+
+    def read(self, text: str) -> str:
+        """A text as it is read: cleaned, and cut to `max_words`. Texts read alike are one text to the filter."""
+        return pre_caption(text, self.max_words)
+
+    def embed_images(self, squares: Pixels) -> Tensor:
+        """Squares uint8 `[B, S, S, 3]` to ITC features `[B, d]` of length 1, fp32 on the CPU."""
+        with self.arithmetic:
+            pixels = to_pixels(squares, self.preprocessor.mean, self.preprocessor.std, device=self.arithmetic.device)
+            return self.model.image_embed(self.model.vision_model(pixels)).float().cpu()
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """R texts to ITC features `[R, d]` of length 1, fp32 on the CPU."""
+        with self.arithmetic:
+            batch = self.tokenizer.encode([self.read(text) for text in texts], self.max_tokens)
+            ids, mask = batch.ids.to(self.arithmetic.device), batch.mask.to(self.arithmetic.device)
+            return self.model.text_features(ids, mask).float().cpu()
+
+    @staticmethod
+    def _slots(texts: Sequence[Sequence[str]]) -> list[list[str]]:
+        """The different texts of each image dealt out to slots of one text per image, the longest to the first slot.
+
+        One text per image lets the model read every image's keys and values in place, and texts of a slot are of
+        similar length, so that little is padded. An image with fewer texts gives the empty text, scored and forgotten.
+        """
+        ordered = [sorted(set(row), key=lambda text: (-len(text.split()), -len(text), text)) for row in texts]
+        count = max((len(row) for row in ordered), default=0)
+        return [[row[slot] if slot < len(row) else "" for row in ordered] for slot in range(count)]
+
+    def _score_slot(self, texts: Sequence[str], keys_values: ImageKV, images: Tensor) -> list[Score]:
+        """Scores of one text per image, for keys and values and features `[B, d]` of the images."""
+        batch = self.tokenizer.encode(texts, self.max_tokens)
+        ids, mask = batch.ids.to(self.arithmetic.device), batch.mask.to(self.arithmetic.device)
+        probability = self.model.match_logits(ids, mask, keys_values).float().softmax(-1)[:, 1]
+        similarity = self._similarities(ids, mask, images)
+        # Six digits: what is beyond them is rounding noise of the arithmetic, and files stay comparable.
+        rows = zip(probability.tolist(), similarity.tolist(), strict=True)
+        return [Score(round(p, 6), round(s, 6)) for p, s in rows]
+
+    def _similarities(self, ids: Tensor, mask: Tensor, images: Tensor) -> Tensor:
+        """Cosines `[B]` of texts `[B, T]` and image features `[B, d]`: one pass of the text encoder, no picture."""
+        return (self.model.text_features(ids, mask).float() * images.float()).sum(-1)

@@ -1,0 +1,121 @@
+"""CapFilt's settings. What changes the output is in the fingerprint; what only changes the speed is not."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from components.model.decoding import DecodingConfig
+from components.regeneration.guard import GuardConfig
+from components.regeneration.policy import Policy
+
+OUTPUT_VERSION = 1
+"""Raised whenever the same input, models and config would give other bytes."""
+
+_NOT_THE_OUTPUT = {
+    "engine",
+    "workers",
+    "read_threads",
+    "threads",
+    "guard",
+    "retries",
+    "target_precision",
+    "calibration",
+}
+
+
+class CalibrationConfig(BaseModel):
+    """How the filter is measured on human validation captions: see calibration.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int = Field(default=300, ge=2, description="first so many validation images are used")
+    negatives: int = Field(
+        default=5, ge=1, description="wrong texts per image: captions of other images that the filter finds nearest"
+    )
+    bad_share: float = Field(
+        default=0.5, gt=0, lt=1, description="share of wrong texts before filtering that purity reckons with"
+    )
+    drift: float = Field(
+        default=0.05, gt=0, le=1, description="change of purity or yield from round to round that is told as drift"
+    )
+
+
+class CapfiltConfig(BaseModel):
+    """How web texts are rewritten and cleaned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(default=0, description="seed of the sampled captions (each image has its own stream)")
+    decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="how captions are decoded")
+    captions_per_image: int = Field(default=1, ge=1, le=64, description="synthetic captions per image")
+    threshold: float = Field(default=0.5, ge=0, le=1, description="match probability from which a text is kept")
+    target_precision: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of the kept texts that shall fit their picture: the threshold is chosen for it on human "
+        "validation captions and takes the place of `threshold`; the stage stops if no threshold reaches it; null: "
+        "`threshold` as it stands",
+    )
+    calibration: CalibrationConfig = Field(
+        default_factory=CalibrationConfig, description="how purity and yield of the filter are measured"
+    )
+    policy: Policy = Field(default="keep_both", description="keep_both (paper) | replace | best_of | fallback")
+    coin: float | None = Field(
+        default=None, ge=0, le=1, description="control experiment: accept texts by a coin of this rate, not by score"
+    )
+    position_zero: Literal["enc", "cls"] = Field(
+        default="enc",
+        description="token at position 0 of the filter's texts: [ENC] as trained, [CLS] as in BLIP's demo",
+    )
+    image_size: int | None = Field(default=None, ge=16, description="picture side in pixels; null: the model's own")
+    max_words: int = Field(default=30, ge=1, description="words of a text that the filter reads")
+    max_tokens: int = Field(default=35, ge=4, description="tokens of a text that the filter reads")
+    max_pixels: int = Field(default=50_000_000, ge=1, description="pixels beyond which a picture is refused undecoded")
+    min_side: int = Field(default=2, ge=1, description="shortest side in pixels below which a picture is refused")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="arithmetic of the models; auto: bf16 where it is faster (GPUs from Ampere on, CPUs with AMX), "
+        "else fp32; a run that goes on keeps what it began with",
+    )
+    batch_size: int = Field(default=32, ge=1, description="images per batch; halved where memory runs out")
+    limit: int | None = Field(default=None, ge=1, description="first N images only, to try settings; null: all")
+    guard: GuardConfig = Field(default_factory=GuardConfig, description="when captions count as collapsed")
+    engine: Literal["local", "ray"] = Field(default="local", description="this machine, or a Ray cluster")
+    workers: int = Field(
+        default=0, ge=0, description="processes that hold the models (Ray: actors); 0: one per GPU, or one without any"
+    )
+    threads: int = Field(default=0, ge=0, description="arithmetic threads per worker; 0: its share of the cores")
+    read_threads: int = Field(default=4, ge=1, description="threads that read and decode pictures")
+    retries: int = Field(default=3, ge=0, description="times a shard is tried again after trouble that can heal")
+
+    @model_validator(mode="after")
+    def _several_captions_are_drawn(self) -> Self:
+        if self.captions_per_image > 1 and self.decoding.method != "nucleus":
+            raise ValueError(
+                f"{self.decoding.method} search gives one caption per image: set decoding.method: nucleus for "
+                f"{self.captions_per_image}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_target_means_something(self) -> Self:
+        target, without = self.target_precision, 1 - self.calibration.bad_share
+        if target is not None and self.coin is not None:
+            raise ValueError(
+                "target_precision chooses a threshold of scores, and a coin looks at none: set one of them"
+            )
+        if target is not None and target <= without:
+            raise ValueError(
+                f"target_precision {target:g} asks for no filter: with a bad_share of {self.calibration.bad_share:g} "
+                f"the share of right texts is {without:g} before filtering; set it above that"
+            )
+        return self
+
+    def effective(self) -> dict[str, Any]:
+        """The settings that decide the output, as plain JSON: part of the fingerprint.
+
+        A target is not among them: the threshold that was chosen for it is.
+        """
+        return self.model_dump(mode="json", exclude=_NOT_THE_OUTPUT)

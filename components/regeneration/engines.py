@@ -1,0 +1,229 @@
+"""Who does the work: this process, several on this machine, or a Ray cluster. The only importer of ray.
+
+Every engine takes shards, has them committed and reports each; none of them changes a byte of what comes out. A shard
+is the unit of everything: of work, of retrying, of finishing.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.common.errors import CapfiltError, ConfigError
+from components.common.storage import Store
+from components.inference.arithmetic import Precision, fast_precision
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.local import OnImages, process_shards
+from components.regeneration.plan import Plan
+from components.regeneration.reading import ShardSource
+from components.regeneration.shard import Finished
+from components.regeneration.worker import SHARDS_AT_ONCE, Assignment, ShardWorker, start_in_pool, work_in_pool
+
+logger = logging.getLogger(__name__)
+
+OnShard = Callable[[Finished], None]
+_GOODBYE_SECONDS = 3.0
+_WITHOUT_BF16 = ("K80", "P4", "P100", "T4", "V100")  # GPUs before Ampere, as Ray names them
+
+
+def run_engine(
+    plan: Plan, todo: Sequence[ShardSource], store: Store, folder: Path, *, on_images: OnImages, on_shard: OnShard
+) -> None:
+    """Work on shards until all are committed.
+
+    Args:
+        plan: models and settings.
+        todo: input shards that are not committed yet.
+        store: rooted at the output dataset.
+        folder: local folder for models and temporary files.
+        on_images: called with numbers of samples done since the last call.
+        on_shard: called once per committed shard, in this thread; may raise to stop the work.
+    """
+    if plan.config.engine == "ray":
+        _on_ray(plan, todo, store, on_images, on_shard)
+        return
+    workers = min(plan.config.workers or max(1, torch.cuda.device_count()), len(todo))
+    if workers > 1:
+        _in_processes(plan, todo, store, folder, workers, on_images, on_shard)
+    else:
+        _alone(plan, todo, store, folder, on_images, on_shard)
+
+
+def engine_precision(config: CapfiltConfig) -> Precision:
+    """What `auto` is where the work will be done: on this machine, or on a Ray cluster elsewhere (RAY_ADDRESS)."""
+    if config.engine != "ray" or not os.environ.get("RAY_ADDRESS"):
+        return fast_precision()
+    with _ray_session() as ray:
+        resources = ray.cluster_resources()
+    old = any(f"accelerator_type:{name}" in resources for name in _WITHOUT_BF16)
+    return "bf16" if resources.get("GPU") and not old else "fp32"
+
+
+def _alone(
+    plan: Plan, todo: Sequence[ShardSource], store: Store, folder: Path, on_images: OnImages, on_shard: OnShard
+) -> None:
+    """This process does it all."""
+    models = Assignment(plan, store.uri, folder, plan.config.threads).models(0, folder)
+    with contextlib.closing(process_shards(todo, models, store, folder, on_images=on_images)) as finished:
+        for shard in finished:
+            on_shard(shard)
+
+
+def _in_processes(
+    plan: Plan,
+    todo: Sequence[ShardSource],
+    store: Store,
+    folder: Path,
+    workers: int,
+    on_images: OnImages,
+    on_shard: OnShard,
+) -> None:
+    """Worker processes on this machine; if one dies, all are started again and go on with what is left."""
+    cores = len(os.sched_getaffinity(0))
+    assignment = Assignment(plan, store.uri, folder, plan.config.threads or max(1, cores // workers))
+    left = {source.name: source for source in todo}
+    for attempt in range(plan.config.retries + 1):
+        try:
+            with contextlib.closing(_pooled(assignment, list(left.values()), workers)) as finished:
+                for shard in finished:
+                    del left[shard.record.name]
+                    on_images(shard.record.counts.samples)
+                    on_shard(shard)
+            return
+        except BrokenProcessPool:
+            logger.warning("a worker process died; starting again with %d shards left (%d)", len(left), attempt + 1)
+    raise CapfiltError(
+        f"worker processes died {plan.config.retries + 1} times, {len(left)} shards are left. Most likely memory ran "
+        "out: set fewer workers or a smaller batch_size and run again; finished shards are kept"
+    )
+
+
+def _pooled(assignment: Assignment, todo: Sequence[ShardSource], workers: int) -> Generator[Finished, None, None]:
+    """Shards in the order in which they are finished."""
+    context = multiprocessing.get_context("spawn")
+    slots: Any = context.SimpleQueue()
+    for slot in range(workers):
+        slots.put(slot)
+    pool = ProcessPoolExecutor(workers, context, start_in_pool, (assignment, slots))
+    try:
+        for future in as_completed([pool.submit(work_in_pool, source) for source in todo]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _on_ray(plan: Plan, todo: Sequence[ShardSource], store: Store, on_images: OnImages, on_shard: OnShard) -> None:
+    """Actors in a Ray cluster (RAY_ADDRESS, or one started here). Shards' names go to them, pixels never travel."""
+    actors: list[Any] = []
+    with _ray_session() as ray:
+        try:
+            workers, hire = _ray_hiring(ray, plan, store, len(todo))
+
+            def start() -> Any:
+                actors.append(hire())
+                return actors[-1]
+
+            for shard in _ray_shards(ray, [start() for _ in range(workers)], start, deque(todo), plan.config.retries):
+                on_images(shard.record.counts.samples)
+                on_shard(shard)
+        finally:
+            # A killed actor leaves its folder behind, fetched models and all; one that is dead or busy does not answer.
+            if goodbyes := [actor.close.remote() for actor in actors]:
+                ray.wait(goodbyes, num_returns=len(goodbyes), timeout=_GOODBYE_SECONDS)
+            for actor in actors:
+                ray.kill(actor)
+
+
+@contextlib.contextmanager
+def _ray_session() -> Iterator[Any]:
+    """Ray, connected to the cluster of RAY_ADDRESS or to one started here, for as long as it is needed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("engine ray needs Ray: pip install 'capfilt[ray]', or set engine: local") from error
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, logging_level=logging.WARNING)
+    try:
+        yield ray
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _ray_hiring(ray: Any, plan: Plan, store: Store, shards: int) -> tuple[int, Callable[[], Any]]:
+    """How many actors there shall be, one per GPU of the cluster or one per CPU slot, and how one is started."""
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    threads = plan.config.threads or (1 if plan.config.workers == 0 else max(1, cpus // plan.config.workers))
+    workers = min(plan.config.workers or gpus or max(1, cpus // threads), shards)
+    options = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_gpus": 0, "num_cpus": min(threads, cpus)}
+    actor = ray.remote(ShardWorker).options(max_concurrency=SHARDS_AT_ONCE, **options)
+    # Ray shows an actor its own GPU alone, so every slot is 0.
+    assignment = Assignment(plan, store.uri, None, threads)
+    logger.info("Ray: %d actors on %d GPUs and %d CPUs", workers, gpus, cpus)
+    return workers, lambda: actor.remote(assignment, 0)
+
+
+def _ray_shards(
+    ray: Any, actors: Sequence[Any], start: Callable[[], Any], todo: deque[ShardSource], retries: int
+) -> Iterator[Finished]:
+    """Keep every actor busy; the shards of one that died go back to the queue, and another takes its place.
+
+    An actor is given shards once it has its models and answers: one that finds no room in the cluster holds up nothing.
+    Ray's own restarts are not used: while they last, every shard that is sent fails at once.
+    """
+    running: dict[Any, tuple[Any, ShardSource | None]] = {one.process.remote(): (one, None) for one in actors}
+    idle: deque[Any] = deque()
+    gone: set[Any] = set()
+    deaths: Counter[str] = Counter()
+    left = len(todo)
+    while left:
+        while todo and idle:
+            if (actor := idle.popleft()) not in gone:
+                source = todo.popleft()
+                running[actor.work.remote(source)] = (actor, source)
+        (done, *_), _ = ray.wait(list(running), num_returns=1)
+        actor, given = running.pop(done)
+        try:
+            result = ray.get(done)
+        except ray.exceptions.RayActorError as error:
+            _count_death(deaths, "" if given is None else given.name, retries, error)
+            if given is not None:
+                todo.append(given)
+            if actor not in gone:
+                gone.add(actor)
+                ray.kill(actor)  # it may only be out of reach, and would keep its GPU
+                successor = start()
+                running[successor.process.remote()] = (successor, None)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, CapfiltError):
+                raise error.cause from error
+            raise
+        else:
+            idle.extend([actor] * (SHARDS_AT_ONCE if given is None else 1))
+            deaths.pop("", None)
+            if given is not None:
+                left -= 1
+                yield result
+
+
+def _count_death(deaths: "Counter[str]", shard: str, retries: int, error: Exception) -> None:
+    """Count the death of a worker, with a shard or (no name) while it loaded the models; too many end the run."""
+    deaths[shard] += 1
+    doing = f"the worker of shard {shard}" if shard else "workers that load the models"
+    if deaths[shard] > retries:
+        raise CapfiltError(
+            f"{doing} died {deaths[shard]} times ({error}); most likely memory ran out: set a smaller batch_size or "
+            "fewer workers and run again, finished shards are kept"
+        ) from error
+    logger.warning("%s died; another one takes its place", doing)

@@ -1,0 +1,104 @@
+"""Captioner and filter together: a batch of pictures in, all candidate captions with their scores out."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from components.common.seeding import key_seed
+from components.inference.arithmetic import Arithmetic, pick_device
+from components.inference.captioner import Captioner
+from components.inference.filter import Filter, Score
+from components.inference.memory import with_halving
+from components.model.checkpoints.weights import load_captioner, load_filter
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.policy import Text
+from components.regeneration.reading import Loaded, ReadOptions
+from components.regeneration.texts import EMPTY
+
+
+class CapfiltModels:
+    """Both models, each with its own vision tower, on one device.
+
+    Args:
+        captioner: the captioner.
+        matcher: the filter.
+        config: settings of the run.
+        fingerprint: of the run; with it, a picture's key decides its captions.
+    """
+
+    def __init__(self, captioner: Captioner, matcher: Filter, config: CapfiltConfig, fingerprint: str) -> None:
+        self.captioner = captioner
+        self.filter = matcher
+        self.config = config
+        self.fingerprint = fingerprint
+        self._sizes = tuple(dict.fromkeys((captioner.size, matcher.size)))
+        self._turn = threading.Lock()
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """How samples must be read for these models: one square per different picture size."""
+        config = self.config
+        return ReadOptions(self._sizes, config.max_pixels, config.min_side)
+
+    def process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
+        """All candidate captions of each picture, web texts first, scored; a batch too large for memory is halved.
+
+        Threads take turns.
+        """
+        with self._turn:
+            return with_halving(self._process, batch)
+
+    def _process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
+        captions = self._caption(batch)
+        asked = [
+            [text.text for text in item.texts if text.problem is None] + [text for text in made if text]
+            for item, made in zip(batch, captions, strict=True)
+        ]
+        scores = self.filter.score(self._squares(batch, self.filter.size), asked)
+        return [
+            _scored(item.texts, made, dict(zip(texts, row, strict=True)))
+            for item, made, texts, row in zip(batch, captions, asked, scores, strict=True)
+        ]
+
+    def _caption(self, batch: Sequence[Loaded]) -> list[list[str]]:
+        count = self.config.captions_per_image
+        seeds = [[key_seed(self.fingerprint, item.sample.key, index) for index in range(count)] for item in batch]
+        return self.captioner.caption(self._squares(batch, self.captioner.size), seeds)
+
+    def _squares(self, batch: Sequence[Loaded], size: int) -> np.ndarray:
+        index = self._sizes.index(size)
+        return np.stack([item.squares[index] for item in batch])
+
+
+def _scored(found: Sequence[Text], captions: Sequence[str], scores: dict[str, Score]) -> list[Text]:
+    web = [text if text.problem is not None else text._replace(**scores[text.text]._asdict()) for text in found]
+    made = [
+        Text("synthetic", text, **scores[text]._asdict()) if text else Text("synthetic", "", problem=EMPTY)
+        for text in captions
+    ]
+    return [*web, *made]
+
+
+def load_models(
+    captioner: Path, matcher: Path, config: CapfiltConfig, fingerprint: str, slot: int = 0
+) -> CapfiltModels:
+    """Load both model folders for the GPU of this worker's number, or the CPU."""
+    arithmetic = Arithmetic(pick_device(slot), config.precision)
+    return CapfiltModels(
+        Captioner(load_captioner(captioner, image_size=config.image_size), config.decoding, arithmetic),
+        load_matcher(matcher, config, arithmetic),
+        config,
+        fingerprint,
+    )
+
+
+def load_matcher(folder: Path, config: CapfiltConfig, arithmetic: Arithmetic) -> Filter:
+    """Load a filter's folder as CapFilt uses it, so that it is also measured as it is used."""
+    return Filter(
+        load_filter(folder, image_size=config.image_size, position_zero=config.position_zero),
+        arithmetic,
+        max_words=config.max_words,
+        max_tokens=config.max_tokens,
+    )

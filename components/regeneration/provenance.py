@@ -1,0 +1,83 @@
+"""Where a sample came from, and why it is what it is."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from components.common.errors import DataError, StorageError
+from components.common.seeding import key_seed
+from components.common.storage import open_store
+from components.data.candidates import Candidate
+from components.data.manifest import Manifest, ShardEntry, file_uri, load_manifest, read_commit
+from components.data.versions.verify import shard_rows
+from components.regeneration.reading import fetch_shard
+from components.regeneration.recut import origin_of
+
+
+def explain(uri: str, key: str) -> dict[str, Any]:
+    """Everything known of one sample: its input shard and place there, its candidates, scores, decisions and makers.
+
+    Args:
+        uri: a sealed dataset.
+        key: the sample's key.
+
+    Raises:
+        DataError: the dataset has no such sample.
+    """
+    manifest = load_manifest(uri)
+    store = open_store(uri)
+    for entry in manifest.shards:
+        record = read_commit(store, entry.name)
+        rows = [row for row in shard_rows(uri, entry) if row.key == key]
+        failures = [bad for bad in (record.bad if record else ()) if bad.key == key]
+        if rows or failures:
+            return _explanation(manifest, uri, entry, key, rows, [bad.model_dump() for bad in failures])
+    raise DataError(f"{uri} has no sample {key!r}: check the key, or look in another version")
+
+
+def _explanation(
+    manifest: Manifest, uri: str, entry: ShardEntry, key: str, rows: list[Candidate], failures: list[dict[str, Any]]
+) -> dict[str, Any]:
+    captions = sum(row.source == "synthetic" for row in rows)
+    seeds = [key_seed(manifest.fingerprint, key, index) for index in range(captions)]
+    return {
+        "key": key,
+        "dataset": {"name": manifest.name, "uri": uri, "digest": manifest.digest, "kind": manifest.kind},
+        "shard": {"name": entry.name, "tar": file_uri(uri, entry.tar), "sha256": entry.tar.sha256},
+        "input": _input_place(manifest, entry, key),
+        "kept": any(row.kept for row in rows),
+        "failures": failures,
+        "candidates": [
+            {
+                "source": row.source,
+                "text": row.text,
+                "itm_probability": row.itm_probability,
+                "itc_similarity": row.itc_similarity,
+                "kept": row.kept,
+                "reason": row.reason or "kept",
+            }
+            for row in rows
+        ],
+        "image_sha256": rows[0].image_sha256 if rows else "",
+        "seeds": seeds if manifest.kind == "capfilt" else [],
+        "parents": [parent.model_dump() for parent in manifest.parents],
+        "config": manifest.config,
+    }
+
+
+def _input_place(manifest: Manifest, entry: ShardEntry, key: str) -> dict[str, Any]:
+    """Input tar and byte offset of a sample; why they are unknown, if they are."""
+    if manifest.kind not in ("capfilt", "recut"):
+        return {"origin": manifest.origin}
+    try:
+        web = origin_of(manifest)
+        source = next(shard for shard in web.shards if shard.name == entry.name)
+        with TemporaryDirectory(prefix="capfilt-explain-") as folder:
+            shard = fetch_shard(source, Path(folder))
+            try:
+                found = [sample for sample in shard.scan.samples if sample.key == key]
+            finally:
+                shard.close()
+        return {"tar": source.uri, "sha256": shard.sha256, "offsets": [sample.offset for sample in found]}
+    except (DataError, StorageError) as error:
+        return {"origin": manifest.origin, "unknown": str(error)}

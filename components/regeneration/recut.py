@@ -1,0 +1,167 @@
+"""Another threshold or policy on stored scores: a new dataset version in minutes, without a model.
+
+Every candidate was stored with its score, kept or not. The pictures come from the web shards that the dataset was made
+from, since its own tars lack those it had dropped.
+"""
+
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from components.common.contracts import CapfiltResult
+from components.common.errors import ConfigError, DataError, StorageError
+from components.common.seeding import digest_of
+from components.common.storage import Store, open_store
+from components.data.candidates import Candidate, read_candidates
+from components.data.manifest import (
+    BadSample,
+    Counts,
+    Manifest,
+    Parent,
+    dataset_store,
+    load_manifest,
+    plan_dataset,
+    read_commit,
+    seal_dataset,
+)
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.guard import GuardConfig
+from components.regeneration.plan import WebInput, web_input
+from components.regeneration.policy import Policy, Source, Text
+from components.regeneration.reading import Loaded, OpenShard, fetch_shard
+from components.regeneration.shard import BROKEN, Finished, Outcome, ShardWork, finish_shard, judge
+from components.regeneration.stats import merge_shards, run_metrics, shard_stats
+
+REVISION = 1
+"""Raised when the same dataset and settings would give another output."""
+
+_GUARD_OFF = GuardConfig(max_top_caption_share=1.0)
+
+
+def recut_dataset(
+    uri: str,
+    *,
+    threshold: float,
+    policy: Policy,
+    store: Store,
+    name: str,
+    out: Store | None = None,
+    work_dir: Path | None = None,
+) -> CapfiltResult:
+    """Decide again about every candidate of a dataset.
+
+    Args:
+        uri: a dataset made by CapFilt, or a recut one.
+        threshold: match probability from which a text is kept.
+        policy: as in CapfiltConfig.
+        store: root under which the new version gets its place.
+        name: its name.
+        out: exact root of the new dataset, instead of its place under `store`.
+        work_dir: local folder for temporary files.
+
+    Raises:
+        DataError: it is no such dataset, or its web shards are gone or changed.
+        ConfigError: the threshold is no probability, or `out` holds something else.
+    """
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"threshold {threshold} is no probability: use 0 … 1")
+    manifest = load_manifest(uri)
+    if manifest.kind not in ("capfilt", "recut"):
+        raise DataError(f"{uri} is a {manifest.kind} dataset without scores; only what CapFilt made can be cut again")
+    # What decided before must not stay among the settings: not the old threshold, not a coin.
+    inherited = {"limit": manifest.config.get("limit"), "guard": _GUARD_OFF}
+    config = CapfiltConfig(threshold=threshold, policy=policy, **inherited)
+    settings = {"threshold": threshold, "policy": policy, "limit": config.limit}
+    plan = {"kind": "recut", "version": REVISION, "dataset": manifest.digest, "config": settings}
+    target = out or dataset_store(store, name, digest_of(plan))
+    fingerprint = plan_dataset(target, plan)
+    with tempfile.TemporaryDirectory(prefix="capfilt-recut-", dir=work_dir) as folder:
+        done = list(_shards(manifest, open_store(uri), target, config, fingerprint, Path(folder)))
+    records = [one.record for one in done]
+    ref = seal_dataset(
+        target,
+        name=name,
+        kind="recut",
+        config=settings,
+        fingerprint=fingerprint,
+        records=records,
+        parents=(Parent(role="dataset", digest=manifest.digest, uri=uri), *manifest.parents),
+        origin=manifest.origin,
+    )
+    counts = Counts.total(record.counts for record in records)
+    return CapfiltResult(dataset=ref, metrics=run_metrics(merge_shards([one.stats for one in done]), counts, 0.0, 0))
+
+
+def origin_of(manifest: Manifest) -> WebInput:
+    """The web shards that a dataset was made from.
+
+    Raises:
+        DataError: they are not there any more, or are others now.
+    """
+    wanted = next((parent.digest for parent in manifest.parents if parent.role == "web"), "")
+    limit = manifest.config.get("limit")
+    try:
+        web = web_input(manifest.origin, limit if isinstance(limit, int) else None)
+    except (DataError, StorageError) as error:
+        raise DataError(f"the web shards of dataset {manifest.name} cannot be read: {error}") from error
+    if web.digest != wanted:
+        raise DataError(
+            f"{manifest.origin} holds other web shards than dataset {manifest.name} was made from (version "
+            f"{web.digest[:12]}, wanted {wanted[:12]}): bring those back"
+        )
+    return web
+
+
+def _shards(
+    manifest: Manifest, source: Store, target: Store, config: CapfiltConfig, fingerprint: str, work_dir: Path
+) -> Iterator[Finished]:
+    """Every shard decided again, in order; those an earlier run committed are taken over."""
+    web: WebInput | None = None
+    for entry in manifest.shards:
+        if (record := read_commit(target, entry.name)) is not None:
+            yield Finished(record, shard_stats(read_candidates(target.read(record.parquet.uri)), config.threshold))
+            continue
+        web = web or origin_of(manifest)
+        commit = read_commit(source, entry.name)
+        if commit is None:
+            raise DataError(f"{source.uri}: the commit record of shard {entry.name} is gone; make the dataset again")
+        rows = read_candidates(source.read(entry.parquet.uri), name=f"{source.uri}/{entry.parquet.uri}")
+        shard = fetch_shard(next(one for one in web.shards if one.name == entry.name), work_dir)
+        outcomes = [
+            one if one.loaded.reason else judge(one.loaded, one.texts, config, fingerprint)
+            for one in recalled(shard, rows, commit.bad)
+        ]
+        yield finish_shard(ShardWork(shard, outcomes), target, work_dir, config)
+
+
+def recalled(shard: OpenShard, rows: list[Candidate], bad: tuple[BadSample, ...]) -> Iterator[Outcome]:
+    """The samples of a shard with their texts and scores as they were stored, undecided, in input order.
+
+    Raises:
+        DataError: table and shard do not belong together.
+    """
+    images = deque(list(group) for _, group in groupby(rows, key=lambda row: (row.key, row.image_sha256)))
+    failures = deque(one for one in bad if one.reason != BROKEN)
+    for sample in shard.samples:
+        if sample.problem is not None:
+            failure = failures.popleft()
+            yield Outcome(Loaded(sample, (), reason=failure.reason, detail=failure.detail))
+            continue
+        if not images or images[0][0].key != sample.key:
+            raise DataError(f"shard {shard.source.uri}: the candidate table lacks sample {sample.key}; verify both")
+        group = images.popleft()
+        texts = tuple(_text(row) for row in group)
+        digest = group[0].image_sha256
+        if failures and failures[0].key == sample.key and failures[0].reason == group[0].reason:
+            failure = failures.popleft()
+            yield Outcome(Loaded(sample, texts, digest, reason=failure.reason, detail=failure.detail))
+        else:
+            yield Outcome(Loaded(sample, texts, digest), texts)
+
+
+def _text(row: Candidate) -> Text:
+    problem = row.reason if row.itm_probability is None else None
+    source: Source = "synthetic" if row.source == "synthetic" else "web"
+    return Text(source, row.text, row.itm_probability, row.itc_similarity, problem)

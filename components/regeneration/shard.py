@@ -1,0 +1,218 @@
+"""One shard from its scored samples to its commit: decide, write tar and candidate table, declare it finished.
+
+A shard's files are a deterministic function of the input shard, the models and the plan. Data is written first, then
+the commit record; whoever dies in between leaves nothing that counts, and whoever redoes it writes the same bytes.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from components.common.errors import DataError, StorageError
+from components.common.storage import Store, sha256_hex
+from components.data.candidates import Candidate, candidates_to_bytes
+from components.data.manifest import BadSample, Counts, FileRecord, ShardRecord, commit_shard
+from components.data.shards import SampleIndex, write_shard
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.guard import check_collapse
+from components.regeneration.policy import BELOW_THRESHOLD, COIN, KEPT, Decision, Text, coin_passes, decide, passes
+from components.regeneration.reading import Loaded, OpenShard, companion
+from components.regeneration.stats import ShardStats, shard_stats
+from components.regeneration.texts import json_fields
+
+BROKEN = "broken_shard"
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one sample: its candidates with decisions, or the reason of its failure."""
+
+    loaded: Loaded
+    texts: tuple[Text, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def kept(self) -> list[Text]:
+        """The captions that stay, in order."""
+        return [text for text, decision in zip(self.texts, self.decisions, strict=True) if decision.kept]
+
+
+@dataclass
+class ShardWork:
+    """A shard while its samples go through the models."""
+
+    shard: OpenShard
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A committed shard and its figures."""
+
+    record: ShardRecord
+    stats: ShardStats
+
+
+def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, fingerprint: str) -> Outcome:
+    """Apply filter and policy to the scored texts of one picture."""
+    if config.coin is None:
+        passed, rejection = passes(texts, config.threshold), BELOW_THRESHOLD
+    else:
+        passed, rejection = coin_passes(texts, config.coin, fingerprint, loaded.sample.key), COIN
+    return Outcome(loaded, tuple(texts), tuple(decide(texts, config.policy, passed, rejection=rejection)))
+
+
+def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltConfig) -> Finished:
+    """Write a shard's tar and table to the store and commit it.
+
+    Args:
+        work: all its samples, judged, in input order.
+        store: rooted at the output dataset.
+        work_dir: local folder for the tar before it is copied to the store.
+        config: for the collapse guard and the number of retries.
+
+    Raises:
+        DataError: a sample was lost, or the shard was committed with another content.
+        StorageError: the store refuses, or trouble that can heal lasted too long.
+        GateError: the captions have collapsed; nothing is committed.
+    """
+    name = work.shard.source.name
+    rows = [row for outcome in work.outcomes for row in candidate_rows(outcome)]
+    stats = shard_stats(rows, config.threshold, by_coin=config.coin is not None)
+    check_collapse(stats.captions, config.guard, f"shard {name}")
+    table = candidates_to_bytes(rows)
+    local = work_dir / f"out-{name}.tar"
+    try:
+        size, digest = write_shard(_kept_samples(work), local)
+        tar = FileRecord(uri=f"shards/{name}.tar", bytes=size, sha256=digest)
+        parquet = FileRecord(uri=f"shards/{name}.parquet", bytes=len(table), sha256=sha256_hex(table))
+        record = shard_record(work, tar, parquet, stats)
+        healing(lambda: store.upload(local, tar.uri), config.retries)
+        healing(lambda: store.write(parquet.uri, table), config.retries)
+        return Finished(healing(lambda: commit_shard(store, record), config.retries), stats)
+    finally:
+        local.unlink(missing_ok=True)
+        work.shard.close()
+
+
+def healing(call: Callable[[], R], retries: int, *, pause: float = 0.5) -> R:
+    """Call again after trouble that can heal, with doubling pauses (seconds)."""
+    for attempt in range(retries + 1):
+        try:
+            return call()
+        except StorageError as error:
+            if not error.retryable or attempt == retries:
+                raise
+            time.sleep(pause * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def candidate_rows(outcome: Outcome) -> list[Candidate]:
+    """Table rows of one sample. A failed sample's web texts are listed too, with the failure as its reason."""
+    loaded = outcome.loaded
+    if loaded.reason:
+        return [_row(loaded, text, Decision(False, loaded.reason)) for text in loaded.texts]
+    return [_row(loaded, text, one) for text, one in zip(outcome.texts, outcome.decisions, strict=True)]
+
+
+def _row(loaded: Loaded, text: Text, decision: Decision) -> Candidate:
+    return Candidate(
+        key=loaded.sample.key,
+        image_sha256=loaded.sha256,
+        source=text.source,
+        text=text.text,
+        itm_probability=text.probability,
+        itc_similarity=text.similarity,
+        kept=decision.kept,
+        reason="" if decision.reason == KEPT else decision.reason,
+    )
+
+
+def shard_record(work: ShardWork, tar: FileRecord, parquet: FileRecord, stats: ShardStats) -> ShardRecord:
+    """The commit record: files, counts, every bad sample.
+
+    Raises:
+        DataError: if the samples that came out are not those that went in.
+    """
+    keys = [outcome.loaded.sample.key for outcome in work.outcomes]
+    if keys != [sample.key for sample in work.shard.samples]:
+        raise DataError(
+            f"shard {work.shard.source.uri}: {len(work.shard.samples)} samples went in, {len(keys)} came out, or in "
+            "another order; this is a defect, please report it with the shard"
+        )
+    bad = [
+        BadSample(key=one.loaded.sample.key, reason=one.loaded.reason, detail=one.loaded.detail)
+        for one in work.outcomes
+        if one.loaded.reason
+    ]
+    if (lost := _lost(work.shard)) is not None:
+        bad.append(lost)
+    good = [one for one in work.outcomes if not one.loaded.reason]
+    pairs = sum(len(one.kept) for one in good)
+    failed = Counter[str]()
+    for one in bad:
+        failed[one.reason] += one.count
+    counts = Counts(
+        samples=len(good) + failed.total(),
+        kept=sum(bool(one.kept) for one in good),
+        dropped=sum(not one.kept for one in good),
+        failed=dict(sorted(failed.items())),
+        kept_pairs=pairs,
+        dropped_pairs=sum(len(one.texts) for one in good) - pairs,
+    )
+    return ShardRecord(
+        name=work.shard.source.name, tar=tar, parquet=parquet, counts=counts, bad=tuple(bad), metrics=stats.figures()
+    )
+
+
+def _lost(shard: OpenShard) -> BadSample | None:
+    """What a broken tar has lost behind the break: as many samples as somebody counted, at least the one it cut."""
+    broken = shard.scan.broken
+    if broken is None or shard.source.take is not None:
+        return None
+    count = max(1, (shard.source.expected or 0) - len(shard.scan.samples))
+    return BadSample(key=shard.source.name, reason=BROKEN, detail=f"byte {broken.offset}: {broken.what}", count=count)
+
+
+def _kept_samples(work: ShardWork) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+    """Samples of the output tar: those with a kept caption; every input member but text and JSON bit-identical."""
+    for outcome in work.outcomes:
+        kept = outcome.kept
+        if kept:
+            sample = outcome.loaded.sample
+            yield sample.key, kept_members(work.shard, sample, kept)
+
+
+def kept_members(shard: OpenShard, sample: SampleIndex, kept: Sequence[Text]) -> dict[str, bytes]:
+    """Members of an output sample: the input's bit-identical, but for text and JSON."""
+    members = {extension: shard.member(sample, extension) or b"" for extension in sample.members}
+    text, fields = companion(sample, "txt"), companion(sample, "json")
+    return members | {text: kept[0].text.encode(), fields: sample_json(members.get(fields), kept)}
+
+
+def sample_json(data: bytes | None, kept: Sequence[Text]) -> bytes:
+    """The sample's JSON: the input's fields, and the kept captions with source and scores under `captions`."""
+    fields = json_fields(data)
+    former = fields.pop("captions", None)
+    if former is not None and not _is_ours(former):
+        fields["input_captions"] = former
+    fields["captions"] = [
+        {
+            "text": text.text,
+            "source": text.source,
+            "itm_probability": text.probability,
+            "itc_similarity": text.similarity,
+        }
+        for text in kept
+    ]
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _is_ours(captions: object) -> bool:
+    """Whether a `captions` field was written by `sample_json`: then the new one takes its place."""
+    return isinstance(captions, list) and all(isinstance(one, dict) and "itm_probability" in one for one in captions)

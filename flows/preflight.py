@@ -1,0 +1,171 @@
+"""Everything that can be known to be wrong before work starts: store, input, servers, compiler, disk, another run."""
+
+import importlib.util
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from components.common.errors import CapfiltError, ConfigError, DataError, ModelError, StorageError
+from components.common.lock import refuse_if_busy
+from components.common.storage import open_store
+from components.config import BootstrapConfig, TrainedRole
+from flows.layout import LOCK_KEY, scratch_folder
+from flows.server import why_no_answer
+
+LEAST_FREE_BYTES = 1 << 30
+COMPILER_REMEDY = (
+    "there is no C++ compiler, and DeepSpeed builds one small op on first use: apt install g++ (Debian, Ubuntu), "
+    "dnf install gcc-c++ (Fedora), xcode-select --install (macOS)"
+)
+MLFLOW_REMEDY = "start it, mend MLFLOW_TRACKING_URI or tracking.uri, or go without: --set tracking.enabled=false"
+
+
+def check_before_work(config: BootstrapConfig) -> None:
+    """Refuse what cannot work, with every fault of the config's input in one message.
+
+    Raises:
+        ConfigError: a path that is not there, a file that is not what it must be, a placement that cannot be.
+        StorageError: the store refuses us.
+        BusyError: another bootstrap works on this store.
+        CapfiltError: no compiler, no room on the disk, or a server that does not answer.
+    """
+    check_compiler()
+    store = open_store(config.store)
+    store.check()
+    refuse_if_busy(store, LOCK_KEY)
+    check_disk(scratch_folder(config))
+    checks = (_input_faults, _vocabulary_fault, _encoder_faults, _placement_faults)
+    if faults := [fault for check in checks for fault in check(config)]:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+    check_services(config)
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler torch would call."""
+    wanted = os.environ.get("CXX")
+    return next(
+        (path for name in filter(None, (wanted, "c++", "g++", "clang++")) if (path := shutil.which(name))), None
+    )
+
+
+def check_compiler() -> None:
+    """Refuse to start without a compiler."""
+    if find_compiler() is None:
+        raise CapfiltError(COMPILER_REMEDY)
+
+
+def free_space(folder: Path) -> tuple[Path, int]:
+    """The folder, or the nearest one above that exists, and the bytes free there."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return existing, shutil.disk_usage(existing).free
+
+
+def check_disk(folder: Path) -> None:
+    """Refuse to start on a full disk."""
+    existing, free = free_space(folder)
+    if free < LEAST_FREE_BYTES:
+        raise StorageError(
+            f"{existing}: only {free / 2**20:.0f} MiB are free, at least {LEAST_FREE_BYTES >> 20} are needed; "
+            "free space or choose another place with --set store=…"
+        )
+
+
+def check_services(config: BootstrapConfig) -> None:
+    """Refuse to start where MLflow's server or the Ray cluster that shall be used is out of reach."""
+    tracking = config.tracking_uri(scratch_folder(config))
+    if fault := mlflow_fault(tracking):
+        raise CapfiltError(f"no MLflow server at {tracking} ({fault}): {MLFLOW_REMEDY}")
+    if config.capfilt.engine == "ray" and (fault := ray_fault()):
+        raise CapfiltError(fault)
+
+
+def mlflow_fault(uri: str | None) -> str | None:
+    """Why the MLflow server at a tracking URI gives no answer; None if it does, or if there is no server to ask."""
+    if uri is None or not uri.startswith("http"):
+        return None
+    return why_no_answer(f"{uri.rstrip('/')}/health")
+
+
+def ray_fault() -> str | None:
+    """Why `engine: ray` cannot work here; None if it can."""
+    if importlib.util.find_spec("ray") is None:
+        return "engine ray needs Ray: pip install -e '.[ray]', or set capfilt.engine=local"
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # none, `auto` or `local`: Ray finds a cluster on this machine, or starts one
+        return None
+    try:
+        socket.create_connection((host, int(port)), 5).close()
+    except OSError as error:
+        return (
+            f"no Ray cluster at RAY_ADDRESS={address} ({error.strerror or error}): start it with `ray start --head`, "
+            "mend the address, or unset RAY_ADDRESS for one on this machine"
+        )
+    return None
+
+
+def _input_faults(config: BootstrapConfig) -> Iterator[str]:
+    """What is wrong with the files that a config names, each by its key."""
+    if config.data.source != "files":
+        return
+    from components.data.web import check_tars
+
+    for split in ("train", "val", "test"):
+        yield from _split_faults(config, split)
+    try:
+        check_tars(str(config.data.web))
+    except (DataError, StorageError) as error:
+        yield f"data.web: {error}"
+
+
+def _split_faults(config: BootstrapConfig, split: str) -> Iterator[str]:
+    """What is wrong with a split's annotations, or with the folder of its pictures."""
+    from components.data.coco import picture_sizes, read_annotations
+
+    human = config.data.human
+    uri = getattr(human, split)
+    if not uri:
+        return
+    key = f"data.human.{split}"
+    try:
+        annotations = read_annotations(uri, config.data.human_limit if split == "train" else None)
+        own = getattr(human, f"{split}_images", None)
+        key = f"data.human.{split}_images" if own else "data.human.images"
+        picture_sizes(open_store(own or str(human.images)), annotations)
+    except (DataError, StorageError) as error:
+        yield f"{key}: {error}"
+
+
+def _vocabulary_fault(config: BootstrapConfig) -> Iterator[str]:
+    if config.tokenizer.vocab_file is None:
+        return
+    from components.model.tokenizer import BlipTokenizer
+
+    try:
+        BlipTokenizer.from_vocab_file(Path(config.tokenizer.vocab_file))
+    except ModelError as error:
+        yield f"tokenizer.vocab_file: {error}"
+
+
+def _encoder_faults(config: BootstrapConfig) -> Iterator[str]:
+    from components.model.checkpoints.publishing import check_model_folder
+
+    for name, uri in config.encoders.model_dump(exclude_none=True).items():
+        try:
+            check_model_folder(open_store(uri))
+        except (ModelError, StorageError) as error:
+            yield f"encoders.{name}: {error}"
+
+
+def _placement_faults(config: BootstrapConfig) -> Iterator[str]:
+    """Several machines, and nothing says which is which."""
+    from components.training.nodes import placement
+
+    for role in get_args(TrainedRole):
+        try:
+            placement(config.training(role).launch)
+        except ConfigError as error:
+            yield f"{role}: {error}"

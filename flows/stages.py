@@ -1,0 +1,280 @@
+"""The bench a bootstrap works on, and how one stage runs there: found done, or worked, recorded last.
+
+A stage's truth is its record in the store, `stages/<kind>/<digest>.json`: the digest covers the component's REVISION,
+the config it depends on and the digests of its inputs; the record is written after the outputs. So a finished stage is
+found in a new process, on another machine, and with Prefect's database lost. Prefect shows it; it does not decide it.
+"""
+
+import contextlib
+import json
+import logging
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import BaseModel, ValidationError
+
+from components.common.contracts import (
+    Calibration,
+    Contract,
+    DatasetRef,
+    EvalReport,
+    ModelRef,
+    StageReport,
+    TrainResult,
+)
+from components.common.errors import StorageError
+from components.common.lock import exclusive
+from components.common.progress import clock
+from components.common.seeding import digest_of
+from components.common.storage import Store, join_uri, open_store, split_uri
+from components.common.tracking import Tracker, open_tracker
+from components.config import BootstrapConfig
+from flows.layout import LOCK_KEY, parent_run, scratch_folder
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Contract)
+RETRY_SECONDS: list[float] = [5, 30]
+_COMPARED = ("eval/", "calibration/", "capfilt/", "truth/")
+
+
+def compared(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What rounds are compared by: without a training's own figures, whose curves are in the training's run."""
+    return {name: value for name, value in metrics.items() if name.startswith(_COMPARED)}
+
+
+@dataclass(frozen=True)
+class Bay:
+    """What one running stage gets: its MLflow run, a folder that survives a crash, and a place for its model."""
+
+    tracker: Tracker
+    work_dir: Path
+    model_store: Store
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R]):
+    """One stage: what its result depends on, and the work.
+
+    Args:
+        name: shown everywhere, e.g. `round-1/pretrain`.
+        kind: groups records: `pretrain`, `capfilt` …
+        revision: the component's REVISION; a new one makes old results stale.
+        depends: configs, digests: everything the result is a function of, as JSON or pydantic models.
+        result: the contract it returns.
+        work: does it.
+    """
+
+    name: str
+    kind: str
+    revision: int
+    depends: Mapping[str, Any]
+    result: type[R]
+    work: Callable[[Bay], R]
+
+    @property
+    def digest(self) -> str:
+        """What this result is filed under."""
+        return digest_of({"kind": self.kind, "revision": self.revision, "depends": dict(self.depends)})
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Tags of its MLflow run; `round` where its name begins with one."""
+        number = self.name.partition("/")[0].removeprefix("round-")
+        return {"stage": self.kind, "stage.digest": self.digest} | ({"round": number} if number.isdigit() else {})
+
+
+@dataclass
+class Bench:
+    """The store, the MLflow run and the story of one bootstrap."""
+
+    config: BootstrapConfig
+    store: Store
+    tracker: Tracker
+    scratch: Path
+    reports: list[StageReport] = field(default_factory=list)
+    metrics: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    histories: dict[int, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    calibrations: dict[int, Calibration] = field(default_factory=dict)
+    round_runs: dict[int, str] = field(default_factory=dict)
+
+    def run(self, stage: Stage[R]) -> R:
+        """The stage's result: from its record if it is finished, else by working, as a Prefect task on this thread.
+
+        The task is called directly, never submitted: a cancellation reaches only the main thread, and whoever waits
+        for a training there can end it (reference/mlops.md 1.5).
+        """
+        results: list[R] = []
+
+        def body() -> State[Any] | None:
+            found = self._find(stage)
+            if found is not None:
+                result, seconds = found
+            else:
+                start = time.monotonic()
+                result = self._work(stage)
+                seconds = time.monotonic() - start
+            results.append(result)
+            self._report(stage, result, seconds, cached=found is not None)
+            return None if found is None else Completed(name="Cached", message="found in the store")
+
+        task(
+            name=stage.kind,
+            task_run_name=stage.name,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=len(RETRY_SECONDS),
+            retry_delay_seconds=RETRY_SECONDS,
+            retry_condition_fn=_can_heal,
+        )(body)()
+        return results[-1]
+
+    def note(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Keep a round's metrics, and put them on the parent run with the round as step: MLflow draws the curve.
+
+        A bootstrap that is run again finds its stages done and its parent run there: known points are not repeated.
+        """
+        self.metrics[number].update(metrics)
+        curves = compared(metrics)
+        probe = next(iter(curves), None)
+        if probe is not None and self.tracker.known_point(probe, number) != curves[probe]:
+            self.tracker.log_metrics(curves, step=number)
+
+    def note_training(self, number: int, role: str, result: TrainResult) -> None:
+        """Keep a training's last figures, under its role, and where its curve lies."""
+        self.note(number, {name.replace("train/", f"{role}/", 1): value for name, value in result.metrics.items()})
+        if result.history_uri is not None:
+            self.histories[number][role] = result.history_uri
+
+    def _find(self, stage: Stage[R]) -> tuple[R, float] | None:
+        """The recorded result and the seconds it took, if the stage is finished and its outputs are still there."""
+        key = _record_key(stage)
+        if not self.store.exists(key):
+            return None
+        try:
+            record = json.loads(self.store.read(key))
+            result, seconds = stage.result.model_validate(record["result"]), float(record["seconds"])
+        except (ValueError, KeyError, TypeError, ValidationError):
+            logger.warning("%s: its record %s cannot be read; it is done again", stage.name, key)
+            return None
+        missing = [uri for uri in _outputs(result) if not _is_there(uri)]
+        if missing:
+            logger.warning("%s was done, but %s is gone; it is done again", stage.name, missing[0])
+            return None
+        return result, seconds
+
+    def _work(self, stage: Stage[R]) -> R:
+        logger.info("%s …", stage.name)
+        start = time.monotonic()
+        folder = self.scratch / "work" / f"{stage.kind}-{stage.digest[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        child = self.tracker.child(stage.name, stage.labels)
+        try:
+            result = stage.work(Bay(child, folder, self.store.child("models", stage.kind, stage.digest[:16])))
+        except Exception:
+            child.end("FAILED")
+            raise
+        except BaseException:  # cancelled or interrupted
+            child.end("KILLED")
+            raise
+        child.end()
+        self._record(stage, result, time.monotonic() - start)
+        shutil.rmtree(folder, ignore_errors=True)
+        return result
+
+    def _record(self, stage: Stage[R], result: R, seconds: float) -> None:
+        depends = {name: _plain(value) for name, value in stage.depends.items()}
+        record = {
+            "stage": stage.name,
+            "kind": stage.kind,
+            "revision": stage.revision,
+            "depends": depends,
+            "result": result.model_dump(mode="json"),
+            "seconds": round(seconds, 3),
+            "finished": time.time(),
+        }
+        self.store.write(_record_key(stage), json.dumps(record, indent=1).encode())
+
+    def _report(self, stage: Stage[R], result: R, seconds: float, *, cached: bool) -> None:
+        metrics = dict(getattr(result, "metrics", {}))
+        if cached and not self.tracker.has_child(stage.name):  # done on another machine, or MLflow's database was lost
+            child = self.tracker.child(stage.name, {**stage.labels, "cached": "true"})
+            child.log_metrics(metrics)
+            child.end()
+        self.reports.append(StageReport(stage=stage.name, seconds=seconds, cached=cached, metrics=metrics))
+        logger.info("%s: %s", stage.name, "found done" if cached else f"done in {clock(seconds)}")
+
+
+@contextlib.contextmanager
+def open_bench(config: BootstrapConfig, run_name: str = "bootstrap") -> Iterator[Bench]:
+    """Prove the store, take its lock, open the MLflow run, and close them in every case.
+
+    Raises:
+        StorageError: the store refuses us; nothing was started.
+        BusyError: another bootstrap works on this store.
+    """
+    store = open_store(config.store)
+    store.check()
+    scratch = scratch_folder(config)
+    with exclusive(store, LOCK_KEY, f"{run_name} {config.name!r}"):
+        tracker = open_tracker(config.tracking_uri(scratch), **parent_run(config))
+        bench = Bench(config, store, tracker, scratch)
+        try:
+            yield bench
+        except Exception:
+            tracker.end("FAILED")
+            raise
+        except BaseException:
+            tracker.end("KILLED")
+            raise
+        tracker.end()
+
+
+def _can_heal(task: Any, run: Any, state: State[Any]) -> bool:
+    """Retry only what another try can heal."""
+    try:
+        state.result()
+    except StorageError as error:
+        return error.retryable
+    except BaseException:  # noqa: BLE001 - whatever it is, it is not a storage error that heals
+        return False
+    return False
+
+
+def _record_key(stage: Stage[Any]) -> str:
+    return f"stages/{stage.kind}/{stage.digest}.json"
+
+
+def _outputs(result: BaseModel) -> Iterator[str]:
+    """URIs of the objects that show a result's outputs to be whole: what was written last."""
+    if isinstance(result, DatasetRef):
+        yield join_uri(result.uri, "manifest.json")
+    elif isinstance(result, ModelRef):
+        yield join_uri(result.uri, "model.json")
+    elif isinstance(result, EvalReport):
+        yield from filter(None, [result.uri])
+    else:
+        for name in type(result).model_fields:
+            value = getattr(result, name)
+            if isinstance(value, BaseModel):
+                yield from _outputs(value)
+            elif name.endswith("_uri") and isinstance(value, str):
+                yield value
+
+
+def _is_there(uri: str) -> bool:
+    folder, name = split_uri(uri)
+    return open_store(folder).exists(name)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -1,0 +1,186 @@
+"""A made-up but realistic report: sample-world pictures, plausible figures. For tests and for looking at the page.
+
+python -m tests.unit.pages.demo report.html
+"""
+
+import base64
+import math
+import random
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from components.common.contracts import Calibration, DatasetRef, ModelRef, StageReport
+from components.data.sampleworld.drawing import draw_scene, encode_jpeg
+from components.data.sampleworld.language import human_caption
+from components.data.sampleworld.scene import sample_scene
+from components.data.sampleworld.webtext import KINDS, web_text
+from components.pages.report import CapfiltReport, Example, ExampleText, ReportData, RoundReport, write_report
+from components.regeneration.purity import GRID, PurityCurve
+
+
+def curve(rng, start, end, steps=600, noise=0.04):
+    return tuple(
+        (float(step), end + (start - end) * math.exp(-step / steps * 4) + rng.gauss(0, noise))
+        for step in range(0, steps + 1, 5)
+    )
+
+
+def example(rng, number):
+    scene = sample_scene(rng)
+    kind = KINDS[number % len(KINDS)]
+    picture = encode_jpeg(draw_scene(scene, 112, rng), 88)
+    score = rng.betavariate(6, 2) if kind == "match" else rng.betavariate(1, 5)
+    written = human_caption(scene, rng) if rng.random() < 0.7 else human_caption(sample_scene(rng), rng)
+    texts = [("web", web_text(kind, scene, rng), score), ("synthetic", written, rng.betavariate(3, 2))]
+    return Example(
+        key=f"{number:09d}",
+        image="data:image/jpeg;base64," + base64.b64encode(picture).decode(),
+        kind=kind,
+        texts=tuple(
+            ExampleText(
+                source=source,
+                text=text,
+                itm_probability=p,
+                itc_similarity=p * 0.6 - 0.1,
+                kept=p >= 0.5,
+                reason="" if p >= 0.5 else "below_threshold",
+                true=kind == "match" if source == "web" else None,
+            )
+            for source, text, p in texts
+        ),
+    )
+
+
+def metrics(gain):
+    recalls = {"text": (0.31, 0.62, 0.75), "image": (0.27, 0.58, 0.72)}
+    flat = {
+        f"eval/retrieval/{way}_recall_at_{k}": value + gain
+        for way, values in recalls.items()
+        for k, value in zip((1, 5, 10), values, strict=True)
+    }
+    flat |= {"eval/retrieval/mean_recall": sum(flat.values()) / 6, "eval/retrieval/itc_mean_recall": 0.44 + gain}
+    flat |= {f"eval/caption/bleu_{n}": 0.62 - 0.12 * (n - 1) + gain for n in (1, 2, 3, 4)}
+    return flat | {
+        "eval/caption/rouge_l": 0.49 + gain,
+        "eval/caption/cider": 0.94 + 4 * gain,
+        "eval/caption/distinct_captions": 0.55 + gain,
+    }
+
+
+def capfilt(rng, made_by, examples=9):
+    gain = 0.05 * made_by
+    return CapfiltReport(
+        made_by=made_by,
+        metrics={
+            "capfilt/noise_ratio_web": 0.52 + gain / 4,
+            "capfilt/noise_ratio_synthetic": 0.34 - gain,
+            "capfilt/kept_pairs": 2851 + 120 * made_by,
+            "truth/web_true_before": 0.45,
+            "truth/web_true": 0.78 + gain,
+            "truth/synthetic_true_before": 0.22 + gain,
+            "truth/synthetic_true": 0.31 + gain,
+            "truth/pairs_true": 0.55 + gain,
+            "truth/filter_precision": 0.78 + gain,
+            "truth/filter_recall": 0.83 + gain,
+            "truth/filter_auc": 0.88 + gain / 2,
+            "truth/rejected/junk": 0.97,
+            "truth/rejected/alt-text": 0.93,
+            "truth/rejected/other-image": 0.81 + gain,
+            "truth/rejected/half-right": 0.46 + gain,
+        },
+        failed={"not_an_image": 7, "truncated": 3, "too_many_pixels": 1} if made_by == 0 else {},
+        dropped={"below_threshold": 2122, "duplicate": 14, "empty_text": 5},
+        examples=tuple(example(rng, i) for i in range(examples)),
+    )
+
+
+def calibration(rng, number, target=None):
+    right, wrong = ([rng.betavariate(*shape) for _ in range(500)] for shape in ((4 + number, 0.9), (0.8, 1.6)))
+    curve = PurityCurve(right, wrong)
+    return Calibration(
+        filter="f" * 64,
+        human="e" * 64,
+        chosen=curve.at(0.5) if target is None else curve.least(target),
+        target=target,
+        reached=True,
+        curve=tuple(curve.points(GRID)),
+        images=100,
+        positives=500,
+        negatives=500,
+        bad_share=0.5,
+    )
+
+
+def demo(rounds=2):
+    rng = random.Random(7)
+    gains = [0.06 * (1 - 0.5**k) * 2 for k in range(rounds)]
+    digest = "3fa9c1d2e8b74a60" * 4
+    parts = []
+    for k, gain in enumerate(gains):
+        name = "web" if k == 0 else f"web-capfilt-{k}"
+        parts.append(
+            RoundReport(
+                round=k,
+                metrics=metrics(gain),
+                curves={
+                    "pretrain/loss_itc": curve(rng, 8.2, 5.1 - 4 * gain),
+                    "pretrain/loss_itm": curve(rng, 0.64, 0.42 - gain, noise=0.01),
+                    "pretrain/nll_lm": curve(rng, 6.4, 1.9 - 3 * gain, noise=0.03),
+                    "captioner/nll_lm": curve(rng, 2.0, 1.0 - gain, steps=200, noise=0.02),
+                    "filter/loss_itc": curve(rng, 4.9, 3.8 - gain, steps=200, noise=0.02),
+                    "filter/loss_itm": curve(rng, 0.45, 0.31 - gain, steps=200, noise=0.01),
+                },
+                datasets=(
+                    DatasetRef(
+                        name=name, uri=f"/data/store/datasets/{name}/9b1", digest=digest, images=2500, pairs=2851
+                    ),
+                    DatasetRef(
+                        name="human-train", uri="s3://bucket/run/human-train/07e", digest=digest, images=400, pairs=2000
+                    ),
+                ),
+                models=tuple(
+                    ModelRef(
+                        role=role, uri=f"/data/store/models/round-{k}/{role}", digest=digest, registered_version=k + 1
+                    )
+                    for role in ("base", "captioner", "filter")
+                ),
+                calibration=calibration(random.Random(k), k, 0.95 if k == 1 else None),
+                drift="at threshold 0.5 the filter’s yield went up: it has become better" if k == 1 else "",
+            )
+        )
+    stages = [
+        StageReport(stage="import", seconds=6.2, cached=False),
+        *(
+            StageReport(stage=f"round-{k}/{stage}", seconds=seconds, cached=k == 0 and stage == "pretrain")
+            for k in range(rounds)
+            for stage, seconds in (
+                ("pretrain", 141.0),
+                ("captioner", 31.5),
+                ("filter", 38.2),
+                ("evaluate", 18.0),
+                ("capfilt", 27.9),
+            )
+            if not (stage == "capfilt" and k == rounds - 1)
+        ),
+    ]
+    return ReportData(
+        name="sample",
+        rounds=tuple(parts),
+        capfilt=tuple(capfilt(rng, k) for k in range(rounds - 1)),
+        stages=tuple(stages),
+        promoted=rounds > 1 or None,
+        reasons=("eval/retrieval/mean_recall 0.5417 -> 0.6017 (+11.1%)", "mean gain +18.3%") if rounds > 1 else (),
+        config={
+            "name": "sample",
+            "seed": 0,
+            "rounds": rounds - 1,
+            "capfilt": {"threshold": 0.5, "policy": "keep_both"},
+        },
+        facts={"MLflow run": "0a5bc0ffee", "store": "/data/store", "code revision": "48e3690"},
+        finished=datetime(2025, 3, 7, 14, 5),
+    )
+
+
+if __name__ == "__main__":
+    write_report(demo(int(sys.argv[2]) if len(sys.argv) > 2 else 2), Path(sys.argv[1]))

@@ -1,0 +1,125 @@
+"""Examples for the page: varied, repeatable, with pictures of texts that were all dropped."""
+
+import base64
+import hashlib
+import io
+import random
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from components.common.storage import open_store
+from components.data.candidates import Candidate
+from components.data.manifest import dataset_store, plan_dataset, seal_dataset
+from components.data.publish import ShardBuilder
+from components.data.sampleworld.drawing import draw_scene, encode_jpeg
+from components.data.sampleworld.scene import Scene, Thing, sample_scene
+from components.evaluation.dataset import Truth
+from components.pages.gallery import _example, describe_capfilt, pick_examples, thumbnail
+
+PICTURES = 24
+
+
+def seal(store, name, shards, config):
+    target = dataset_store(store, name, "f" * 64)
+    fingerprint = plan_dataset(target, {"kind": "capfilt", "name": name})
+    records = []
+    for shard, samples in shards.items():
+        with ShardBuilder(target, shard) as builder:
+            for key, rows, jpeg in samples:
+                builder.add(key, rows, {"jpg": jpeg} if jpeg else {"txt": b"gone"})
+            records.append(builder.commit())
+    return seal_dataset(target, name=name, kind="capfilt", config=config, fingerprint=fingerprint, records=records)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gallery")
+    store = open_store(str(folder))
+    rng = random.Random(0)
+    web, out = {"00000": [], "00001": []}, {"00000": [], "00001": []}
+    truth = []
+    for number in range(PICTURES):
+        key, shard = f"{number:09d}", f"0000{number % 2}"
+        scene = sample_scene(rng)
+        jpeg = encode_jpeg(draw_scene(scene, 300, rng), 90)
+        digest = hashlib.sha256(jpeg).hexdigest()
+        keeps = (number % 8 == 0, number % 4 == 0)
+        rows = [
+            Candidate(
+                key,
+                digest,
+                source,
+                f"{source} {number}",
+                0.9 if kept else 0.1,
+                0.2,
+                kept,
+                "" if kept else "below_threshold",
+            )
+            for source, kept in zip(("web", "synthetic"), keeps, strict=True)
+        ]
+        web[shard].append((key, [Candidate(key, digest, "web", f"web {number}", None, None, True)], jpeg))
+        out[shard].append((key, rows, jpeg if any(keeps) else None))
+        truth.append({"key": key, "kind": ["match", "junk", "alt-text"][number % 3], "scene": scene.to_json()})
+    pq.write_table(pa.Table.from_pylist(truth), folder / "truth.parquet")
+    config = {"threshold": 0.4, "coin": None}
+    return seal(store, "web", web, {}), seal(store, "web-capfilt-1", out, config), str(folder / "truth.parquet")
+
+
+def test_outcomes_and_kinds_take_turns(data):
+    web, out, truth = data
+    examples = pick_examples(out, web, count=9, truth_uri=truth)
+    assert len(examples) == len({one.key for one in examples}) == 9
+    outcomes = Counter(tuple(text.kept for text in one.texts) for one in examples)
+    assert outcomes == {(False, False): 3, (False, True): 3, (True, True): 3}
+    assert {one.kind for one in examples} == {"match", "junk", "alt-text"}
+    assert examples == pick_examples(out, web, count=9, truth_uri=truth)
+    assert examples != pick_examples(out, web, count=9, truth_uri=truth, seed=1)
+
+
+def test_truth_is_told_of_each_text(data):
+    web, out, truth = data
+    for one in pick_examples(out, web, truth_uri=truth):
+        assert one.texts[0].true is (one.kind == "match")
+        assert one.texts[1].true is False  # "synthetic 3" names no thing
+    assert all(text.true is None for one in pick_examples(out, web) for text in one.texts)
+
+
+def test_facts_are_counted_where_a_text_states_some(data):
+    web, out, _ = data
+    scene = Scene((Thing("circle", "red", "large", "plain", 1 / 6, 0.5, 0.15),), "teal", "plain")
+    rows = [Candidate("0", "0" * 64, "web", text, 0.9, 0.2, True, "") for text in ("a red star", "web 3")]
+    (stating, silent) = _example("0", "", rows, Truth("half-right", scene)).texts
+    assert (stating.facts, silent.facts) == ((1, 2), None)
+    assert all(text.facts is None for one in pick_examples(out, web) for text in one.texts)
+
+
+def test_without_the_input_only_kept_pictures_are_shown(data):
+    _, out, _ = data
+    examples = pick_examples(out, count=100)
+    assert len(examples) == 6
+    assert all(any(text.kept for text in one.texts) for one in examples)
+
+
+def test_report_of_a_pass(data):
+    web, out, truth = data
+    report = describe_capfilt(out, web, made_by=0, metrics={"truth/filter_auc": 0.9}, truth_uri=truth, examples=3)
+    assert report.threshold == 0.4
+    assert report.metrics["capfilt/noise_ratio_web"] == pytest.approx(21 / 24)
+    assert report.metrics["truth/filter_auc"] == 0.9
+    assert report.dropped == {"below_threshold": 21 + 18}
+    assert len(report.examples) == 3
+
+
+def test_thumbnails_are_small_jpegs():
+    buffer = io.BytesIO()
+    Image.effect_noise((900, 300), 80).convert("CMYK").save(buffer, "JPEG")
+    uri = thumbnail(buffer.getvalue())
+    kind, _, body = uri.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(body))) as small:
+        assert small.size == (224, 75)
+        assert small.format == "JPEG"

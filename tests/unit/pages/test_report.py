@@ -1,0 +1,229 @@
+"""The page: self-contained, escaped, complete, and honest in its verdict."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from tests.unit.pages.demo import demo
+
+from components.common.contracts import PurityPoint
+from components.pages.charts import Series, line_chart, nice_ticks
+from components.pages.report import (
+    CapfiltReport,
+    Example,
+    ExampleText,
+    ReportData,
+    RoundReport,
+    render_report,
+    write_report,
+)
+from components.pages.verdict import best_round, verdict
+
+RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
+VOID = {"meta", "img", "br", "line", "polyline", "input", "hr", "link"}
+
+
+class Checker(HTMLParser):
+    """Collects tags and text; every opened tag must be closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.sources, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href", "data", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parse(page):
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+def rounds(*pairs):
+    return tuple(RoundReport(round=k, metrics={RECALL: r, CIDER: c}) for k, (r, c) in enumerate(pairs))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_page_is_whole_and_needs_no_network(count):
+    page = render_report(demo(count))
+    checker = parse(page)
+    assert "script" not in checker.tags
+    assert "link" not in checker.tags
+    assert all(source.startswith("data:image/jpeg;base64,") for source in checker.sources)
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert "nan" not in " ".join(checker.text).split()
+
+
+def test_page_names_what_matters(tmp_path):
+    data = demo(2)
+    write_report(data, tmp_path / "deep" / "report.html")
+    page = (tmp_path / "deep" / "report.html").read_text()
+    text = " ".join("".join(parse(page).text).split())
+    for words in (
+        "Round 1 is better than round 0: retrieval recall rises from 54.2 % to 60.2 %",
+        "promoted to champion",
+        "BLEU-4",
+        "Web texts rejected",
+        "52.0 %",
+        "half-right",
+        "below threshold",
+        "not an image",
+        "round-1/pretrain",
+        "3fa9c1d2e8b74a60",
+        "policy: keep_both",
+        "✓ accepted",
+        "✗ rejected",
+    ):
+        assert words in text, words
+    assert page.count("<svg") == 3 + 2 + 6
+
+
+def test_each_rounds_filter_is_drawn_with_its_threshold():
+    page = render_report(demo(2))
+    charts = re.findall(r'aria-label="Purity and yield of the filter of round (\d) by threshold: ([^"]+)"', page)
+    assert [number for number, _ in charts] == ["0", "1"]
+    assert [re.sub(r"[\d.]+ %", "…", text) for _, text in charts][0] == "purity … at 0.5; yield … at 0.5"
+    assert page.count('class="upright"') == 2
+    text = " ".join("".join(parse(page).text).split())
+    assert "Threshold 0.5: purity " in text
+    assert "chosen for a purity of 95.0 %" in text
+    assert "Drift: at threshold 0.5" in text
+    assert text.index("How far the filter can be trusted") < text.index("What CapFilt did")
+
+
+def test_a_target_out_of_reach_is_told():
+    data = demo(1)
+    (one,) = data.rounds
+    missed = one.calibration.model_copy(update={"target": 0.999, "reached": False})
+    page = render_report(data.model_copy(update={"rounds": (one.model_copy(update={"calibration": missed}),)}))
+    assert "none reaches the 99.9&nbsp;% asked for" in page
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_only_a_drift_for_the_worse_is_coloured(worse):
+    data = demo(1)
+    (one,) = data.rounds
+    drifted = one.model_copy(update={"drift": "it moved", "drift_worse": worse})
+    page = render_report(data.model_copy(update={"rounds": (drifted,)}))
+    assert f'<p class="note-box{" worse" if worse else ""}">Drift: it moved.</p>' in page
+
+
+def test_purity_is_not_drawn_where_nothing_passes():
+    nothing = PurityPoint(threshold=1.0, purity=0.0, yield_share=0.0)
+    some = [PurityPoint(threshold=at, purity=0.5 + at / 2, yield_share=1 - at) for at in (0.0, 0.5)]
+    data = demo(1)
+    (one,) = data.rounds
+    calibration = one.calibration.model_copy(update={"curve": (*some, nothing), "chosen": some[1]})
+    page = render_report(data.model_copy(update={"rounds": (one.model_copy(update={"calibration": calibration}),)}))
+    purity, yields = re.findall(r'series-\d" points="([^"]+)"', page.partition("trusted")[2])[:2]
+    assert len(purity.split()) == 2
+    assert len(yields.split()) == 3
+    assert purity.split()[1].split(",")[0] == yields.split()[1].split(",")[0]
+
+
+def test_text_from_outside_is_escaped():
+    evil = '<script>alert("x")</script>'
+    example = Example(
+        key=evil,
+        image="data:image/jpeg;base64,AA==",
+        kind=evil,
+        texts=(ExampleText(source="web", text=evil, itm_probability=None, kept=False, reason=evil),),
+    )
+    data = ReportData(
+        name=evil,
+        rounds=(RoundReport(round=0, metrics={}, curves={f"{evil}<b>/loss": ((0, 1), (1, 2))}),),
+        capfilt=(CapfiltReport(made_by=0, metrics={}, failed={evil: 1}, dropped={evil: 2}, examples=(example,)),),
+        config={evil: evil},
+        facts={evil: evil},
+        reasons=(evil,),
+    )
+    assert "script" not in parse(render_report(data)).tags
+
+
+def test_the_least_data_still_makes_a_page():
+    page = render_report(ReportData(name="x", rounds=(RoundReport(round=0, metrics={}),)))
+    assert "nothing was measured" in page
+
+
+def test_values_that_are_not_finite_do_not_break_the_page():
+    data = ReportData(
+        name="x",
+        rounds=(
+            RoundReport(
+                round=0, metrics={RECALL: float("nan"), CIDER: 1.0}, curves={"pretrain/loss": ((0, float("nan")),)}
+            ),
+            RoundReport(round=1, metrics={RECALL: 0.5, CIDER: float("inf")}),
+        ),
+    )
+    parse(render_report(data))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ([(0.5, 1.0), (0.6, 1.1)], "Round 1 is better than round 0"),
+        ([(0.5, 1.0), (0.4, 0.9)], "Round 1 is not better than round 0"),
+        ([(0.5, 1.0), (0.6, 0.99)], "Round 1 is a mixed result against round 0"),
+        ([(0.5, 1.0), (0.6, 1.2), (0.55, 1.1)], "Round 2 is better than round 0"),
+        ([(0.5, 1.0), (0.5, 1.0)], "Round 1 is not better than round 0"),
+        ([(0.5, 1.0), (float("nan"), 1.1)], "Round 1 is better than round 0: CIDEr rises"),
+        ([(0.5, 1.0), (float("nan"), float("nan"))], "2 rounds ended, and nothing was measured"),
+        ([(0.5, 1.0)], "Round 0: retrieval recall 50.0 %, CIDEr 1.000."),
+    ],
+)
+def test_verdict_is_honest(pairs, words):
+    data = ReportData(name="x", rounds=rounds(*pairs))
+    expected = words.replace("Round 2", "Round 1")
+    assert verdict(data).startswith(expected)
+
+
+def test_best_round_is_the_earliest_of_equals():
+    assert best_round(rounds((0.5, 1.0), (0.6, 1.2), (0.6, 1.2))).round == 1
+    assert best_round(rounds((0.5, 1.0), (0.5, 1.0))).round == 0
+
+
+def test_only_the_telling_curves_are_drawn():
+    names = ["loss", "loss_itc", "loss_lm", "nll_lm", "lr", "queue_fill"]
+    curves = {f"base/{name}": ((0.0, 2.0), (1.0, 1.0)) for name in names} | {"captioner/loss": ((0.0, 2.0), (1.0, 1.0))}
+    page = render_report(ReportData(name="x", rounds=(RoundReport(round=0, metrics={}, curves=curves),)))
+    assert re.findall(r'aria-label="(\w+, \w+):', page) == ["base, loss_itc", "base, nll_lm", "captioner, loss"]
+
+
+def test_data_travels_as_json():
+    data = demo(2)
+    assert ReportData.model_validate(json.loads(data.model_dump_json())) == data
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0.541, 0.602), (-3, 12), (1e-6, 2e-6), (0, 12345), (0.30001, 0.30002)]
+)
+def test_ticks_enclose_and_are_few(low, high):
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low + 1e-9
+    assert ticks[-1] >= high - 1e-9
+    assert 2 <= len(ticks) <= 8
+
+
+def test_charts_stay_in_their_frame_and_small():
+    long = Series(label="loss", points=tuple((float(x), x % 7) for x in range(100_000)))
+    chart = str(line_chart("t", [long, Series(label="flat", points=((5.0, 3.0),))], x_label="step"))
+    assert len(chart) < 20_000
+    points = re.findall(r"(-?[\d.]+),(-?[\d.]+)", re.search(r'points="([^"]+)"', chart)[1])
+    assert all(0 <= float(x) <= 380 and 0 <= float(y) <= 210 for x, y in points)
+    assert line_chart("t", [Series(label="none", points=())], x_label="step") == ""

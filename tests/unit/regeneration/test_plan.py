@@ -1,0 +1,90 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.common.contracts import DatasetRef, ModelRef
+from components.common.errors import DataError
+from components.regeneration.config import CapfiltConfig
+from components.regeneration.plan import Plan, web_input
+from tests.helpers.webshards import write_web
+
+CAPTIONER = ModelRef(role="captioner", uri="/models/c", digest="c" * 64)
+FILTER = ModelRef(role="filter", uri="/models/f", digest="f" * 64)
+
+
+def fingerprint(folder: Path, **settings: object) -> str:
+    return Plan(web_input(str(folder)), CAPTIONER, FILTER, CapfiltConfig(**settings)).fingerprint
+
+
+def test_a_copy_elsewhere_is_the_same_input(tmp_path: Path) -> None:
+    folder = write_web(tmp_path / "web")
+    copied = shutil.copytree(folder, tmp_path / "elsewhere")
+    os.utime(copied / "00001.tar", (1, 1))
+    assert fingerprint(folder) == fingerprint(copied)
+
+
+def test_the_fingerprint_depends_on_what_changes_the_output_alone(tmp_path: Path) -> None:
+    folder = write_web(tmp_path / "web")
+    base = fingerprint(folder)
+    for same in ({"workers": 4}, {"read_threads": 9}, {"engine": "ray"}, {"retries": 9}, {"threads": 1}):
+        assert fingerprint(folder, **same) == base, same
+    others = [
+        {"threshold": 0.6},
+        {"policy": "replace"},
+        {"decoding": {"top_p": 0.8}},
+        {"seed": 1},
+        {"captions_per_image": 2},
+        {"coin": 0.5},
+        {"position_zero": "cls"},
+        {"image_size": 64},
+    ]
+    changed = [fingerprint(folder, **settings) for settings in others]
+    assert len({base, *changed}) == len(others) + 1
+    (folder / "00000.tar").write_bytes((folder / "00001.tar").read_bytes())
+    assert fingerprint(folder) != base
+
+
+def test_names_are_the_tars_own_where_they_differ(tmp_path: Path) -> None:
+    write_web(tmp_path / "web", shards=2)
+    assert [shard.name for shard in web_input(str(tmp_path / "web")).shards] == ["00000", "00001"]
+    write_web(tmp_path / "nested" / "a", shards=1)
+    write_web(tmp_path / "nested" / "b", shards=1)
+    assert [shard.name for shard in web_input(str(tmp_path / "nested")).shards] == ["00000", "00001"]
+    (tmp_path / "odd").mkdir()
+    shutil.copy(tmp_path / "web" / "00000.tar", tmp_path / "odd" / "two words.tar")
+    assert [shard.name for shard in web_input(str(tmp_path / "odd")).shards] == ["00000"]
+
+
+def test_statistics_beside_a_tar_tell_how_many_samples_it_should_have(tmp_path: Path) -> None:
+    write_web(tmp_path, shards=3)
+    (tmp_path / "00000_stats.json").write_text(json.dumps({"count": 9, "successes": 7}))
+    (tmp_path / "00001_stats.json").write_text("not json")
+    found = web_input(str(tmp_path))
+    assert [shard.expected for shard in found.shards] == [7, None, None]
+    assert found.samples is None  # and so no time left can be told
+    for shard in ("00000", "00001", "00002"):
+        (tmp_path / f"{shard}_stats.json").write_text(json.dumps({"successes": 5}))
+    assert web_input(str(tmp_path)).samples == 15
+    assert web_input(str(tmp_path), 7).samples == 7
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1, [1]), (5, [None]), (7, [None, 2]), (99, [None, None, None])])
+def test_a_limit_takes_samples_from_the_front(tmp_path: Path, limit: int, expected: list[int | None]) -> None:
+    folder = write_web(tmp_path / "web", shards=3, samples=5)
+    assert [shard.take for shard in web_input(str(folder), limit).shards] == expected
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no shards in"):
+        web_input(str(tmp_path))
+    with pytest.raises(DataError, match="no shards in"):
+        web_input(str(tmp_path / "missing"))
+
+
+def test_another_version_than_the_expected_is_refused(tmp_path: Path) -> None:
+    folder = write_web(tmp_path / "web")
+    with pytest.raises(DataError, match="not the expected"):
+        web_input(DatasetRef(name="web", uri=str(folder), digest="0" * 64, images=1, pairs=1))
