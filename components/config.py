@@ -27,14 +27,14 @@ class _Config(BaseModel):
 
 
 class HumanConfig(_Config):
-    """Human captions: COCO captions JSON or Karpathy JSON per split, and the picture folder."""
+    """Human captions: COCO captions JSON or Karpathy JSON per split, and the image folder."""
 
     train: str | None = Field(default=None, description="URI of the training split's JSON")
     val: str | None = Field(default=None, description="URI of the validation split's JSON")
     test: str | None = Field(default=None, description="URI of the test split's JSON; null: the validation split")
-    images: str | None = Field(default=None, description="URI of the picture folder that file names are relative to")
-    val_images: str | None = Field(default=None, description="picture folder of the validation split, if another one")
-    test_images: str | None = Field(default=None, description="picture folder of the test split, if another one")
+    images: str | None = Field(default=None, description="URI of the image folder that file names are relative to")
+    val_images: str | None = Field(default=None, description="image folder of the validation split, if another one")
+    test_images: str | None = Field(default=None, description="image folder of the test split, if another one")
 
 
 class DataConfig(_Config):
@@ -134,7 +134,7 @@ class BootstrapConfig(_Config):
                 yield f"`{name}` is {length}, above model.text.max_positions, {most}: lower the one or raise the other"
 
     def _cut_patches(self) -> Iterator[str]:
-        """Picture sizes that are no whole number of patches."""
+        """Image sizes that are no whole number of patches."""
         patch = self.model.vision.patch_size
         for name in (*get_args(TrainedRole), "capfilt"):
             size: int | None = getattr(self, name).image_size

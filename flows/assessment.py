@@ -9,36 +9,38 @@ from components.common.storage import open_store, split_uri
 from components.config import load_config
 from flows.preparation import prepare
 from flows.rounds import publish_round
-from flows.stages import Bay, Bench, Stage, open_bench
+from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
 
 
-def assess(bench: Bench, number: int, captioner: ModelRef, matcher: ModelRef, test: DatasetRef) -> EvalReport:
+def assess(
+    context: BootstrapContext, number: int, captioner: ModelRef, filter: ModelRef, test: DatasetRef
+) -> EvalReport:
     """Captioning and retrieval on the human test split: the same split and code in every round."""
     from components.evaluation import run as component
 
-    config = bench.config.evaluation
+    config = context.config.evaluation
     measured = config.model_dump(mode="json", exclude={"gate"})
-    depends = {"config": measured, "captioner": captioner.digest, "filter": matcher.digest, "test": test.digest}
+    depends = {"config": measured, "captioner": captioner.digest, "filter": filter.digest, "test": test.digest}
 
-    def work(bay: Bay) -> EvalReport:
+    def work(stage: StageContext) -> EvalReport:
         return component.run_evaluation(
             captioner,
-            matcher,
+            filter,
             test,
             config,
             round=number,
-            store=bench.store,
-            tracker=bay.tracker,
-            work_dir=bay.work_dir,
+            store=context.store,
+            tracker=stage.tracker,
+            work_dir=stage.work_dir,
         )
 
     name = f"round-{number}/evaluate"
-    report = bench.run(Stage(name, "evaluate", getattr(component, "REVISION", 1), depends, EvalReport, work))
-    bench.note(number, report.metrics)
+    report = context.run(Stage(name, "evaluate", getattr(component, "REVISION", 1), depends, EvalReport, work))
+    context.note(number, report.metrics)
     return report
 
 
-def judge(bench: Bench, number: int, web: DatasetRef, truth_uri: str) -> EvalReport:
+def judge(context: BootstrapContext, number: int, web: DatasetRef, truth_uri: str) -> EvalReport:
     """How right CapFilt's decisions were, where the kinds of the web texts are known. Nothing learns from this."""
     from components.data.texts import dataset_candidates
     from components.evaluation import dataset as component
@@ -47,17 +49,17 @@ def judge(bench: Bench, number: int, web: DatasetRef, truth_uri: str) -> EvalRep
     info = open_store(folder).info(name)
     depends = {"web": web.digest, "truth": info.size if info else None}
 
-    def work(bay: Bay) -> EvalReport:
+    def work(stage: StageContext) -> EvalReport:
         metrics = component.score_against_truth(dataset_candidates(web.uri), component.load_truth(truth_uri))
-        bay.tracker.log_metrics(metrics, step=number)
+        stage.tracker.log_metrics(metrics, step=number)
         return EvalReport(round=number, metrics=metrics)
 
-    report = bench.run(Stage(f"round-{number}/judge", "judge", component.REVISION, depends, EvalReport, work))
-    bench.note(number, report.metrics)
+    report = context.run(Stage(f"round-{number}/judge", "judge", component.REVISION, depends, EvalReport, work))
+    context.note(number, report.metrics)
     return report
 
 
-def promote(bench: Bench, raw: RawData, rounds: Sequence[RoundResult]) -> tuple[int, tuple[str, ...]]:
+def promote(context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult]) -> tuple[int, tuple[str, ...]]:
     """Register every round's models, decide which round won, and point `champion` at its models.
 
     Returns:
@@ -68,17 +70,17 @@ def promote(bench: Bench, raw: RawData, rounds: Sequence[RoundResult]) -> tuple[
     champion = rounds[0]
     reasons: tuple[str, ...] = ("the only round",)
     for challenger in rounds[1:]:
-        decision = decide(challenger.metrics, champion.metrics, bench.config.evaluation.gate)
+        decision = decide(challenger.metrics, champion.metrics, context.config.evaluation.gate)
         reasons = tuple(decision.reasons)
         if decision.promote:
             champion = challenger
     for result in rounds:
-        publish_round(bench, raw, result, champion=result is champion)
+        publish_round(context, raw, result, champion=result is champion)
     return champion.round, reasons
 
 
 @flow(name="assessment")
-def assessment(config_path: str, captioner: ModelRef, matcher: ModelRef, overrides: Sequence[str] = ()) -> EvalReport:
+def assessment(config_path: str, captioner: ModelRef, filter: ModelRef, overrides: Sequence[str] = ()) -> EvalReport:
     """Measure any captioner and filter on the config's test split, alone."""
-    with open_bench(load_config(config_path, overrides), "assessment") as bench:
-        return assess(bench, 0, captioner, matcher, prepare(bench).test)
+    with open_bootstrap(load_config(config_path, overrides), "assessment") as context:
+        return assess(context, 0, captioner, filter, prepare(context).test)

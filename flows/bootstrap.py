@@ -15,7 +15,7 @@ from flows.preparation import make_tokenizer, prepare
 from flows.pretraining import pretrain, start_model
 from flows.regeneration import calibrate, regenerate
 from flows.reporting import conclude
-from flows.stages import open_bench
+from flows.stages import open_bootstrap
 
 
 def _run_name() -> str:
@@ -33,34 +33,34 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
         overrides: `key.inner=value` settings on top of it.
     """
     config = load_config(config_path, overrides)
-    with open_bench(config) as bench:
-        raw = prepare(bench)
-        tokenizer = make_tokenizer(bench, raw)
-        web, init = raw.web, start_model(bench, tokenizer)
+    with open_bootstrap(config) as context:
+        raw = prepare(context)
+        tokenizer = make_tokenizer(context, raw)
+        web, init = raw.web, start_model(context, tokenizer)
         rounds: list[RoundResult] = []
         for number in range(config.rounds + 1):
             mixture = [(web, 1), (raw.train, config.data.human_repeat)]
-            base = pretrain(bench, number, mixture, tokenizer, init)
-            captioner = finetune(bench, number, "captioner", base, raw.train)
-            matcher = finetune(bench, number, "filter", base, raw.train)
-            report = assess(bench, number, captioner, matcher, raw.test)
-            calibration = calibrate(bench, number, matcher, raw.val)
+            base = pretrain(context, number, mixture, tokenizer, init)
+            captioner = finetune(context, number, "captioner", base, raw.train)
+            filter = finetune(context, number, "filter", base, raw.train)
+            report = assess(context, number, captioner, filter, raw.test)
+            calibration = calibrate(context, number, filter, raw.val)
             rounds.append(
                 RoundResult(
                     round=number,
                     web=web,
                     base=base,
                     captioner=captioner,
-                    filter=matcher,
-                    metrics=bench.metrics[number],
+                    filter=filter,
+                    metrics=context.metrics[number],
                     details_uri=report.uri,
                 )
             )
             if config.init == "continue":
                 init = base
             if number < config.rounds:
-                web = regenerate(bench, number + 1, raw.web, captioner, matcher, calibration).dataset
+                web = regenerate(context, number + 1, raw.web, captioner, filter, calibration).dataset
                 if raw.truth_uri is not None:
-                    judge(bench, number + 1, web, raw.truth_uri)
-        champion, reasons = promote(bench, raw, rounds)
-        return conclude(bench, raw, rounds, champion, reasons)
+                    judge(context, number + 1, web, raw.truth_uri)
+        champion, reasons = promote(context, raw, rounds)
+        return conclude(context, raw, rounds, champion, reasons)

@@ -122,8 +122,8 @@ def _input_faults(config: BootstrapConfig) -> Iterator[str]:
 
 
 def _split_faults(config: BootstrapConfig, split: str) -> Iterator[str]:
-    """What is wrong with a split's annotations, or with the folder of its pictures."""
-    from components.data.coco import picture_sizes, read_annotations
+    """What is wrong with a split's annotations, or with the folder of its images."""
+    from components.data.coco import image_sizes, read_annotations
 
     human = config.data.human
     uri = getattr(human, split)
@@ -134,7 +134,7 @@ def _split_faults(config: BootstrapConfig, split: str) -> Iterator[str]:
         annotations = read_annotations(uri, config.data.human_limit if split == "train" else None)
         own = getattr(human, f"{split}_images", None)
         key = f"data.human.{split}_images" if own else "data.human.images"
-        picture_sizes(open_store(own or str(human.images)), annotations)
+        image_sizes(open_store(own or str(human.images)), annotations)
     except (DataError, StorageError) as error:
         yield f"{key}: {error}"
 

@@ -7,16 +7,18 @@ from prefect import flow
 from components.common.contracts import DatasetRef, ModelRef, TokenizerRef, TrainResult
 from components.config import load_config
 from flows.preparation import make_tokenizer, prepare
-from flows.stages import Bay, Bench, Stage, open_bench
+from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
 
 Mixture = Sequence[tuple[DatasetRef, int]]
 
 
-def pretrain(bench: Bench, number: int, mixture: Mixture, tokenizer: TokenizerRef, init: ModelRef | None) -> ModelRef:
+def pretrain(
+    context: BootstrapContext, number: int, mixture: Mixture, tokenizer: TokenizerRef, init: ModelRef | None
+) -> ModelRef:
     """Pre-train the base model of a round on a mixture; from `init`, or from fresh weights."""
     from components.training import pretrain as component
 
-    config = bench.config
+    config = context.config
     training = config.training("pretrain")
     depends = {
         "config": training,
@@ -28,31 +30,31 @@ def pretrain(bench: Bench, number: int, mixture: Mixture, tokenizer: TokenizerRe
 
     name = f"round-{number}/pretrain"
 
-    def work(bay: Bay) -> TrainResult:
+    def work(stage: StageContext) -> TrainResult:
         return component.run_pretraining(
             mixture,
             config.model,
             training,
             tokenizer=tokenizer.uri,
             init=init,
-            store=bay.model_store,
-            tracker=bay.tracker,
-            work_dir=bay.work_dir,
+            store=stage.model_store,
+            tracker=stage.tracker,
+            work_dir=stage.work_dir,
             label=name,
         )
 
     stage = Stage(name, "pretrain", component.REVISION, depends, TrainResult, work)
-    result = bench.run(stage)
-    bench.note_training(number, "pretrain", result)
+    result = context.run(stage)
+    context.note_training(number, "pretrain", result)
     return result.model
 
 
-def start_model(bench: Bench, tokenizer: TokenizerRef) -> ModelRef | None:
+def start_model(context: BootstrapContext, tokenizer: TokenizerRef) -> ModelRef | None:
     """What the configured encoders and fresh weights make; None without encoders: then the training makes it."""
     from components.model import encoders
     from components.model.checkpoints.publishing import reference_model
 
-    config = bench.config
+    config = context.config
     found = {name: reference_model(uri, "base") for name, uri in config.encoders.model_dump(exclude_none=True).items()}
     if not found:
         return None
@@ -60,20 +62,20 @@ def start_model(bench: Bench, tokenizer: TokenizerRef) -> ModelRef | None:
     depends = {"encoders": {name: ref.digest for name, ref in found.items()}, "model": config.model, "seed": seed}
     depends["tokenizer"] = tokenizer.digest
 
-    def work(bay: Bay) -> ModelRef:
+    def work(stage: StageContext) -> ModelRef:
         return encoders.publish_start(
-            config.model, found, tokenizer=tokenizer.uri, seed=seed, store=bay.model_store, work_dir=bay.work_dir
+            config.model, found, tokenizer=tokenizer.uri, seed=seed, store=stage.model_store, work_dir=stage.work_dir
         )
 
-    return bench.run(Stage("start", "encoders", encoders.REVISION, depends, ModelRef, work))
+    return context.run(Stage("start", "encoders", encoders.REVISION, depends, ModelRef, work))
 
 
 @flow(name="pretraining", flow_run_name="pretraining-{config_path}")
 def pretraining(config_path: str, overrides: Sequence[str] = ()) -> ModelRef:
     """Import the data and pre-train round 0's base model, alone."""
     config = load_config(config_path, overrides)
-    with open_bench(config, "pretraining") as bench:
-        raw = prepare(bench)
+    with open_bootstrap(config, "pretraining") as context:
+        raw = prepare(context)
         mixture = [(raw.web, 1), (raw.train, config.data.human_repeat)]
-        tokenizer = make_tokenizer(bench, raw)
-        return pretrain(bench, 0, mixture, tokenizer, start_model(bench, tokenizer))
+        tokenizer = make_tokenizer(context, raw)
+        return pretrain(context, 0, mixture, tokenizer, start_model(context, tokenizer))

@@ -9,35 +9,40 @@ from components.common.contracts import Calibration, CapfiltResult, DatasetRef, 
 from components.common.progress import Progress
 from components.config import load_config
 from flows.preparation import prepare
-from flows.stages import Bay, Bench, Stage, open_bench
+from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
 
 logger = logging.getLogger(__name__)
 
 
-def calibrate(bench: Bench, number: int, matcher: ModelRef, human: DatasetRef) -> Calibration:
+def calibrate(context: BootstrapContext, number: int, filter: ModelRef, human: DatasetRef) -> Calibration:
     """A round's filter measured on the human validation split; a filter that has become worse is warned of."""
     from components.regeneration import calibration as component
     from components.regeneration.drift import find_drift
 
-    config = bench.config.captioning()
+    config = context.config.captioning()
     name = f"round-{number}/calibrate"
-    depends = {"config": component.measured_by(config), "filter": matcher.digest, "human": human.digest}
+    depends = {"config": component.measured_by(config), "filter": filter.digest, "human": human.digest}
 
-    def work(bay: Bay) -> Calibration:
+    def work(stage: StageContext) -> Calibration:
         return component.run_calibration(
-            matcher, human, config, work_dir=bay.work_dir, tracker=bay.tracker, step=number, label=name
+            filter, human, config, work_dir=stage.work_dir, tracker=stage.tracker, step=number, label=name
         )
 
-    result = bench.run(Stage(name, "calibrate", component.REVISION, depends, Calibration, work))
-    bench.note(number, result.metrics)
-    bench.calibrations[number] = result
-    if drift := find_drift(bench.calibrations.get(number - 1), result, config.calibration.drift):
+    result = context.run(Stage(name, "calibrate", component.REVISION, depends, Calibration, work))
+    context.note(number, result.metrics)
+    context.calibrations[number] = result
+    if drift := find_drift(context.calibrations.get(number - 1), result, config.calibration.drift):
         logger.log(logging.WARNING if drift.worse else logging.INFO, "%s: %s", name, drift.text)
     return result
 
 
 def regenerate(
-    bench: Bench, number: int, web: DatasetRef, captioner: ModelRef, matcher: ModelRef, calibration: Calibration
+    context: BootstrapContext,
+    number: int,
+    web: DatasetRef,
+    captioner: ModelRef,
+    filter: ModelRef,
+    calibration: Calibration,
 ) -> CapfiltResult:
     """The web data of a round: the original web data, rewritten and cleaned by the last round's models.
 
@@ -47,34 +52,34 @@ def regenerate(
     from components.regeneration import run as component
     from components.regeneration.calibration import settle
 
-    config = settle(bench.config.captioning(), calibration)
+    config = settle(context.config.captioning(), calibration)
     name = f"round-{number}/capfilt"
-    depends = {"config": config.effective(), "web": web.digest, "captioner": captioner.digest, "filter": matcher.digest}
+    depends = {"config": config.effective(), "web": web.digest, "captioner": captioner.digest, "filter": filter.digest}
 
-    def work(bay: Bay) -> CapfiltResult:
+    def work(stage: StageContext) -> CapfiltResult:
         with Progress(web.images, "images", name) as progress:
             return component.run_capfilt(
                 web,
                 captioner,
-                matcher,
+                filter,
                 config,
-                store=bench.store,
+                store=context.store,
                 name=f"web-capfilt-{number}",
-                tracker=bay.tracker,
+                tracker=stage.tracker,
                 progress=progress,
-                work_dir=bay.work_dir,
+                work_dir=stage.work_dir,
             )
 
-    result = bench.run(Stage(name, "capfilt", component.REVISION, depends, CapfiltResult, work))
-    bench.note(number, result.metrics)
+    result = context.run(Stage(name, "capfilt", component.REVISION, depends, CapfiltResult, work))
+    context.note(number, result.metrics)
     return result
 
 
 @flow(name="regeneration")
 def regeneration(
-    config_path: str, captioner: ModelRef, matcher: ModelRef, overrides: Sequence[str] = ()
+    config_path: str, captioner: ModelRef, filter: ModelRef, overrides: Sequence[str] = ()
 ) -> CapfiltResult:
     """CapFilt over the config's web data with any captioner and filter, alone."""
-    with open_bench(load_config(config_path, overrides), "regeneration") as bench:
-        raw = prepare(bench)
-        return regenerate(bench, 1, raw.web, captioner, matcher, calibrate(bench, 0, matcher, raw.val))
+    with open_bootstrap(load_config(config_path, overrides), "regeneration") as context:
+        raw = prepare(context)
+        return regenerate(context, 1, raw.web, captioner, filter, calibrate(context, 0, filter, raw.val))

@@ -13,7 +13,7 @@ from components.common.storage import open_store, split_uri
 from components.pages.gallery import describe_capfilt
 from components.pages.report_data import CapfiltReport, ReportData, RoundReport
 from components.regeneration.drift import find_drift
-from flows.stages import Bench
+from flows.stages import BootstrapContext
 
 logger = logging.getLogger(__name__)
 
@@ -22,36 +22,36 @@ Curve = tuple[tuple[float, float], ...]
 
 
 def report_data(
-    bench: Bench,
+    context: BootstrapContext,
     raw: RawData,
     rounds: Sequence[RoundResult],
     champion: int,
     reasons: tuple[str, ...],
     cache_dir: Path,
 ) -> ReportData:
-    """Everything the page shows; `cache_dir` takes shards that have to be fetched for their pictures."""
-    facts = {"store": bench.store.uri, "bootstrap": bench.config.bootstrap_id, "test split": raw.test.digest}
-    if bench.tracker.run_id:
-        facts["MLflow run"] = bench.tracker.run_id
+    """Everything the page shows; `cache_dir` takes shards that have to be fetched for their images."""
+    facts = {"store": context.store.uri, "bootstrap": context.config.bootstrap_id, "test split": raw.test.digest}
+    if context.tracker.run_id:
+        facts["MLflow run"] = context.tracker.run_id
     return ReportData(
-        name=bench.config.name,
-        rounds=tuple(_round(bench, raw, one) for one in rounds),
-        capfilt=tuple(_capfilt(bench, raw, one, cache_dir) for one in rounds if one.round > 0),
-        stages=tuple(bench.reports),
+        name=context.config.name,
+        rounds=tuple(_round(context, raw, one) for one in rounds),
+        capfilt=tuple(_capfilt(context, raw, one, cache_dir) for one in rounds if one.round > 0),
+        stages=tuple(context.reports),
         promoted=champion > 0 if len(rounds) > 1 else None,
         reasons=reasons,
-        config=bench.config.model_dump(mode="json"),
+        config=context.config.model_dump(mode="json"),
         facts=facts,
         finished=datetime.now(timezone.utc),
     )
 
 
-def _round(bench: Bench, raw: RawData, one: RoundResult) -> RoundReport:
+def _round(context: BootstrapContext, raw: RawData, one: RoundResult) -> RoundReport:
     curves: dict[str, Curve] = {}
-    for role, uri in bench.histories[one.round].items():
+    for role, uri in context.histories[one.round].items():
         curves |= {f"{role}/{name}": points for name, points in read_history(uri).items()}
-    calibration, before = bench.calibrations[one.round], bench.calibrations.get(one.round - 1)
-    drift = find_drift(before, calibration, bench.config.capfilt.calibration.drift)
+    calibration, before = context.calibrations[one.round], context.calibrations.get(one.round - 1)
+    drift = find_drift(before, calibration, context.config.capfilt.calibration.drift)
     return RoundReport(
         round=one.round,
         metrics={name: value for name, value in one.metrics.items() if name.startswith("eval/")},
@@ -64,7 +64,7 @@ def _round(bench: Bench, raw: RawData, one: RoundResult) -> RoundReport:
     )
 
 
-def _capfilt(bench: Bench, raw: RawData, one: RoundResult, cache_dir: Path) -> CapfiltReport:
+def _capfilt(context: BootstrapContext, raw: RawData, one: RoundResult, cache_dir: Path) -> CapfiltReport:
     return describe_capfilt(
         one.web,
         raw.web,
@@ -72,7 +72,7 @@ def _capfilt(bench: Bench, raw: RawData, one: RoundResult, cache_dir: Path) -> C
         metrics={name: value for name, value in one.metrics.items() if name.startswith(("capfilt/", "truth/"))},
         truth_uri=raw.truth_uri,
         examples=EXAMPLES,
-        seed=bench.config.seed,
+        seed=context.config.seed,
         cache_dir=cache_dir,
     )
 

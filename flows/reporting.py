@@ -15,31 +15,31 @@ from components.common.tracking import MlflowTracker, runs_page
 from components.pages.report_data import ReportData
 from flows.report_data import report_data
 from flows.rounds import describe_bootstrap
-from flows.stages import Bench
+from flows.stages import BootstrapContext
 from flows.table import markdown_table, mlflow_words
 
 logger = logging.getLogger(__name__)
 
-PICTURES = 8
+IMAGES = 8
 
 
 def conclude(
-    bench: Bench, raw: RawData, rounds: Sequence[RoundResult], champion: int, reasons: tuple[str, ...]
+    context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult], champion: int, reasons: tuple[str, ...]
 ) -> BootstrapResult:
     """Write the report page, attach everything to MLflow and Prefect, and sum up."""
-    _log_inputs(bench, raw, rounds)
-    report = _write_report(bench, raw, rounds, champion, reasons)
+    _log_inputs(context, raw, rounds)
+    report = _write_report(context, raw, rounds, champion, reasons)
     datasets = (raw.train, raw.val, raw.test, *dict.fromkeys(result.web for result in rounds))
     models = tuple(model for one in rounds for model in (one.base, one.captioner, one.filter))
-    tracker = bench.tracker
+    tracker = context.tracker
     result = BootstrapResult(
-        name=bench.config.name,
+        name=context.config.name,
         rounds=tuple(rounds),
         champion=champion,
         reasons=reasons,
         datasets=datasets,
         models=models,
-        stages=tuple(bench.reports),
+        stages=tuple(context.reports),
         report=report,
         mlflow_uri=tracker.uri if isinstance(tracker, MlflowTracker) else None,
         mlflow_run=tracker.run_id,
@@ -47,7 +47,7 @@ def conclude(
     )
     tracker.log_tags({"bootstrap.champion": f"round-{champion}"})
     tracker.log_text(markdown_table(rounds), "rounds.md")
-    describe_bootstrap(bench, rounds, champion, reasons, report)
+    describe_bootstrap(context, rounds, champion, reasons, report)
     _announce(result)
     return result
 
@@ -66,14 +66,14 @@ def _announce(result: BootstrapResult) -> None:
     )
 
 
-def _log_inputs(bench: Bench, raw: RawData, rounds: Sequence[RoundResult]) -> None:
+def _log_inputs(context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult]) -> None:
     """Dataset versions and the resolved config on the parent run."""
-    tracker, config = bench.tracker, bench.config.model_dump(mode="json")
+    tracker, config = context.tracker, context.config.model_dump(mode="json")
     # of the settings only those that are not the defaults: what tells one bootstrap from another, on one screen
-    own = bench.config.model_dump(mode="json", exclude_defaults=True, exclude={"tracking"})
-    tracker.log_params({"seed": bench.config.seed, "rounds": bench.config.rounds, **own})
-    for dataset, context in ((raw.train, "human-train"), (raw.val, "human-val"), (raw.test, "human-test")):
-        tracker.log_dataset(dataset, context)
+    own = context.config.model_dump(mode="json", exclude_defaults=True, exclude={"tracking"})
+    tracker.log_params({"seed": context.config.seed, "rounds": context.config.rounds, **own})
+    for dataset, use in ((raw.train, "human-train"), (raw.val, "human-val"), (raw.test, "human-test")):
+        tracker.log_dataset(dataset, use)
     for result in rounds:
         tracker.log_dataset(result.web, f"round-{result.round}-web")
     tracker.log_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "config.yaml")
@@ -83,29 +83,29 @@ def _log_inputs(bench: Bench, raw: RawData, rounds: Sequence[RoundResult]) -> No
 
 
 def _write_report(
-    bench: Bench, raw: RawData, rounds: Sequence[RoundResult], champion: int, reasons: tuple[str, ...]
+    context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult], champion: int, reasons: tuple[str, ...]
 ) -> str | None:
     from components.pages.report import write_report
 
-    folder = bench.scratch / "work" / f"report-{bench.config.bootstrap_id[:16]}"
+    folder = context.scratch / "work" / f"report-{context.config.bootstrap_id[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    data = report_data(bench, raw, rounds, champion, reasons, folder)
+    data = report_data(context, raw, rounds, champion, reasons, folder)
     write_report(data, path)
-    _log_pictures(bench, data)
-    key = f"reports/{bench.config.name}-{bench.config.bootstrap_id[:8]}/report.html"
-    bench.store.upload(path, key)
-    bench.tracker.log_artifact(path)
+    _log_images(context, data)
+    key = f"reports/{context.config.name}-{context.config.bootstrap_id[:8]}/report.html"
+    context.store.upload(path, key)
+    context.tracker.log_artifact(path)
     shutil.rmtree(folder, ignore_errors=True)
-    return join_uri(bench.store.uri, key)
+    return join_uri(context.store.uri, key)
 
 
-def _log_pictures(bench: Bench, data: ReportData) -> None:
-    """Some of the page's example pictures, with their texts, as MLflow artifacts."""
+def _log_images(context: BootstrapContext, data: ReportData) -> None:
+    """Some of the page's example images, with their texts, as MLflow artifacts."""
     for one in data.capfilt:
         folder = f"samples/round-{one.made_by + 1}"
-        for example in one.examples[:PICTURES]:
+        for example in one.examples[:IMAGES]:
             content = base64.b64decode(example.image.partition("base64,")[2])
-            bench.tracker.log_figure_bytes(content, f"{folder}/{example.key}.jpg")
+            context.tracker.log_figure_bytes(content, f"{folder}/{example.key}.jpg")
         texts = [example.model_dump(mode="json", exclude={"image"}) for example in one.examples]
-        bench.tracker.log_text(json.dumps(texts, ensure_ascii=False, indent=1), f"{folder}/texts.json")
+        context.tracker.log_text(json.dumps(texts, ensure_ascii=False, indent=1), f"{folder}/texts.json")

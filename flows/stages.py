@@ -1,4 +1,4 @@
-"""The bench a bootstrap works on, and how one stage runs there: found done, or worked, recorded last.
+"""The context a bootstrap works on, and how one stage runs there: found done, or worked, recorded last.
 
 A stage's truth is its record in the store, `stages/<kind>/<digest>.json`: the digest covers the component's REVISION,
 the config it depends on and the digests of its inputs; the record is written after the outputs. So a finished stage is
@@ -53,7 +53,7 @@ def compared(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Bay:
+class StageContext:
     """What one running stage gets: its MLflow run, a folder that survives a crash, and a place for its model."""
 
     tracker: Tracker
@@ -79,7 +79,7 @@ class Stage(Generic[R]):
     revision: int
     depends: Mapping[str, Any]
     result: type[R]
-    work: Callable[[Bay], R]
+    work: Callable[[StageContext], R]
 
     @property
     def digest(self) -> str:
@@ -94,7 +94,7 @@ class Stage(Generic[R]):
 
 
 @dataclass
-class Bench:
+class BootstrapContext:
     """The store, the MLflow run and the story of one bootstrap."""
 
     config: BootstrapConfig
@@ -179,7 +179,7 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         child = self.tracker.child(stage.name, stage.labels)
         try:
-            result = stage.work(Bay(child, folder, self.store.child("models", stage.kind, stage.digest[:16])))
+            result = stage.work(StageContext(child, folder, self.store.child("models", stage.kind, stage.digest[:16])))
         except Exception:
             child.end("FAILED")
             raise
@@ -215,7 +215,7 @@ class Bench:
 
 
 @contextlib.contextmanager
-def open_bench(config: BootstrapConfig, run_name: str = "bootstrap") -> Iterator[Bench]:
+def open_bootstrap(config: BootstrapConfig, run_name: str = "bootstrap") -> Iterator[BootstrapContext]:
     """Prove the store, take its lock, open the MLflow run, and close them in every case.
 
     Raises:
@@ -227,9 +227,9 @@ def open_bench(config: BootstrapConfig, run_name: str = "bootstrap") -> Iterator
     scratch = scratch_folder(config)
     with exclusive(store, LOCK_KEY, f"{run_name} {config.name!r}"):
         tracker = open_tracker(config.tracking_uri(scratch), **parent_run(config))
-        bench = Bench(config, store, tracker, scratch)
+        context = BootstrapContext(config, store, tracker, scratch)
         try:
-            yield bench
+            yield context
         except Exception:
             tracker.end("FAILED")
             raise

@@ -34,8 +34,8 @@ SHOWN: tuple[tuple[str, str, bool | None], ...] = (
 )
 COUNTS = ("capfilt/kept_pairs",)
 EXPLAINED = (
-    "true: everything a text says fits its picture; facts right: the share of what it says (a colour, a shape, "
-    "a place …) that does; by chance: the same captions under other pictures"
+    "true: everything a text says fits its image; facts right: the share of what it says (a colour, a shape, "
+    "a place …) that does; by chance: the same captions under other images"
 )
 
 

@@ -30,7 +30,7 @@ def import_coco(
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
-    """Import human captions and their pictures."""
+    """Import human captions and their images."""
     with command(as_json=as_json) as out:
         from components.data.coco import import_coco as work
         from components.data.coco import read_annotations

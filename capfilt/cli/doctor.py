@@ -27,9 +27,9 @@ from flows.preflight import (
 )
 from flows.server import PREFECT_REMEDY, why_no_answer
 
-Verdict = Literal["ok", "note", "wrong"]
+Health = Literal["ok", "note", "wrong"]
 _DISK_FIX = "free space, or choose another place with --set store=…"
-_SIGNS: dict[Verdict, str] = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
+_SIGNS: dict[Health, str] = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Finding:
     """One thing looked at."""
 
     what: str
-    verdict: Verdict
+    verdict: Health
     found: str
     fix: str = ""
 

@@ -23,7 +23,7 @@ M = TypeVar("M", bound=BaseModel)
 
 Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
 Model = Annotated[str, typer.Option(help="Model folder (Hugging Face form or ours), local or s3://.")]
-Images = Annotated[list[Path], typer.Argument(help="Picture files.", metavar="IMAGE")]
+Images = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE")]
 Dtype = Annotated[str, typer.Option(help="Arithmetic of the models: fp32, bf16, or auto: bf16 where it is faster.")]
 Decoding = Annotated[str, typer.Option(help="How captions are written: greedy, beam or nucleus.")]
 TopP = Annotated[float, typer.Option(help="nucleus: probability mass drawn from.")]
@@ -34,8 +34,8 @@ MaxLength = Annotated[int, typer.Option(help="Tokens at most, prompt and end inc
 Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1 makes written tokens less likely.")]
 Prompt = Annotated[str, typer.Option(help="How every caption starts; not part of the result.")]
 Seed = Annotated[int, typer.Option(help="Seed of sampled captions.")]
-PerImage = Annotated[int, typer.Option("--captions-per-image", min=1, max=64, help="Synthetic captions per picture.")]
-ImageSize = Annotated[Optional[int], typer.Option(help="Picture side in pixels; default: the model's.")]  # noqa: UP045
+PerImage = Annotated[int, typer.Option("--captions-per-image", min=1, max=64, help="Synthetic captions per image.")]
+ImageSize = Annotated[Optional[int], typer.Option(help="Image side in pixels; default: the model's.")]  # noqa: UP045
 PositionZero = Annotated[str, typer.Option(help="First token of matched texts: enc (as trained) or cls (BLIP's demo).")]
 
 
@@ -60,8 +60,8 @@ def regenerate(
     target_precision: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            help="Choose the threshold so that at least this share of the kept texts fits its picture, as estimated on "
-            "--calibration, where near captions of other pictures stand for wrong texts. Stops if no threshold does."
+            help="Choose the threshold so that at least this share of the kept texts fits its image, as estimated on "
+            "--calibration, where near captions of other images stand for wrong texts. Stops if no threshold does."
         ),
     ] = None,
     calibration: Annotated[
@@ -87,12 +87,12 @@ def regenerate(
     prompt: Prompt = "a picture of ",
     seed: Seed = 0,
     dtype: Dtype = "auto",
-    batch_size: Annotated[int, typer.Option(help="Pictures per batch; halved where memory runs out.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Images per batch; halved where memory runs out.")] = 32,
     image_size: ImageSize = None,
     position_zero: PositionZero = "enc",
     engine: Annotated[str, typer.Option(help="local, or ray (RAY_ADDRESS for a cluster).")] = "local",
     workers: Annotated[int, typer.Option(help="Processes that hold the models; 0: one per GPU, or one.")] = 0,
-    limit: Annotated[Optional[int], typer.Option(min=1, help="First N pictures only, to try settings.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(min=1, help="First N images only, to try settings.")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:
     """CapFilt over your own shards with any BLIP checkpoints; run again, it goes on where it stopped."""
@@ -117,15 +117,15 @@ def regenerate(
 
         target = open_store(out)
         target.check()
-        matcher, measured = reference_model(filter, "filter"), {}
+        judge, measured = reference_model(filter, "filter"), {}
         with ScratchFolder("regenerate") as folder:
             if human is not None:
-                calibrated = _measure_filter(matcher, human, config, target, folder)
+                calibrated = _measure_filter(judge, human, config, target, folder)
                 config, measured = settle(config, calibrated), calibrated.metrics
             result = run_capfilt(
                 web,
                 reference_model(captioner, "captioner"),
-                matcher,
+                judge,
                 config,
                 store=target,
                 out=target,
@@ -143,7 +143,7 @@ def regenerate(
 def _calibration_files(
     threshold: float | None, target: float | None, annotations: str | None, images: str | None
 ) -> tuple[str, str] | None:
-    """Annotations and picture folder to choose the threshold by; None if it is not to be chosen.
+    """Annotations and image folder to choose the threshold by; None if it is not to be chosen.
 
     Raises:
         ConfigError: these options do not go together; says which to give.
@@ -157,22 +157,22 @@ def _calibration_files(
     if annotations is None or images is None:
         raise ConfigError(
             "--target-precision measures the filter on human captions: give --calibration captions.json and "
-            "--calibration-images FOLDER, of pictures that the filter was not trained on"
+            "--calibration-images FOLDER, of images that the filter was not trained on"
         )
     return annotations, images
 
 
 def _measure_filter(
-    matcher: "ModelRef", human: tuple[str, str], config: "CapfiltConfig", out: "Store", folder: Path
+    filter: "ModelRef", human: tuple[str, str], config: "CapfiltConfig", out: "Store", folder: Path
 ) -> "Calibration":
-    """The filter measured on annotations and pictures, once per output."""
+    """The filter measured on annotations and images, once per output."""
     from components.common.storage import open_store
     from components.data.coco import import_coco
     from components.regeneration.calibration import remembered, run_calibration
 
     limit = config.calibration.images
     data = import_coco(*human, store=open_store(str(folder)), name="calibration", limit=limit)
-    return remembered(out, matcher, data, config, lambda: run_calibration(matcher, data, config, work_dir=folder))
+    return remembered(out, filter, data, config, lambda: run_calibration(filter, data, config, work_dir=folder))
 
 
 def caption(
@@ -192,7 +192,7 @@ def caption(
     image_size: ImageSize = None,
     as_json: Json = False,
 ) -> None:
-    """Write captions for pictures."""
+    """Write captions for images."""
     with command(as_json=as_json) as out:
         from components.common.seeding import key_seed
         from components.model.decoding import DecodingConfig
@@ -200,7 +200,7 @@ def caption(
         lengths = {"min_length": min_length, "max_length": max_length, "repetition_penalty": repetition_penalty}
         how = _checked(DecodingConfig, method=decoding, top_p=top_p, top_k=top_k, beams=beams, prompt=prompt, **lengths)
         if captions_per_image > 1 and decoding != "nucleus":
-            raise ConfigError(f"--decoding {decoding} writes one caption per picture; use nucleus for several")
+            raise ConfigError(f"--decoding {decoding} writes one caption per image; use nucleus for several")
         data = _read_images(images)
         from components.inference.arithmetic import Arithmetic, pick_device
         from components.inference.captioner import Captioner
@@ -229,7 +229,7 @@ def match(
     image_size: ImageSize = None,
     as_json: Json = False,
 ) -> None:
-    """How well texts fit pictures: probability of a match (ITM) and cosine (ITC)."""
+    """How well texts fit images: probability of a match (ITM) and cosine (ITC)."""
     with command(as_json=as_json) as out:
         zero: Literal["enc", "cls"] = "cls" if position_zero == "cls" else "enc"
         if position_zero not in ("enc", "cls"):
@@ -272,7 +272,7 @@ def retrieval(
     annotations: Annotated[str, typer.Option(help="COCO captions JSON or Karpathy JSON of the test split.")],
     images: Annotated[str, typer.Option(help="Folder that its file names are relative to.")],
     top_k: Annotated[int, typer.Option(help="Candidates per query that ITM re-ranks.")] = 128,
-    limit: Annotated[Optional[int], typer.Option(min=1, help="First N pictures only.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(min=1, help="First N images only.")] = None,  # noqa: UP045
     dtype: Annotated[
         str, typer.Option(help="Arithmetic of the model: fp32, or bf16 for less exact and faster.")
     ] = "fp32",
@@ -339,7 +339,7 @@ def _read_images(paths: Sequence[Path]) -> list[tuple[Path, bytes]]:
 
 
 def _square(path: Path, data: bytes, size: int) -> Any:
-    """One picture as `[1, S, S, 3]`."""
+    """One image as `[1, S, S, 3]`."""
     from components.common.errors import DataError
     from components.data.decoding import decode_image, resize_square
 

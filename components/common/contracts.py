@@ -105,7 +105,7 @@ class SourceFiles(Contract):
     train: str = Field(description="captions JSON of the training split")
     val: str = Field(description="captions JSON of the validation split")
     test: str = Field(description="captions JSON of the test split")
-    images: tuple[str, str, str] = Field(description="picture folders of the three splits")
+    images: tuple[str, str, str] = Field(description="image folders of the three splits")
     web_folder: str = Field(description="folder of img2dataset tars")
     truth_uri: str | None = Field(default=None, description="kinds of the web texts: for scoring, never for learning")
 

@@ -83,7 +83,7 @@ class Tracker(Protocol):
         """Attach text as a file called `name`."""
 
     def log_figure_bytes(self, data: bytes, name: str) -> None:
-        """Attach a picture's bytes as a file called `name`."""
+        """Attach an image's bytes as a file called `name`."""
 
     def register_model(
         self,

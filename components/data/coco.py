@@ -6,7 +6,7 @@ Known by their shape (reference/blip.md section 7):
     Karpathy train  [{"image": path, "caption": text, "image_id"}], a row per caption
     Karpathy test   [{"image": path, "caption": [texts]}], a row per image
 
-All captions are kept, as candidates of source `human`. Pictures are copied bit by bit. A sample's key is its file's
+All captions are kept, as candidates of source `human`. Images are copied bit by bit. A sample's key is its file's
 name without extension (dots become `_`), so that the COCO and the Karpathy form of a split give the same keys.
 """
 
@@ -89,7 +89,7 @@ def import_coco(
         raise ConfigError(f"shard_size and limit must be at least 1, not {shard_size} and {limit}")
     annotations = read_annotations(annotations_uri, limit)
     images, where, source = annotations.images, annotations.where, open_store(images_uri)
-    sizes = picture_sizes(source, annotations)
+    sizes = image_sizes(source, annotations)
     # Sizes stand for the images' contents: to hash every image only to find a dataset done would cost as much as the
     # import, and the tars' own sha256 say what was imported.
     plan = {
@@ -214,7 +214,7 @@ def _key_of(file_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", stem)
 
 
-def picture_sizes(source: Store, annotations: Annotations) -> dict[str, int | None]:
+def image_sizes(source: Store, annotations: Annotations) -> dict[str, int | None]:
     """Size of every image's file by its name, None where it is missing.
 
     Raises:
@@ -243,7 +243,7 @@ def picture_sizes(source: Store, annotations: Annotations) -> dict[str, int | No
 
 
 def sizes_digest(sizes: Mapping[str, int | None]) -> str:
-    """Digest of which picture files are there, and how large they are."""
+    """Digest of which image files are there, and how large they are."""
     return digest_of([[name, size] for name, size in sizes.items()])
 
 
@@ -279,7 +279,7 @@ class _CocoImport:
             return builder.commit()
 
     def _read(self, image: HumanImage) -> bytes | tuple[str, str]:
-        """The file's bytes, if they are a picture; else the reason and what was found."""
+        """The file's bytes, if they are an image; else the reason and what was found."""
         if not _is_safe(image.file_name):
             return "unsafe_name", image.file_name
         where = join_uri(self.source.uri, image.file_name)

@@ -1,6 +1,6 @@
-"""Pictures: from bytes of any kind to RGB arrays, squares and model pixels.
+"""Images: from bytes of any kind to RGB arrays, squares and model pixels.
 
-Shapes: H, W height and width of a picture, S side of a square, B batch. Arrays are uint8 RGB `[H, W, 3]`.
+Shapes: H, W height and width of an image, S side of a square, B batch. Arrays are uint8 RGB `[H, W, 3]`.
 
 Decoders and the resize were chosen by measurement: simplejpeg gives libjpeg's own pixels at 1.4 to 2 times Pillow's
 speed, and torch's uint8 bicubic is Pillow's filter at 4 to 9 times its speed. OpenCV's resizers are other filters (up
@@ -29,14 +29,14 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Channel standard deviations BLIP was trained with, of values in 0..1."""
 
-# Named, so that a picture cannot pick a decoder that runs programs (EPS) or has a history of holes.
+# Named, so that an image cannot pick a decoder that runs programs (EPS) or has a history of holes.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 _MARKUP = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<svg", b"<!--")
 _ORIENTATION = 0x0112
 
 
 class BadImage(DataError):
-    """Bytes that cannot be used as a picture.
+    """Bytes that cannot be used as an image.
 
     Args:
         reason: short code for counting: `empty`, `too_many_bytes`, `markup`, `not_an_image`, `too_many_pixels`,
@@ -52,7 +52,7 @@ class BadImage(DataError):
 def decode_image(
     data: bytes, *, max_pixels: int = 50_000_000, max_bytes: int = 100_000_000, min_side: int = 2
 ) -> Pixels:
-    """Decode a picture as people see it: EXIF orientation applied, first frame of an animation, RGB `[H, W, 3]`.
+    """Decode an image as people see it: EXIF orientation applied, first frame of an animation, RGB `[H, W, 3]`.
 
     Colours are those of Pillow's `convert("RGB")`, as in BLIP's own loaders (CMYK and grey converted, alpha dropped);
     16-bit grey is scaled to 8 bits, where Pillow would clip it to white.
@@ -61,7 +61,7 @@ def decode_image(
         data: the file's bytes; its name and announced type are not trusted.
         max_pixels: refused above this, judged by the header before anything is decoded (decompression bombs).
         max_bytes: refused above this.
-        min_side: shortest side allowed, in pixels; tracking pixels are not pictures.
+        min_side: shortest side allowed, in pixels; tracking pixels are not images.
 
     Raises:
         BadImage: with the reason.
@@ -80,8 +80,8 @@ def image_size(data: bytes) -> tuple[int, int]:
     Raises:
         BadImage: if no header is recognised.
     """
-    with _pillow_errors(), _open(data) as picture:
-        return int(picture.width), int(picture.height)
+    with _pillow_errors(), _open(data) as image:
+        return int(image.width), int(image.height)
 
 
 def _check_bytes(data: bytes, max_bytes: int) -> None:
@@ -166,26 +166,26 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int, min_side: int) -> Pixels:
-    with _pillow_errors(), _open(data) as picture:
-        _check_size(*picture.size, max_pixels, min_side)
-        picture.load()
-        return _turn(np.array(_to_rgb(picture), dtype=np.uint8), _orientation(picture))
+    with _pillow_errors(), _open(data) as image:
+        _check_size(*image.size, max_pixels, min_side)
+        image.load()
+        return _turn(np.array(_to_rgb(image), dtype=np.uint8), _orientation(image))
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where it is absent or the EXIF block is damaged."""
     with contextlib.suppress(Exception):  # damaged EXIF raises anything; the pixels are still good
-        return int(picture.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(_ORIENTATION, 1))
     return 1
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        wide = np.asarray(picture).astype(np.int64)
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        wide = np.asarray(image).astype(np.int64)
         return Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    return picture.convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 @contextlib.contextmanager
@@ -208,7 +208,7 @@ def _pillow_errors() -> Iterator[None]:
 def resize_square(image: Pixels, size: int) -> Pixels:
     """Resize to `[S, S, 3]` with Pillow's antialiased bicubic filter, ignoring the aspect ratio as BLIP does.
 
-    Within 2 of 255 levels of `Image.resize((S, S), BICUBIC)` of Pillow 13 for every picture (measured, tested): the
+    Within 2 of 255 levels of `Image.resize((S, S), BICUBIC)` of Pillow 13 for every image (measured, tested): the
     same filter in the same order of passes, with other rounding.
     """
     height, width = image.shape[:2]
@@ -247,18 +247,18 @@ def to_pixels(
 
 
 class TrainAugmentation:
-    """Random resized crop, mirror, RandAugment: what BLIP's loaders do to training pictures (blip.md section 3).
+    """Random resized crop, mirror, RandAugment: what BLIP's loaders do to training images (blip.md section 3).
 
     Args:
         size: side of the result in pixels.
-        min_scale: smallest share of the picture's area that a crop may have (0.2 pre-training, 0.5 finetuning);
-            1.0 means no crop, the whole picture is squared.
-        flip: mirror half of the pictures. Off where captions speak of left and right.
-        randaugment: number of RandAugment operations per picture (BLIP: 2); 0 is none. Some of them change colours.
+        min_scale: smallest share of the image's area that a crop may have (0.2 pre-training, 0.5 finetuning);
+            1.0 means no crop, the whole image is squared.
+        flip: mirror half of the images. Off where captions speak of left and right.
+        randaugment: number of RandAugment operations per image (BLIP: 2); 0 is none. Some of them change colours.
         magnitude: their strength of 10 (BLIP: 5).
         reference_quirks: exactly the released code's ranges: brightness and sharpness have factor 1 at magnitude 5,
-            so do nothing, and translation is 5 px at any picture size. Without: factors 1 ± 0.09 per magnitude, and
-            translation grows with the picture.
+            so do nothing, and translation is 5 px at any image size. Without: factors 1 ± 0.09 per magnitude, and
+            translation grows with the image.
     """
 
     def __init__(
@@ -281,7 +281,7 @@ class TrainAugmentation:
         self.reference_quirks = reference_quirks
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
-        """One random view `[S, S, 3]` of a picture, decided by `rng` alone."""
+        """One random view `[S, S, 3]` of an image, decided by `rng` alone."""
         top, left, height, width = self._crop(image.shape[0], image.shape[1], rng)
         view = resize_square(image[top : top + height, left : left + width], self.size)
         if self.flip and rng.random() < 0.5:

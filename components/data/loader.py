@@ -1,4 +1,4 @@
-"""The training loader: batches of (picture, caption) pairs, for ever, exactly resumable.
+"""The training loader: batches of (image, caption) pairs, for ever, exactly resumable.
 
 Shapes: B pairs per batch, S side of a square in pixels.
 
@@ -90,7 +90,7 @@ class PairLoader:
     Attributes:
         pairs_per_epoch: pairs of one epoch, all processes together.
         wait_seconds: time that the consumer waited for batches, so far.
-        bad_count: pictures that could not be decoded and were replaced, so far; the first of them are in `bad`.
+        bad_count: images that could not be decoded and were replaced, so far; the first of them are in `bad`.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class PairLoader:
     def _note(self, bad: list[BadSample]) -> None:
         for sample in bad:
             if self.bad_count < 10:
-                logger.warning("picture %s cannot be used (%s); another takes its place", sample.key, sample.detail)
+                logger.warning("image %s cannot be used (%s); another takes its place", sample.key, sample.detail)
             self.bad_count += 1
             if len(self.bad) < _LISTED:
                 self.bad.append(sample)
@@ -290,7 +290,7 @@ class _RowMaker:
 
 
 class _DecodedCache:
-    """Decoded pictures up to a number of bytes; what came first stays, for a cycle longer than a LRU helps nobody.
+    """Decoded images up to a number of bytes; what came first stays, for a cycle longer than a LRU helps nobody.
 
     They lie in one block. Strewn among a training's large tensors, they would keep the allocator from using the room
     around them again, and the process would grow at every step.
@@ -319,7 +319,7 @@ class _DecodedCache:
 
 @dataclass(frozen=True)
 class _Made:
-    """Part of a batch; `bad` tells which rows have no picture."""
+    """Part of a batch; `bad` tells which rows have no image."""
 
     texts: list[str]
     image_ids: list[int]
@@ -336,7 +336,7 @@ class _Pending:
     tasks: Sequence["Future[_Made]"]
 
     def finish(self) -> tuple[PairBatch, list[BadSample]]:
-        """Wait for the batch; rows without a picture become copies of the next row that has one.
+        """Wait for the batch; rows without an image become copies of the next row that has one.
 
         Raises:
             DataError: no row has.
@@ -349,7 +349,7 @@ class _Pending:
             texts, ids, keys = texts + made.texts, ids + made.image_ids, keys + made.keys
         size = len(texts)
         if len(bad) == size:
-            raise DataError(f"a whole batch of unusable pictures, e.g. {bad[0].key}: {bad[0].detail}; check the data")
+            raise DataError(f"a whole batch of unusable images, e.g. {bad[0].key}: {bad[0].detail}; check the data")
         for at in bad:
             other = next(row % size for row in range(at + 1, at + size) if row % size not in bad)
             self.images[at], texts[at], ids[at], keys[at] = self.images[other], texts[other], ids[other], keys[other]

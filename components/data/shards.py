@@ -3,7 +3,7 @@
 A sample is a run of neighbouring members that share everything up to the first dot of the base name (WebDataset's rule,
 reference/blip.md section 7): `a/b.c.jpg` has key `a/b` and extension `c.jpg`, extensions are lower-cased, members
 without a dot and `__meta__` ones are no part of a sample. So keys should have no dot: `img.1.jpg` and `img.2.jpg` are
-one sample `img` with two pictures, here as in webdataset, and such a sample has no one picture (`ShardSample.image`).
+one sample `img` with two images, here as in webdataset, and such a sample has no one image (`ShardSample.image`).
 
 A tar that was cut or damaged is always noticed (`BrokenShard`); members that could do harm are refused one by one.
 """
@@ -56,7 +56,7 @@ class SampleIndex:
 
     @property
     def image(self) -> str | None:
-        """Extension of the sample's only picture; None if it has none or several."""
+        """Extension of the sample's only image; None if it has none or several."""
         return only_image(self.members)
 
 
@@ -71,7 +71,7 @@ class ShardSample:
 
     @property
     def image(self) -> str | None:
-        """Extension of the sample's only picture; None if it has none or several."""
+        """Extension of the sample's only image; None if it has none or several."""
         return only_image(self.members)
 
 
@@ -88,7 +88,7 @@ class ShardScan:
 
 
 def only_image(members: Iterable[str]) -> str | None:
-    """The one extension that is a picture's (`jpg`, or `v2.jpg`); None if there is none or several."""
+    """The one extension that is an image's (`jpg`, or `v2.jpg`); None if there is none or several."""
     found = [extension for extension in members if extension.rpartition(".")[2] in IMAGE_EXTENSIONS]
     return found[0] if len(found) == 1 else None
 
@@ -209,7 +209,7 @@ class ShardWriter:
         return self._hash.hexdigest()
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append a sample: its picture, `json`, `txt`, then other members by name.
+        """Append a sample: its image, `json`, `txt`, then other members by name.
 
         Raises:
             DataError: if readers would not find the sample under this key again.

@@ -1,4 +1,4 @@
-"""The words of a dataset, without its pictures: candidate captions and kept texts, shard by shard."""
+"""The words of a dataset, without its images: candidate captions and kept texts, shard by shard."""
 
 from collections.abc import Iterable, Iterator
 

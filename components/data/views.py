@@ -1,4 +1,4 @@
-"""A dataset's shard opened for reading: its kept pairs, and the bytes of its pictures."""
+"""A dataset's shard opened for reading: its kept pairs, and the bytes of its images."""
 
 import os
 import weakref
@@ -17,7 +17,7 @@ from components.data.shards import SampleIndex, scan_shard
 
 @dataclass(frozen=True)
 class ImagePlace:
-    """A picture in an open tar."""
+    """An image in an open tar."""
 
     key: str
     sha256: str
@@ -26,7 +26,7 @@ class ImagePlace:
 
     @property
     def image_id(self) -> int:
-        """A number of 63 bits that the picture's bytes decide: the same picture in two datasets has one id."""
+        """A number of 63 bits that the image's bytes decide: the same image in two datasets has one id."""
         return int(self.sha256[:16], 16) >> 1
 
 
@@ -34,8 +34,8 @@ class ShardView:
     """The kept pairs of one shard, in the order of its candidate table.
 
     Attributes:
-        images: the pictures that have a kept caption.
-        pairs: per kept caption the number of its picture in `images`, its number among that picture's, and its text.
+        images: the images that have a kept caption.
+        pairs: per kept caption the number of its image in `images`, its number among that image's, and its text.
     """
 
     def __init__(self, root: str, entry: ShardEntry, cache: ShardCache) -> None:
@@ -58,7 +58,7 @@ class ShardView:
             if number is None:
                 sample = places.get(key)
                 if sample is None or sample.image is None:
-                    raise DataError(f"{self.where} has no picture {key!r}: tar and candidate table do not fit")
+                    raise DataError(f"{self.where} has no image {key!r}: tar and candidate table do not fit")
                 number = at[key] = len(self.images)
                 self.images.append(ImagePlace(key, digest, *sample.members[sample.image]))
                 captions.append(0)
@@ -66,14 +66,14 @@ class ShardView:
             captions[number] += 1
 
     def read(self, image: ImagePlace) -> bytes:
-        """A picture's bytes.
+        """An image's bytes.
 
         Raises:
             DataError: they are not the ones that were imported.
         """
         data = os.pread(self._handle, image.size, image.offset)
         if sha256_hex(data) != image.sha256:
-            raise DataError(f"{self.where}: picture {image.key!r} changed since it was imported; import the data again")
+            raise DataError(f"{self.where}: image {image.key!r} changed since it was imported; import the data again")
         return data
 
 
@@ -112,7 +112,7 @@ def checked_manifest(ref: DatasetRef) -> Manifest:
 
 @dataclass(frozen=True)
 class EvalImage:
-    """A picture, as a file's bytes, with all its kept captions."""
+    """An image, as a file's bytes, with all its kept captions."""
 
     key: str
     image: bytes

@@ -1,7 +1,7 @@
 """Import web data: img2dataset/WebDataset tars in a folder or under an S3 prefix become a dataset, used in place.
 
-The tars are neither copied nor changed: the manifest names them by absolute URI, size and sha256. Every picture is
-decoded once, so that later stages meet good ones only. A sample whose text is bad but whose picture is good stays
+The tars are neither copied nor changed: the manifest names them by absolute URI, size and sha256. Every image is
+decoded once, so that later stages meet good ones only. A sample whose text is bad but whose image is good stays
 among the candidates with its reason (`dropped`, not `failed`): CapFilt can write a caption for it.
 """
 
@@ -219,8 +219,8 @@ def _json_texts(data: bytes | None) -> tuple[list[str], str]:
 
 
 @dataclass(frozen=True)
-class _Verdict:
-    """What a look at a sample found: a reason not to use it, or its picture's hash and its texts."""
+class _Inspection:
+    """What a look at a sample found: a reason not to use it, or its image's hash and its texts."""
 
     key: str
     reason: str | None = None
@@ -230,22 +230,22 @@ class _Verdict:
     text_trouble: str | None = None
 
 
-def inspect_sample(sample: ShardSample) -> _Verdict:
-    """Decode a sample's picture and read its texts."""
+def inspect_sample(sample: ShardSample) -> _Inspection:
+    """Decode a sample's image and read its texts."""
     if sample.problem is not None:
-        return _Verdict(sample.key, sample.problem, f"at byte {sample.offset} of the tar")
+        return _Inspection(sample.key, sample.problem, f"at byte {sample.offset} of the tar")
     if (extension := sample.image) is None:
         found = ", ".join(sorted(sample.members))
         several = sum(name.rpartition(".")[2] in ("jpg", "jpeg", "png", "webp") for name in sample.members) > 1
         hint = "; keys must not contain dots" if several else ""
-        return _Verdict(sample.key, "several_images" if several else "no_image", f"members: {found[:200]}{hint}")
+        return _Inspection(sample.key, "several_images" if several else "no_image", f"members: {found[:200]}{hint}")
     data = sample.members[extension]
     try:
         decode_image(data)
     except BadImage as error:
-        return _Verdict(sample.key, error.reason, str(error))
+        return _Inspection(sample.key, error.reason, str(error))
     texts, trouble = web_texts(sample.members)
-    return _Verdict(sample.key, image_sha256=sha256_hex(data), texts=texts, text_trouble=trouble)
+    return _Inspection(sample.key, image_sha256=sha256_hex(data), texts=texts, text_trouble=trouble)
 
 
 class _Tags:
@@ -323,8 +323,8 @@ class _WebImport:
             with ShardBuilder(self.target, _shard_name(shard.key, index), tar=tar) as builder:
                 breaks: list[BrokenShard] = []
                 samples = islice(_until_break(path, uri, breaks), limit)
-                for verdict in ordered_map(inspect_sample, samples, threads=self.threads):
-                    self._count(verdict, builder)
+                for found in ordered_map(inspect_sample, samples, threads=self.threads):
+                    self._count(found, builder)
                     self.progress(1)
                 for broken in breaks:
                     lost = self._lost(shard, builder.counts().samples)
@@ -332,17 +332,17 @@ class _WebImport:
                     logger.warning("%s; about %d samples behind that are lost", broken, lost)
                 return builder.commit()
 
-    def _count(self, verdict: _Verdict, builder: ShardBuilder) -> None:
-        key = verdict.key
-        if verdict.reason is None and hash(key) in self.seen:
-            verdict = _Verdict(key, DUPLICATE_KEY, EARLIER_SHARD)
-        if verdict.reason is not None:
-            builder.fail(key, verdict.reason, verdict.detail)
+    def _count(self, found: _Inspection, builder: ShardBuilder) -> None:
+        key = found.key
+        if found.reason is None and hash(key) in self.seen:
+            found = _Inspection(key, DUPLICATE_KEY, EARLIER_SHARD)
+        if found.reason is not None:
+            builder.fail(key, found.reason, found.detail)
             return
         self.seen.add(hash(key))
-        kept = [Candidate(key, verdict.image_sha256, "web", text, None, None, True) for text in verdict.texts]
-        reason = verdict.text_trouble or ""
-        builder.add(key, kept or [Candidate(key, verdict.image_sha256, "web", "", None, None, False, reason)])
+        kept = [Candidate(key, found.image_sha256, "web", text, None, None, True) for text in found.texts]
+        reason = found.text_trouble or ""
+        builder.add(key, kept or [Candidate(key, found.image_sha256, "web", "", None, None, False, reason)])
 
     def _lost(self, shard: ObjectInfo, found: int) -> int:
         """How many samples lie behind a break, by img2dataset's stats; at least the one that was cut."""

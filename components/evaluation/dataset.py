@@ -16,7 +16,7 @@ import numpy.typing as npt
 from components.common.errors import DataError
 from components.common.storage import normalise_uri, open_store, split_uri
 from components.data.candidates import Candidate
-from components.data.sampleworld import Scene, Verdict, judge_caption
+from components.data.sampleworld import Judgement, Scene, judge_caption
 
 REVISION = 2
 MATCH = "match"
@@ -27,7 +27,7 @@ OUTVOTED = frozenset(["not_best", "not_needed"])  # the filter's yes, undone by 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of one web picture: the kind of its web text and, if it was drawn, its scene."""
+    """What is known of one web image: the kind of its web text and, if it was drawn, its scene."""
 
     kind: str
     scene: Scene | None = None
@@ -90,11 +90,11 @@ def score_against_truth(candidates: Iterable[Candidate], truth: Mapping[str, Tru
         `truth/rejected/<kind>`: share of the wrong texts of a kind that the filter rejected.
         `truth/auc/<kind>`: ROC-AUC of P(match), `match` against that kind.
         `truth/web_true_before`, `web_true`: share of right web texts before and after the filter.
-        `truth/synthetic_true_before`, `synthetic_true`: share of synthetic captions true of the picture (sample world).
+        `truth/synthetic_true_before`, `synthetic_true`: share of synthetic captions true of the image (sample world).
         `truth/web_facts_right_before`, `web_facts_right`, `truth/synthetic_facts_right_before`,
             `synthetic_facts_right`: mean share of a text's claims (a colour, shape, size, texture, place, relation …)
             that hold (sample world), before and after the filter; texts that claim nothing do not count.
-        `truth/facts_right_by_chance`: the same of synthetic captions that are judged by another picture each.
+        `truth/facts_right_by_chance`: the same of synthetic captions that are judged by another image each.
         `truth/synthetic_recall`: share of the true synthetic captions that the filter accepted.
         `truth/pairs_true`: share of true texts among all kept ones (sample world); before: `web_true_before`.
 
@@ -150,7 +150,7 @@ def _synthetic_metrics(pairs: Sequence[tuple[Candidate, bool]]) -> dict[str, flo
     return metrics | _share("truth/synthetic_recall", [verdict for verdict, true in judged if true])
 
 
-def _facts_right(source: str, drawn: Sequence[tuple[Candidate, Verdict]]) -> dict[str, float]:
+def _facts_right(source: str, drawn: Sequence[tuple[Candidate, Judgement]]) -> dict[str, float]:
     """Mean share of claims that hold: of all texts of a source, and of those that the filter accepted."""
     shares = [(row, verdict.share) for row, verdict in drawn if row.source == source]
     known = [(row, share) for row, share in shares if share is not None]

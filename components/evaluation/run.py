@@ -65,8 +65,8 @@ def run_evaluation(
         writer = load_captioner(fetch_model(captioner.uri, models, digest=captioner.digest))
         texts = caption_images(writer, samples, config, bar.advance)
         del writer
-        matcher = load_filter(fetch_model(filter.uri, models, digest=filter.digest), position_zero=config.position_zero)
-        retrieval = measure_retrieval(matcher, samples, config, bar.advance)
+        judge = load_filter(fetch_model(filter.uri, models, digest=filter.digest), position_zero=config.position_zero)
+        retrieval = measure_retrieval(judge, samples, config, bar.advance)
     metrics, scores = _caption_scores(samples, texts)
     metrics |= {f"eval/retrieval/{name}": value for name, value in retrieval.metrics.items()}
     details = {
@@ -161,7 +161,7 @@ def _caption_scores(samples: Sequence[EvalImage], captions: Sequence[str]) -> tu
     references = [[tokenize(text) for text in sample.captions] for sample in samples]
     named = tokenized_metrics(references, candidates)
     metrics = {f"eval/caption/{name.lower().replace('-', '_')}": value for name, value in named.items()}
-    # Falls towards 0 when a captioner says the same of every picture, long before the other metrics tell why.
+    # Falls towards 0 when a captioner says the same of every image, long before the other metrics tell why.
     metrics["eval/caption/distinct_captions"] = len(set(captions)) / len(captions)
     return metrics, cider_scores(references, candidates)
 

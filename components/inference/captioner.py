@@ -37,7 +37,7 @@ class Captioner:
     def caption(self, squares: Pixels, seeds: Sequence[Sequence[int]]) -> list[list[str]]:
         """Captions of squares uint8 `[B, S, S, 3]`, one per seed, without the prompt.
 
-        Every image has equally many seeds. A caption depends on its picture and its seed only, never on its place in
+        Every image has equally many seeds. A caption depends on its image and its seed only, never on its place in
         the batch.
         """
         count = len(seeds[0]) if seeds else 0

@@ -1,4 +1,4 @@
-"""The filter at work: how well texts fit pictures, all texts of a picture against one pass of the vision tower.
+"""The filter at work: how well texts fit images, all texts of an image against one pass of the vision tower.
 
 Shapes: B images, S side in pixels, d width of the space shared by images and texts.
 """
@@ -17,7 +17,7 @@ from components.model.tokenizer import pre_caption
 
 
 class Score(NamedTuple):
-    """How well a text fits a picture: P(match) of the ITM head, and the cosine of the ITC embeddings."""
+    """How well a text fits an image: P(match) of the ITM head, and the cosine of the ITC embeddings."""
 
     probability: float
     similarity: float
@@ -102,5 +102,5 @@ class Filter:
         return [Score(round(p, 6), round(s, 6)) for p, s in rows]
 
     def _similarities(self, ids: Tensor, mask: Tensor, images: Tensor) -> Tensor:
-        """Cosines `[B]` of texts `[B, T]` and image features `[B, d]`: one pass of the text encoder, no picture."""
+        """Cosines `[B]` of texts `[B, T]` and image features `[B, d]`: one pass of the text encoder, no image."""
         return (self.model.text_features(ids, mask).float() * images.float()).sum(-1)

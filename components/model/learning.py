@@ -116,7 +116,7 @@ class ContrastiveObjective(Objective):
         all_rank_negatives: draw hard negatives from the batches of all processes (`negative_all_rank` of BLIP's COCO
             retrieval), by the student's features. Waits for the devices once, to agree on a text length.
         negative_temperature: lowest temperature that hard negatives are drawn at; None: the learned one (the paper).
-            Where captions fit many pictures, the hardest negatives of a low temperature are often none at all.
+            Where captions fit many images, the hardest negatives of a low temperature are often none at all.
         same_image_negatives: forbid a pair's own partner alone as its negative, not all of the same image (BLIP's
             pre-training, which so calls right captions wrong: reference/blip.md 10).
     """
@@ -266,7 +266,7 @@ class PretrainObjective(ContrastiveObjective):
     """ITC + ITM + LM with equal weights, the teacher's weight ramped over two epochs.
 
     BLIP pre-trains with `joint_positives=False` and `same_image_negatives=True`; the default here is the opposite,
-    since web data and several captions per image put the same picture into a batch again and again.
+    since web data and several captions per image put the same image into a batch again and again.
     """
 
     model: BlipPretrain

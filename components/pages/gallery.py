@@ -1,4 +1,4 @@
-"""Example pictures for the report: a few that show what CapFilt does, with all their texts and scores."""
+"""Example images for the report: a few that show what CapFilt does, with all their texts and scores."""
 
 import base64
 import io
@@ -38,11 +38,11 @@ def describe_capfilt(
 
     Args:
         dataset: what CapFilt wrote.
-        web: what it read; its tars also hold the pictures none of whose texts were kept.
+        web: what it read; its tars also hold the images none of whose texts were kept.
         made_by: the round whose captioner and filter worked.
         metrics: `capfilt/…` and `truth/…` measured before; without them noise ratios are counted here.
         truth_uri: truth table, to say of examples what they really are.
-        examples: pictures to show.
+        examples: images to show.
     """
     manifest = load_manifest(dataset.uri)
     dropped: Counter[str] = Counter()
@@ -75,9 +75,9 @@ def pick_examples(
     seed: int = 0,
     cache_dir: Path | None = None,
 ) -> tuple[Example, ...]:
-    """A varied choice of pictures, the same for the same dataset and seed.
+    """A varied choice of images, the same for the same dataset and seed.
 
-    Pictures take turns by what the filter said of the web text and of the written one, so that a rare outcome shows
+    Images take turns by what the filter said of the web text and of the written one, so that a rare outcome shows
     too. Only the first few shards are looked at. `web`: see `describe_capfilt`.
     """
     truth = load_truth(truth_uri) if truth_uri else {}
@@ -136,7 +136,7 @@ def _spread_kinds(names: list[tuple[str, str]], truth: Mapping[str, Truth]) -> N
 
 
 class _Pictures:
-    """Thumbnails of web pictures by shard and key, from the input's tars or else the output's."""
+    """Thumbnails of web images by shard and key, from the input's tars or else the output's."""
 
     def __init__(self, dataset: DatasetRef, manifest: Manifest, web: DatasetRef | None, cache_dir: Path | None) -> None:
         self._cache = ShardCache(cache_dir)
@@ -151,7 +151,7 @@ class _Pictures:
             os.close(handle)
 
     def thumbnail(self, shard: str, key: str) -> str | None:
-        """Data URI of a picture; None if no tar has it, or it does not decode."""
+        """Data URI of an image; None if no tar has it, or it does not decode."""
         for root, entries in self._tars:
             if shard in entries and (data := self._read(root, entries[shard], key)) is not None:
                 try:
@@ -175,17 +175,17 @@ class _Pictures:
 
 
 def thumbnail(data: bytes, side: int = _SIDE) -> str:
-    """A picture as a data URI of a small JPEG, its sides at most `side` pixels.
+    """An image as a data URI of a small JPEG, its sides at most `side` pixels.
 
     Raises:
         BadImage: if it does not decode.
     """
     from PIL import Image
 
-    picture = Image.fromarray(decode_image(data))
-    picture.thumbnail((side, side))
+    image = Image.fromarray(decode_image(data))
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
+    image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

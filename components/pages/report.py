@@ -72,15 +72,15 @@ EXPLAINED = (
     (
         "truth/web_true",
         "right, true",
-        "All that a text says fits its picture: one wrong colour or place, and it does not count.",
+        "All that a text says fits its image: one wrong colour or place, and it does not count.",
     ),
     (
         "truth/synthetic_facts_right",
         "facts right",
         "The share of what a text says (each colour, shape, size, texture, place and relation by itself) that fits its "
-        "picture, on average over texts.",
+        "image, on average over texts.",
     ),
-    ("truth/facts_right_by_chance", "by chance", "The same captions, each under another picture."),
+    ("truth/facts_right_by_chance", "by chance", "The same captions, each under another image."),
     ("truth/filter_precision", "filter precision", "Of the web texts the filter accepts, the share that is right."),
     ("truth/filter_recall", "filter recall", "Of the web texts that are right, the share the filter accepts."),
 )
@@ -350,13 +350,13 @@ def _flow(one: CapfiltReport) -> Flow:
 
 
 def _losses(passes: Sequence[CapfiltReport]) -> list[tuple[str, list[tuple[str, int]], int]]:
-    """(title, counts by reason, largest count) for captions dropped and pictures failed, pass by pass."""
+    """(title, counts by reason, largest count) for captions dropped and images failed, pass by pass."""
     blocks = []
     for one in passes:
         by = f", by round {one.made_by}" if len(passes) > 1 else ""
         for title, counts in (
             (f"Texts dropped{by}", one.dropped),
-            (f"Pictures that could not be used{by}", one.failed),
+            (f"Images that could not be used{by}", one.failed),
         ):
             blocks.append((title, _by_count(counts), max(counts.values(), default=1)))
     return blocks if any(counts for _, counts, _ in blocks) else []

@@ -13,7 +13,7 @@ class _Part(BaseModel):
 
 
 class ExampleText(_Part):
-    """One candidate caption of an example picture."""
+    """One candidate caption of an example image."""
 
     source: Literal["web", "synthetic"]
     text: str
@@ -21,12 +21,12 @@ class ExampleText(_Part):
     itc_similarity: float | None = Field(default=None, description="cosine, -1..1")
     kept: bool
     reason: str = Field(default="", description="why it was dropped")
-    true: bool | None = Field(default=None, description="whether it is true of the picture, where that is known")
+    true: bool | None = Field(default=None, description="whether it is true of the image, where that is known")
     facts: tuple[int, int] | None = Field(default=None, description="facts it states that are right, of how many")
 
 
 class Example(_Part):
-    """A web picture with its candidate captions."""
+    """A web image with its candidate captions."""
 
     key: str
     image: str = Field(description="data URI of a small JPEG (gallery.thumbnail makes it)")

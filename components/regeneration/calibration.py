@@ -6,7 +6,7 @@ flatter it: on two seeds of the sample world (0.55 of the web texts wrong, thres
 and 0.97, the near ones 0.70 and 0.79, and of the web texts that are kept 0.80 and 0.66 are right.
 
 So it is an estimate, neither a lower nor an upper bound. Purity on the web is higher in so far as most web noise fits
-worse than these texts, and as some of these do fit the picture they were not written for; it is lower in so far as web
+worse than these texts, and as some of these do fit the image they were not written for; it is lower in so far as web
 texts are wrong in a single detail, or are worded unlike the human captions.
 """
 
@@ -33,7 +33,7 @@ from components.inference.filter import Filter
 from components.inference.memory import with_halving
 from components.model.checkpoints.weights import fetch_model
 from components.regeneration.config import CapfiltConfig
-from components.regeneration.models import load_matcher
+from components.regeneration.models import open_filter
 from components.regeneration.purity import GRID, PurityCurve
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class PairScores(NamedTuple):
 
 
 def run_calibration(
-    matcher: ModelRef,
+    filter: ModelRef,
     human: DatasetRef,
     config: CapfiltConfig,
     *,
@@ -65,7 +65,7 @@ def run_calibration(
     """Measure a filter on human captions, and choose the threshold for `config.target_precision` if that is set.
 
     Args:
-        matcher: the filter.
+        filter: the filter.
         human: captions it was not trained on; the first `config.calibration.images` images are used.
         config: settings of the CapFilt run that the filter is for.
         work_dir: local folder for fetched files; by default one that is deleted afterwards.
@@ -78,15 +78,15 @@ def run_calibration(
     with tempfile.TemporaryDirectory(prefix="capfilt-calibration-", dir=work_dir) as folder:
         images = list(islice(iterate_images(human, cache_dir=Path(folder)), config.calibration.images))
         arithmetic = Arithmetic(pick_device(), config.precision)
-        loaded = load_matcher(fetch_model(matcher.uri, Path(folder) / "models"), config, arithmetic)
+        loaded = open_filter(fetch_model(filter.uri, Path(folder) / "models"), config, arithmetic)
         with Progress(2 * len(images), "images", label) as progress:
             scores = score_pairs(loaded, images, config, progress.advance)
     if not np.isfinite([*scores.right, *scores.wrong]).all():
-        raise ModelError(f"{matcher.uri}: its scores are not finite: its weights are damaged, or its training diverged")
+        raise ModelError(f"{filter.uri}: its scores are not finite: its weights are damaged, or its training diverged")
     curve = PurityCurve(scores.right, scores.wrong, config.calibration.bad_share)
     chosen, reached = choose(curve, config)
     calibration = Calibration(
-        filter=matcher.digest,
+        filter=filter.digest,
         human=human.digest,
         chosen=chosen,
         target=config.target_precision,
@@ -145,7 +145,7 @@ def settle(config: CapfiltConfig, calibration: Calibration) -> CapfiltConfig:
 
 
 def remembered(
-    store: Store, matcher: ModelRef, human: DatasetRef, config: CapfiltConfig, measure: Callable[[], Calibration]
+    store: Store, filter: ModelRef, human: DatasetRef, config: CapfiltConfig, measure: Callable[[], Calibration]
 ) -> Calibration:
     """The calibration that a store keeps for these inputs, else a new one, kept from now on.
 
@@ -153,7 +153,7 @@ def remembered(
     last digit would make it another dataset.
     """
     asked = digest_of(
-        {"revision": REVISION, "filter": matcher.digest, "human": human.digest, "config": measured_by(config)}
+        {"revision": REVISION, "filter": filter.digest, "human": human.digest, "config": measured_by(config)}
     )
     key = f"calibrations/{asked[:16]}.json"
     if not store.exists(key):
@@ -165,25 +165,25 @@ def remembered(
 
 
 def score_pairs(
-    matcher: Filter, images: Sequence[EvalImage], config: CapfiltConfig, advance: Callable[[int], object]
+    filter: Filter, images: Sequence[EvalImage], config: CapfiltConfig, advance: Callable[[int], object]
 ) -> PairScores:
     """Match probabilities of every image with its own captions and with near captions of others.
 
     Raises:
         DataError: no image has a caption that another lacks.
     """
-    own = [_read(matcher, image.captions) for image in images]
+    own = [_read(filter, image.captions) for image in images]
     texts = list(dict.fromkeys(text for row in own for text in row))
     if all(len(row) == len(texts) for row in own):
         raise DataError(
             f"a filter is measured on at least two images with different captions; the validation data have {len(own)} "
             f"images and {len(texts)} different captions to offer: give more"
         )
-    wrong = _wrong_texts(matcher, images, own, texts, config, advance)
+    wrong = _wrong_texts(filter, images, own, texts, config, advance)
     scores = PairScores([], [])
     for batch in _batches(len(images), config.batch_size):
         rows = with_halving(
-            lambda part: matcher.score(_squares(matcher, images, part), [[*own[n], *wrong[n]] for n in part]), batch
+            lambda part: filter.score(_squares(filter, images, part), [[*own[n], *wrong[n]] for n in part]), batch
         )
         for number, row in zip(batch, rows, strict=True):
             probabilities = [score.probability for score in row]
@@ -194,7 +194,7 @@ def score_pairs(
 
 
 def _wrong_texts(
-    matcher: Filter,
+    filter: Filter,
     images: Sequence[EvalImage],
     own: Sequence[Sequence[str]],
     texts: Sequence[str],
@@ -202,10 +202,10 @@ def _wrong_texts(
     advance: Callable[[int], object],
 ) -> list[list[str]]:
     """The near captions of others for every image."""
-    features = _text_features(matcher, texts)
+    features = _text_features(filter, texts)
     wrong: list[list[str]] = []
     for batch in _batches(len(images), config.batch_size):
-        near = with_halving(lambda part: list(matcher.embed_images(_squares(matcher, images, part))), batch)
+        near = with_halving(lambda part: list(filter.embed_images(_squares(filter, images, part))), batch)
         for number, image in zip(batch, near, strict=True):
             wrong.append(nearest_others(image, features, texts, own[number], config.calibration.negatives))
         advance(len(batch))
@@ -232,19 +232,19 @@ def _batches(total: int, size: int) -> list[range]:
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _read(matcher: Filter, captions: Sequence[str]) -> list[str]:
+def _read(filter: Filter, captions: Sequence[str]) -> list[str]:
     """The different captions of an image as the filter reads them."""
-    return list(dict.fromkeys(text for caption in captions if (text := matcher.read(caption))))
+    return list(dict.fromkeys(text for caption in captions if (text := filter.read(caption))))
 
 
-def _text_features(matcher: Filter, texts: Sequence[str]) -> torch.Tensor:
+def _text_features(filter: Filter, texts: Sequence[str]) -> torch.Tensor:
     """ITC features `[T, d]`."""
     rows: list[torch.Tensor] = []
     for batch in _batches(len(texts), _TEXTS_AT_ONCE):
-        rows += with_halving(lambda part: list(matcher.embed_texts([texts[n] for n in part])), batch)
+        rows += with_halving(lambda part: list(filter.embed_texts([texts[n] for n in part])), batch)
     return torch.stack(rows)
 
 
-def _squares(matcher: Filter, images: Sequence[EvalImage], numbers: Sequence[int]) -> Pixels:
-    """Pictures `[B, S, S, 3]` as CapFilt shows web pictures to the filter."""
-    return np.stack([resize_square(decode_image(images[number].image), matcher.size) for number in numbers])
+def _squares(filter: Filter, images: Sequence[EvalImage], numbers: Sequence[int]) -> Pixels:
+    """Images `[B, S, S, 3]` as CapFilt shows web images to the filter."""
+    return np.stack([resize_square(decode_image(images[number].image), filter.size) for number in numbers])

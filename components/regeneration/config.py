@@ -54,7 +54,7 @@ class CapfiltConfig(BaseModel):
         default=None,
         gt=0,
         lt=1,
-        description="share of the kept texts that shall fit their picture: the threshold is chosen for it on human "
+        description="share of the kept texts that shall fit their image: the threshold is chosen for it on human "
         "validation captions and takes the place of `threshold`; the stage stops if no threshold reaches it; null: "
         "`threshold` as it stands",
     )
@@ -69,11 +69,11 @@ class CapfiltConfig(BaseModel):
         default="enc",
         description="token at position 0 of the filter's texts: [ENC] as trained, [CLS] as in BLIP's demo",
     )
-    image_size: int | None = Field(default=None, ge=16, description="picture side in pixels; null: the model's own")
+    image_size: int | None = Field(default=None, ge=16, description="image side in pixels; null: the model's own")
     max_words: int = Field(default=30, ge=1, description="words of a text that the filter reads")
     max_tokens: int = Field(default=35, ge=4, description="tokens of a text that the filter reads")
-    max_pixels: int = Field(default=50_000_000, ge=1, description="pixels beyond which a picture is refused undecoded")
-    min_side: int = Field(default=2, ge=1, description="shortest side in pixels below which a picture is refused")
+    max_pixels: int = Field(default=50_000_000, ge=1, description="pixels beyond which an image is refused undecoded")
+    min_side: int = Field(default=2, ge=1, description="shortest side in pixels below which an image is refused")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
         description="arithmetic of the models; auto: bf16 where it is faster (GPUs from Ampere on, CPUs with AMX), "
@@ -87,7 +87,7 @@ class CapfiltConfig(BaseModel):
         default=0, ge=0, description="processes that hold the models (Ray: actors); 0: one per GPU, or one without any"
     )
     threads: int = Field(default=0, ge=0, description="arithmetic threads per worker; 0: its share of the cores")
-    read_threads: int = Field(default=4, ge=1, description="threads that read and decode pictures")
+    read_threads: int = Field(default=4, ge=1, description="threads that read and decode images")
     retries: int = Field(default=3, ge=0, description="times a shard is tried again after trouble that can heal")
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """The collapse guard: generic captions are found while they are made, not after the next pre-training.
 
-A captioner that has collapsed says the same few things about every picture, and a filter trained on the same data may
+A captioner that has collapsed says the same few things about every image, and a filter trained on the same data may
 well accept them. The statistics here are per shard; totals merge them without keeping the captions.
 """
 

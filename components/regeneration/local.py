@@ -8,7 +8,7 @@ from pathlib import Path
 from components.common.storage import Store
 from components.regeneration.models import CapfiltModels
 from components.regeneration.reading import Item, Loaded, OpenShard, ShardSource, stream
-from components.regeneration.shard import Finished, Outcome, ShardWork, finish_shard, judge
+from components.regeneration.shard import Finished, JudgedSample, ShardWork, finish_shard, judge
 
 _WRITES_PENDING = 2
 OnImages = Callable[[int], None]
@@ -64,7 +64,7 @@ def _worked(items: Iterator[Item], models: CapfiltModels, on_images: OnImages | 
             batch.append(item.loaded)
             if sum(not one.reason for one in batch) < models.config.batch_size:
                 continue
-        work.outcomes += _judged(batch, models)
+        work.judged += _judged(batch, models)
         if on_images is not None and batch:
             on_images(len(batch))
         batch = []
@@ -73,10 +73,11 @@ def _worked(items: Iterator[Item], models: CapfiltModels, on_images: OnImages | 
             work = None
 
 
-def _judged(batch: Sequence[Loaded], models: CapfiltModels) -> list[Outcome]:
+def _judged(batch: Sequence[Loaded], models: CapfiltModels) -> list[JudgedSample]:
     """Outcomes of a run of samples, failed ones in their places."""
     good = [one for one in batch if not one.reason]
     scored = iter(models.process(good) if good else [])
     return [
-        Outcome(one) if one.reason else judge(one, next(scored), models.config, models.fingerprint) for one in batch
+        JudgedSample(one) if one.reason else judge(one, next(scored), models.config, models.fingerprint)
+        for one in batch
     ]

@@ -1,4 +1,4 @@
-"""Captioner and filter together: a batch of pictures in, all candidate captions with their scores out."""
+"""Captioner and filter together: a batch of images in, all candidate captions with their scores out."""
 
 import threading
 from collections.abc import Sequence
@@ -23,27 +23,27 @@ class CapfiltModels:
 
     Args:
         captioner: the captioner.
-        matcher: the filter.
+        filter: the filter.
         config: settings of the run.
-        fingerprint: of the run; with it, a picture's key decides its captions.
+        fingerprint: of the run; with it, an image's key decides its captions.
     """
 
-    def __init__(self, captioner: Captioner, matcher: Filter, config: CapfiltConfig, fingerprint: str) -> None:
+    def __init__(self, captioner: Captioner, filter: Filter, config: CapfiltConfig, fingerprint: str) -> None:
         self.captioner = captioner
-        self.filter = matcher
+        self.filter = filter
         self.config = config
         self.fingerprint = fingerprint
-        self._sizes = tuple(dict.fromkeys((captioner.size, matcher.size)))
+        self._sizes = tuple(dict.fromkeys((captioner.size, filter.size)))
         self._turn = threading.Lock()
 
     @property
     def read_options(self) -> ReadOptions:
-        """How samples must be read for these models: one square per different picture size."""
+        """How samples must be read for these models: one square per different image size."""
         config = self.config
         return ReadOptions(self._sizes, config.max_pixels, config.min_side)
 
     def process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
-        """All candidate captions of each picture, web texts first, scored; a batch too large for memory is halved.
+        """All candidate captions of each image, web texts first, scored; a batch too large for memory is halved.
 
         Threads take turns.
         """
@@ -81,20 +81,18 @@ def _scored(found: Sequence[Text], captions: Sequence[str], scores: dict[str, Sc
     return [*web, *made]
 
 
-def load_models(
-    captioner: Path, matcher: Path, config: CapfiltConfig, fingerprint: str, slot: int = 0
-) -> CapfiltModels:
+def load_models(captioner: Path, filter: Path, config: CapfiltConfig, fingerprint: str, slot: int = 0) -> CapfiltModels:
     """Load both model folders for the GPU of this worker's number, or the CPU."""
     arithmetic = Arithmetic(pick_device(slot), config.precision)
     return CapfiltModels(
         Captioner(load_captioner(captioner, image_size=config.image_size), config.decoding, arithmetic),
-        load_matcher(matcher, config, arithmetic),
+        open_filter(filter, config, arithmetic),
         config,
         fingerprint,
     )
 
 
-def load_matcher(folder: Path, config: CapfiltConfig, arithmetic: Arithmetic) -> Filter:
+def open_filter(folder: Path, config: CapfiltConfig, arithmetic: Arithmetic) -> Filter:
     """Load a filter's folder as CapFilt uses it, so that it is also measured as it is used."""
     return Filter(
         load_filter(folder, image_size=config.image_size, position_zero=config.position_zero),

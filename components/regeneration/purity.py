@@ -37,8 +37,8 @@ class PurityCurve:
     """Purity and yield of a filter over thresholds.
 
     Args:
-        right: match probabilities of P texts with pictures that they fit, at least one.
-        wrong: match probabilities of N texts with pictures that they do not fit, at least one.
+        right: match probabilities of P texts with images that they fit, at least one.
+        wrong: match probabilities of N texts with images that they do not fit, at least one.
         bad_share: share b of wrong texts before filtering, between 0 and 1.
     """
 

@@ -1,6 +1,6 @@
-"""Reading shards ahead of the models: pictures are read and decoded by threads, in order, across shard borders.
+"""Reading shards ahead of the models: images are read and decoded by threads, in order, across shard borders.
 
-Memory holds a window of decoded pictures and the index of the shards at hand, never a shard.
+Memory holds a window of decoded images and the index of the shards at hand, never a shard.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ class OpenShard:
         return None if place is None else read_at(self.path, *place)
 
     def companions(self, sample: SampleIndex) -> dict[str, bytes]:
-        """The `json` and `txt` members that go with the sample's picture."""
+        """The `json` and `txt` members that go with the sample's image."""
         found = {name: self.member(sample, companion(sample, name)) for name in ("json", "txt")}
         return {name: data for name, data in found.items() if data is not None}
 
@@ -86,8 +86,8 @@ class Loaded:
     Args:
         sample: its place in the tar.
         texts: its web texts, or one that says why there is none.
-        sha256: hash of the picture's bytes; empty where there is no picture.
-        squares: the picture in the sizes asked for, in that order; none if it failed.
+        sha256: hash of the image's bytes; empty where there is no image.
+        squares: the image in the sizes asked for, in that order; none if it failed.
         reason: short code of the failure, e.g. `truncated`; empty if there is none.
         detail: what was found, for people.
     """
@@ -155,21 +155,21 @@ def _etag(store: Store, key: str) -> str | None:
 
 
 def companion(sample: SampleIndex, extension: str) -> str:
-    """Extension of the member that goes with the sample's picture: `v2.txt` beside `v2.jpg` (a key with a dot)."""
+    """Extension of the member that goes with the sample's image: `v2.txt` beside `v2.jpg` (a key with a dot)."""
     prefix = (sample.image or "").rpartition(".")[0]
     dotted = f"{prefix}.{extension}"
     return dotted if prefix and dotted in sample.members else extension
 
 
 def load_sample(shard: OpenShard, sample: SampleIndex, options: ReadOptions) -> Loaded:
-    """Read one sample and decode its picture; whatever is wrong with it becomes its reason."""
+    """Read one sample and decode its image; whatever is wrong with it becomes its reason."""
     if sample.problem is not None:
         earlier = f"{EARLIER_SHARD}; " if sample.key in shard.source.repeated else ""
         return Loaded(sample, (), reason=sample.problem, detail=f"{earlier}at byte {sample.offset} of the tar")
     texts = web_candidates(shard.companions(sample))
     if sample.image is None:
         found = ", ".join(sorted(sample.members))[:200]
-        return Loaded(sample, texts, reason="no_image", detail=f"no picture, or several; members: {found}")
+        return Loaded(sample, texts, reason="no_image", detail=f"no image, or several; members: {found}")
     data = shard.member(sample, sample.image) or b""
     digest = hashlib.sha256(data).hexdigest()
     try:

@@ -1,6 +1,6 @@
 """Another threshold or policy on stored scores: a new dataset version in minutes, without a model.
 
-Every candidate was stored with its score, kept or not. The pictures come from the web shards that the dataset was made
+Every candidate was stored with its score, kept or not. The images come from the web shards that the dataset was made
 from, since its own tars lack those it had dropped.
 """
 
@@ -31,7 +31,7 @@ from components.regeneration.guard import GuardConfig
 from components.regeneration.plan import WebInput, web_input
 from components.regeneration.policy import Policy, Source, Text
 from components.regeneration.reading import Loaded, OpenShard, fetch_shard
-from components.regeneration.shard import BROKEN, Finished, Outcome, ShardWork, finish_shard, judge
+from components.regeneration.shard import BROKEN, Finished, JudgedSample, ShardWork, finish_shard, judge
 from components.regeneration.stats import merge_shards, run_metrics, shard_stats
 
 REVISION = 1
@@ -129,14 +129,14 @@ def _shards(
             raise DataError(f"{source.uri}: the commit record of shard {entry.name} is gone; make the dataset again")
         rows = read_candidates(source.read(entry.parquet.uri), name=f"{source.uri}/{entry.parquet.uri}")
         shard = fetch_shard(next(one for one in web.shards if one.name == entry.name), work_dir)
-        outcomes = [
+        judged = [
             one if one.loaded.reason else judge(one.loaded, one.texts, config, fingerprint)
             for one in recalled(shard, rows, commit.bad)
         ]
-        yield finish_shard(ShardWork(shard, outcomes), target, work_dir, config)
+        yield finish_shard(ShardWork(shard, judged), target, work_dir, config)
 
 
-def recalled(shard: OpenShard, rows: list[Candidate], bad: tuple[BadSample, ...]) -> Iterator[Outcome]:
+def recalled(shard: OpenShard, rows: list[Candidate], bad: tuple[BadSample, ...]) -> Iterator[JudgedSample]:
     """The samples of a shard with their texts and scores as they were stored, undecided, in input order.
 
     Raises:
@@ -147,7 +147,7 @@ def recalled(shard: OpenShard, rows: list[Candidate], bad: tuple[BadSample, ...]
     for sample in shard.samples:
         if sample.problem is not None:
             failure = failures.popleft()
-            yield Outcome(Loaded(sample, (), reason=failure.reason, detail=failure.detail))
+            yield JudgedSample(Loaded(sample, (), reason=failure.reason, detail=failure.detail))
             continue
         if not images or images[0][0].key != sample.key:
             raise DataError(f"shard {shard.source.uri}: the candidate table lacks sample {sample.key}; verify both")
@@ -156,9 +156,9 @@ def recalled(shard: OpenShard, rows: list[Candidate], bad: tuple[BadSample, ...]
         digest = group[0].image_sha256
         if failures and failures[0].key == sample.key and failures[0].reason == group[0].reason:
             failure = failures.popleft()
-            yield Outcome(Loaded(sample, texts, digest, reason=failure.reason, detail=failure.detail))
+            yield JudgedSample(Loaded(sample, texts, digest, reason=failure.reason, detail=failure.detail))
         else:
-            yield Outcome(Loaded(sample, texts, digest), texts)
+            yield JudgedSample(Loaded(sample, texts, digest), texts)
 
 
 def _text(row: Candidate) -> Text:

@@ -51,7 +51,7 @@ def run_capfilt(
     work_dir: Path | None = None,
     out: Store | None = None,
 ) -> CapfiltResult:
-    """Caption every web picture, filter web and synthetic texts, and seal what is left as a new dataset.
+    """Caption every web image, filter web and synthetic texts, and seal what is left as a new dataset.
 
     Shards that an earlier run committed are not touched again, so an interrupted run is simply run again.
 

@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JudgedSample:
     """What became of one sample: its candidates with decisions, or the reason of its failure."""
 
     loaded: Loaded
@@ -47,7 +47,7 @@ class ShardWork:
     """A shard while its samples go through the models."""
 
     shard: OpenShard
-    outcomes: list[Outcome] = field(default_factory=list)
+    judged: list[JudgedSample] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Finished:
     stats: ShardStats
 
 
-def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, fingerprint: str) -> Outcome:
-    """Apply filter and policy to the scored texts of one picture."""
+def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, fingerprint: str) -> JudgedSample:
+    """Apply filter and policy to the scored texts of one image."""
     if config.coin is None:
         passed, rejection = passes(texts, config.threshold), BELOW_THRESHOLD
     else:
         passed, rejection = coin_passes(texts, config.coin, fingerprint, loaded.sample.key), COIN
-    return Outcome(loaded, tuple(texts), tuple(decide(texts, config.policy, passed, rejection=rejection)))
+    return JudgedSample(loaded, tuple(texts), tuple(decide(texts, config.policy, passed, rejection=rejection)))
 
 
 def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltConfig) -> Finished:
@@ -82,7 +82,7 @@ def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltC
         GateError: the captions have collapsed; nothing is committed.
     """
     name = work.shard.source.name
-    rows = [row for outcome in work.outcomes for row in candidate_rows(outcome)]
+    rows = [row for sample in work.judged for row in candidate_rows(sample)]
     stats = shard_stats(rows, config.threshold, by_coin=config.coin is not None)
     check_collapse(stats.captions, config.guard, f"shard {name}")
     table = candidates_to_bytes(rows)
@@ -112,12 +112,12 @@ def healing(call: Callable[[], R], retries: int, *, pause: float = 0.5) -> R:
     raise AssertionError("unreachable")
 
 
-def candidate_rows(outcome: Outcome) -> list[Candidate]:
+def candidate_rows(sample: JudgedSample) -> list[Candidate]:
     """Table rows of one sample. A failed sample's web texts are listed too, with the failure as its reason."""
-    loaded = outcome.loaded
+    loaded = sample.loaded
     if loaded.reason:
         return [_row(loaded, text, Decision(False, loaded.reason)) for text in loaded.texts]
-    return [_row(loaded, text, one) for text, one in zip(outcome.texts, outcome.decisions, strict=True)]
+    return [_row(loaded, text, one) for text, one in zip(sample.texts, sample.decisions, strict=True)]
 
 
 def _row(loaded: Loaded, text: Text, decision: Decision) -> Candidate:
@@ -139,7 +139,7 @@ def shard_record(work: ShardWork, tar: FileRecord, parquet: FileRecord, stats: S
     Raises:
         DataError: if the samples that came out are not those that went in.
     """
-    keys = [outcome.loaded.sample.key for outcome in work.outcomes]
+    keys = [sample.loaded.sample.key for sample in work.judged]
     if keys != [sample.key for sample in work.shard.samples]:
         raise DataError(
             f"shard {work.shard.source.uri}: {len(work.shard.samples)} samples went in, {len(keys)} came out, or in "
@@ -147,12 +147,12 @@ def shard_record(work: ShardWork, tar: FileRecord, parquet: FileRecord, stats: S
         )
     bad = [
         BadSample(key=one.loaded.sample.key, reason=one.loaded.reason, detail=one.loaded.detail)
-        for one in work.outcomes
+        for one in work.judged
         if one.loaded.reason
     ]
     if (lost := _lost(work.shard)) is not None:
         bad.append(lost)
-    good = [one for one in work.outcomes if not one.loaded.reason]
+    good = [one for one in work.judged if not one.loaded.reason]
     pairs = sum(len(one.kept) for one in good)
     failed = Counter[str]()
     for one in bad:
@@ -181,10 +181,9 @@ def _lost(shard: OpenShard) -> BadSample | None:
 
 def _kept_samples(work: ShardWork) -> Iterator[tuple[str, Mapping[str, bytes]]]:
     """Samples of the output tar: those with a kept caption; every input member but text and JSON bit-identical."""
-    for outcome in work.outcomes:
-        kept = outcome.kept
-        if kept:
-            sample = outcome.loaded.sample
+    for one in work.judged:
+        if kept := one.kept:
+            sample = one.loaded.sample
             yield sample.key, kept_members(work.shard, sample, kept)
 
 

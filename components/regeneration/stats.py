@@ -33,7 +33,7 @@ class ShardStats:
     synthetic: SourceStats
     captions: CaptionStats
     unusable: Mapping[str, int] = field(default_factory=dict)
-    """Good pictures without a usable web text, by reason."""
+    """Good images without a usable web text, by reason."""
 
     def figures(self) -> dict[str, float]:
         """Flat names and values for the commit record and the tracker."""

@@ -37,8 +37,8 @@ class Assignment:
         if self.threads:
             torch.set_num_threads(self.threads)
         plan = self.plan
-        captioner, matcher = (fetch_model(ref.uri, folder / "models") for ref in (plan.captioner, plan.filter))
-        return load_models(captioner, matcher, plan.config, plan.fingerprint, slot)
+        captioner, filter = (fetch_model(ref.uri, folder / "models") for ref in (plan.captioner, plan.filter))
+        return load_models(captioner, filter, plan.config, plan.fingerprint, slot)
 
 
 class ShardWorker:

@@ -114,7 +114,7 @@ class TrainConfig(_Config):
         "memory, up to a third more time; default: as the model's config says",
     )
     joint_positives: bool = Field(
-        default=True, description="captions of the same picture in batch and queue are all positives of ITC"
+        default=True, description="captions of the same image in batch and queue are all positives of ITC"
     )
     all_rank_negatives: bool = Field(
         default=False, description="draw hard ITM negatives from the batches of all processes, not of one"
@@ -123,11 +123,11 @@ class TrainConfig(_Config):
         default=None,
         gt=0,
         description="lowest temperature that hard ITM negatives are drawn at; default: the learned one, as the paper. "
-        "Raise it (0.1, 0.2) where captions fit several pictures, or the filter rejects most right texts",
+        "Raise it (0.1, 0.2) where captions fit several images, or the filter rejects most right texts",
     )
     same_image_negatives: bool = Field(
         default=False,
-        description="the reference's defect: in pre-training, draw other captions of the same picture as ITM negatives",
+        description="the reference's defect: in pre-training, draw other captions of the same image as ITM negatives",
     )
     teacher_dropout: bool = Field(
         default=False, description="dropout in the momentum encoders too, as the reference leaves it on"
@@ -147,18 +147,18 @@ class TrainConfig(_Config):
     image_size: int | None = Field(default=None, ge=8, description="pixels per side; default: the model's own")
     min_scale: float = Field(default=0.2, gt=0, le=1, description="smallest area share of the random crop")
     flip: bool = Field(default=True, description="random horizontal flip")
-    randaugment: bool = Field(default=True, description="random photometric and geometric operations on pictures")
-    randaugment_operations: int = Field(default=2, ge=1, description="how many of them per picture")
+    randaugment: bool = Field(default=True, description="random photometric and geometric operations on images")
+    randaugment_operations: int = Field(default=2, ge=1, description="how many of them per image")
     randaugment_magnitude: int = Field(default=5, ge=0, le=10, description="their strength of 10")
     randaugment_as_released: bool = Field(
         default=False,
-        description="the reference's magnitudes: at strength 5 brightness and sharpness do nothing, and pictures move "
+        description="the reference's magnitudes: at strength 5 brightness and sharpness do nothing, and images move "
         "by 5 pixels whatever their size",
     )
     max_words: int = Field(default=30, ge=1, description="words kept of a caption")
     max_tokens: int = Field(default=30, ge=4, description="tokens kept of a caption, [CLS] and [SEP] included")
     prompt: str = Field(default="a picture of ", description="the captioner's prompt, not part of the loss")
-    loader_threads: int | None = Field(default=None, ge=1, description="threads decoding pictures; default: threads")
+    loader_threads: int | None = Field(default=None, ge=1, description="threads decoding images; default: threads")
     deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     launch: LaunchConfig = Field(default_factory=LaunchConfig)

@@ -33,7 +33,7 @@ class Feed(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How long a training is and how its learning rate runs."""
 
     total_steps: int
@@ -41,8 +41,8 @@ class Plan:
     config: TrainConfig
 
     @classmethod
-    def of(cls, config: TrainConfig, *, pairs_per_epoch: int, global_batch: int) -> "Plan":
-        """The plan of a config on a data mixture; `global_batch` counts all processes and micro-batches."""
+    def of(cls, config: TrainConfig, *, pairs_per_epoch: int, global_batch: int) -> "Schedule":
+        """The schedule of a config on a data mixture; `global_batch` counts all processes and micro-batches."""
         per_epoch = pairs_per_epoch / global_batch
         steps = config.steps or math.ceil((config.epochs or 0) * per_epoch)
         return cls(total_steps=max(1, steps), steps_per_epoch=per_epoch, config=config)
@@ -58,48 +58,48 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Training:
     """Everything one training is made of; `note` is kept in its checkpoints."""
 
     engine: Engine
     objective: "Objective"
     feed: Feed
-    plan: Plan
+    schedule: Schedule
     checkpoints: Checkpoints
     hooks: Sequence[Hook] = ()
     note: Mapping[str, Any] = field(default_factory=dict)
 
 
-def train(stage: Stage, stop: StopSignal, start: int = 0) -> None:
-    """Train from step `start` to the end of the plan.
+def train(training: Training, stop: StopSignal, start: int = 0) -> None:
+    """Train from step `start` to the end of the schedule.
 
     Raises:
         DivergedError: a loss was not finite.
         PreemptedError: stopped by a signal, with a checkpoint saved.
     """
-    engine, plan, window = stage.engine, stage.plan, Window(stage.engine.device)
-    for step in range(start, plan.total_steps):
+    engine, schedule, window = training.engine, training.schedule, Window(training.engine.device)
+    for step in range(start, schedule.total_steps):
         outputs, keys = [], list[str]()
         for _ in range(engine.accumulation):
-            batch, names = stage.feed.next()
+            batch, names = training.feed.next()
             outputs.append(engine.forward_backward(batch))
             keys += names
-        lr = plan.lr(step)
+        lr = schedule.lr(step)
         norm = engine.update(lr)
-        stage.objective.after_step()
+        training.objective.after_step()
         window.add(step + 1, outputs, norm, keys)
         stopping = distributed.any_process(stop.requested)
-        saving = stopping or plan.is_due(step + 1, plan.config.checkpoint.every_steps)
-        if saving or plan.is_due(step + 1, plan.config.log_every):
-            window.waited = stage.feed.waited
-            stage.feed.waited = 0.0
-            metrics = window.flush() | {"train/lr": lr, "train/epoch": (step + 1) / plan.steps_per_epoch}
-            for hook in stage.hooks:
+        saving = stopping or schedule.is_due(step + 1, schedule.config.checkpoint.every_steps)
+        if saving or schedule.is_due(step + 1, schedule.config.log_every):
+            window.waited = training.feed.waited
+            training.feed.waited = 0.0
+            metrics = window.flush() | {"train/lr": lr, "train/epoch": (step + 1) / schedule.steps_per_epoch}
+            for hook in training.hooks:
                 hook(step + 1, metrics)
         if saving:
             stop.acknowledge()
             loss = metrics["train/loss"]
-            state = {**stage.note, "step": step + 1, "feed": stage.feed.state(), "loss": loss}
-            stage.checkpoints.save(engine, stage.objective, state)
+            state = {**training.note, "step": step + 1, "feed": training.feed.state(), "loss": loss}
+            training.checkpoints.save(engine, training.objective, state)
         if stopping:
-            raise PreemptedError(f"stopped by a signal after step {step + 1} of {plan.total_steps}; state is saved")
+            raise PreemptedError(f"stopped by a signal after step {step + 1} of {schedule.total_steps}; state is saved")

@@ -164,11 +164,11 @@ _MEANING = {
     "train/loss_itm": (
         "ITM loss is stuck at {value:.4f}, the score of answering the prior (1 match in 3) whatever the pair, for "
         "{steps} steps. Usually the batch is too small for hard negatives, the learning rate too high for the text "
-        "encoder, or texts and pictures are shuffled against one another; try a larger batch_size or a lower optim.lr."
+        "encoder, or texts and images are shuffled against one another; try a larger batch_size or a lower optim.lr."
     ),
     "train/loss_itc": (
         "ITC loss is stuck at {value:.3f}, the score of guessing among batch + queue ({level:.3f}), for {steps} steps. "
-        "Usually the learning rate is off, the warm-up too short, or captions do not belong to their pictures; look "
+        "Usually the learning rate is off, the warm-up too short, or captions do not belong to their images; look "
         "at a few pairs of the dataset (`capfilt dataset show`) and try another optim.lr."
     ),
 }

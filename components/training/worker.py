@@ -1,4 +1,4 @@
-"""What every process of a training does: build the stage a spec describes, train it, export and publish the model."""
+"""What every process of a training does: build what a spec describes, train it, export and publish the model."""
 
 import logging
 import os
@@ -39,7 +39,7 @@ from components.training.engine import Engine, end_process_group, start_process_
 from components.training.feed import PairFeed
 from components.training.flops import peak_flops
 from components.training.group import leave_mark
-from components.training.loop import Plan, Stage, train
+from components.training.loop import Schedule, Training, train
 from components.training.outcome import write_failure, write_outcome
 from components.training.relay import send
 from components.training.spec import TrainSpec
@@ -53,7 +53,7 @@ _ROLES: dict[str, ModelRole] = {"pretrain": "base", "captioner": "captioner", "f
 
 @dataclass(frozen=True)
 class Subject:
-    """What is trained: an objective around a model, with the model's tokenizer and its way with pictures."""
+    """What is trained: an objective around a model, with the model's tokenizer and its way with images."""
 
     objective: Objective
     loaded: LoadedModel[Any]
@@ -109,22 +109,24 @@ def run(spec: TrainSpec, work_dir: Path, stop: StopSignal) -> TrainResult:
         checkpoints.restore(newest, engine, subject.objective)
         logger.info("going on from %s", newest.path)
     global_batch = config.batch_size * accumulation * distributed.world_size()
-    plan = Plan.of(config, pairs_per_epoch=loader.pairs_per_epoch, global_batch=global_batch)
+    schedule = Schedule.of(config, pairs_per_epoch=loader.pairs_per_epoch, global_batch=global_batch)
     history, start = History(work_dir / "history.jsonl"), int(state.get("step", 0))
-    stage = Stage(
+    training = Training(
         engine,
         subject.objective,
         _feed(spec, subject, loader, device),
-        plan,
+        schedule,
         checkpoints,
-        hooks=_hooks(subject.objective, engine, plan, history, start),
+        hooks=_hooks(subject.objective, engine, schedule, history, start),
         note={"fingerprint": spec.fingerprint, "global_batch": global_batch},
     )
     logger.info("ready %.1f s after the process started", time.time() - psutil.Process().create_time())
     started = time.monotonic()
-    train(stage, stop, start)
+    train(training, stop, start)
     seconds = time.monotonic() - started
-    result = _publish(spec, work_dir, subject, history, plan.total_steps, seconds) if distributed.is_main() else None
+    result = (
+        _publish(spec, work_dir, subject, history, schedule.total_steps, seconds) if distributed.is_main() else None
+    )
     engine.close()
     published: TrainResult = distributed.broadcast_object(result)
     return published
@@ -252,21 +254,23 @@ def _feed(spec: TrainSpec, subject: Subject, loader: PairLoader, device: torch.d
     )
 
 
-def _hooks(objective: Objective, engine: Engine, plan: Plan, history: History, start: int) -> tuple[Hook, ...]:
+def _hooks(objective: Objective, engine: Engine, schedule: Schedule, history: History, start: int) -> tuple[Hook, ...]:
     """What rank 0 does with a point of the curve; the other processes do nothing."""
     if not distributed.is_main():
         return ()
     history.cut_after(start)
     alarms = Alarms(
-        itc_classes=_itc_classes(objective, plan.config.batch_size), patience=max(200, plan.total_steps // 10)
+        itc_classes=_itc_classes(objective, schedule.config.batch_size), patience=max(200, schedule.total_steps // 10)
     )
 
-    global_batch = plan.config.batch_size * engine.accumulation * distributed.world_size()
+    global_batch = schedule.config.batch_size * engine.accumulation * distributed.world_size()
 
     def tell(step: int, metrics: Metrics) -> None:
-        metrics = metrics | _watched(objective) | _utilisation(engine, plan.config, metrics["train/seconds_per_step"])
+        metrics = (
+            metrics | _watched(objective) | _utilisation(engine, schedule.config, metrics["train/seconds_per_step"])
+        )
         history.append(step, metrics)
-        send(step=step, total=plan.total_steps, batch=global_batch, metrics=metrics)
+        send(step=step, total=schedule.total_steps, batch=global_batch, metrics=metrics)
 
     return (tell, alarms)
 

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_capfilt [--image-size 224 384] [--dtype fp32 bf16] [--batch 8] [--device cuda]
 
-ViT-B/16 and BERT-base with random weights; the same files, pictures, lengths and greedy search on both sides, which
+ViT-B/16 and BERT-base with random weights; the same files, images, lengths and greedy search on both sides, which
 take turns; seconds are medians. Captions must be equal and scores within 1e-3 in fp32, else the figures mean nothing.
 
 Ours also gives every text's ITC similarity, which takes the usual loop another pass of everything; `ours, ITM alone`
@@ -126,11 +126,11 @@ def _ours(
 ) -> Callable[[], tuple[list[str], np.ndarray]]:
     arithmetic = Arithmetic(torch.device(device), "bf16" if dtype == "bf16" else "fp32")
     captioner = Captioner(load_captioner(folder / "captioner"), DECODING, arithmetic)
-    matcher = kind(load_filter(folder / "filter", position_zero="cls"), arithmetic)
+    filter = kind(load_filter(folder / "filter", position_zero="cls"), arithmetic)
 
     def run() -> tuple[list[str], np.ndarray]:
         captions = [row[0] for row in captioner.caption(squares, [[0]] * len(squares))]
-        rows = matcher.score(squares, [[WEB_TEXT, caption] for caption in captions])
+        rows = filter.score(squares, [[WEB_TEXT, caption] for caption in captions])
         return captions, np.array([[score.probability for score in row] for row in rows])
 
     return run
@@ -140,7 +140,7 @@ def _theirs(folder: Path, squares: np.ndarray, dtype: str, device: str) -> Calla
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     loop = TransformersCapfilt(folder / "captioner", folder / "filter", kind)
     loop.captioner.to(device)
-    loop.matcher.to(device)
+    loop.filter.to(device)
     tokenizer = BlipTokenizer.load(folder / "captioner")
     prompt = torch.tensor([[*tokenizer.prompt_ids(DECODING.prompt), tokenizer.sep_id]] * len(squares), device=device)
 

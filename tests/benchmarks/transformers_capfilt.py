@@ -11,9 +11,9 @@ from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 class TransformersCapfilt:
     """Captions a batch of images and scores two texts for each: the usual loop."""
 
-    def __init__(self, captioner: Path, matcher: Path, dtype: torch.dtype) -> None:
+    def __init__(self, captioner: Path, filter: Path, dtype: torch.dtype) -> None:
         self.captioner = BlipForConditionalGeneration.from_pretrained(captioner, dtype=dtype).eval()
-        self.matcher = BlipForImageTextRetrieval.from_pretrained(matcher, dtype=dtype).eval()
+        self.filter = BlipForImageTextRetrieval.from_pretrained(filter, dtype=dtype).eval()
 
     @torch.inference_mode()
     def caption(self, pixels: Tensor, prompt: Tensor, *, min_length: int, max_length: int) -> Tensor:
@@ -33,7 +33,7 @@ class TransformersCapfilt:
     def match(self, pixels: Tensor, texts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """P(match) [B] for each of several batches of (ids, mask) [B, T]."""
         return [
-            self.matcher(input_ids=ids, pixel_values=pixels, attention_mask=mask, use_itm_head=True)
+            self.filter(input_ids=ids, pixel_values=pixels, attention_mask=mask, use_itm_head=True)
             .itm_score.float()
             .softmax(-1)[:, 1]
             for ids, mask in texts

@@ -61,7 +61,7 @@ def by_hand(kind: str, step: int, stage) -> list[dict[str, torch.Tensor]]:
         own = IMAGE_IDS[rank]
         hard = torch.zeros(3, 3 + CONFIG.queue_size, dtype=torch.float64)
         for row in range(3):
-            hard[row, row] = 1.0  # no picture twice on a rank, and the queue holds noise
+            hard[row, row] = 1.0  # no image twice on a rank, and the queue holds noise
         scores = images[rank] @ text_keys.T / temperature, texts[rank] @ image_keys.T / temperature
         teachers = image_keys[:3] @ text_keys.T / temperature, text_keys[:3] @ image_keys.T / temperature
         itc = torch.zeros((), dtype=torch.float64)

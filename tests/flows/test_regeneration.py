@@ -16,7 +16,7 @@ from components.config import SAMPLE_CONFIG, BootstrapConfig, load_config
 from components.data.manifest import load_manifest
 from flows.preparation import prepare
 from flows.regeneration import calibrate, regeneration
-from flows.stages import Bench
+from flows.stages import BootstrapContext
 from tests.helpers.tiny import overrides
 from tests.helpers.tiny_models import save_tiny_models
 
@@ -56,7 +56,7 @@ def test_a_target_out_of_reach_stops_before_anything_is_captioned(models: Models
     assert list(root.glob("datasets/web-capfilt-1/*")) == made
 
 
-def turned(matcher: ModelRef, folder: Path) -> ModelRef:
+def turned(filter: ModelRef, folder: Path) -> ModelRef:
     """A filter that says no where the other says yes."""
     save_tiny_models(folder)
     path = folder / "filter" / "model.safetensors"
@@ -64,28 +64,28 @@ def turned(matcher: ModelRef, folder: Path) -> ModelRef:
     for name in ("itm_head.weight", "itm_head.bias"):
         weights[name] = weights[name].flip(0)
     save_file(weights, path, metadata={"format": "pt"})
-    return matcher.model_copy(update={"uri": str(folder / "filter"), "digest": "turned"})
+    return filter.model_copy(update={"uri": str(folder / "filter"), "digest": "turned"})
 
 
 def test_a_filter_that_drifts_is_warned_of(
     models: Models, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config: BootstrapConfig = load_config(None, settings(root, capfilt__threshold=0.5))
-    bench = Bench(config, open_store(config.store), NullTracker(), tmp_path / "scratch")
+    context = BootstrapContext(config, open_store(config.store), NullTracker(), tmp_path / "scratch")
 
     @flow(name="three-rounds")
     def three_rounds() -> None:
-        val = prepare(bench).val
-        for number, matcher in enumerate([models[1], models[1], turned(models[1], tmp_path)]):
-            calibrate(bench, number, matcher, val)
+        val = prepare(context).val
+        for number, filter in enumerate([models[1], models[1], turned(models[1], tmp_path)]):
+            calibrate(context, number, filter, val)
 
     with caplog.at_level(logging.INFO, logger="flows"):
         three_rounds()
     told = [record for record in caplog.records if "since the round before" in record.getMessage()]
     assert [record.getMessage().partition(":")[0] for record in told] == ["round-2/calibrate"]
-    points = [bench.calibrations[number].chosen for number in (0, 1, 2)]
+    points = [context.calibrations[number].chosen for number in (0, 1, 2)]
     assert points[0] == points[1]
     fell = min(points[2].purity - points[1].purity, points[2].yield_share - points[1].yield_share) < -0.05
     assert told[0].levelno == (logging.WARNING if fell else logging.INFO)
-    assert bench.metrics[2] == bench.calibrations[2].metrics
-    assert [report.cached for report in bench.reports if report.stage.endswith("calibrate")] == [False, True, False]
+    assert context.metrics[2] == context.calibrations[2].metrics
+    assert [report.cached for report in context.reports if report.stage.endswith("calibrate")] == [False, True, False]

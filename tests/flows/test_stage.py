@@ -14,10 +14,10 @@ from components.common.storage import open_store
 from components.common.tracking import NullTracker
 from components.config import BootstrapConfig, load_config
 from flows import stages
-from flows.stages import Bay, Bench, Stage, open_bench
+from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
 from tests.helpers.tiny import overrides
 
-Work = Callable[[Bay], EvalReport]
+Work = Callable[[StageContext], EvalReport]
 
 
 @pytest.fixture
@@ -26,16 +26,16 @@ def config(tmp_path: Path) -> BootstrapConfig:
 
 
 @pytest.fixture
-def bench(config: BootstrapConfig, tmp_path: Path) -> Bench:
-    return Bench(config, open_store(config.store), NullTracker(), tmp_path / "scratch")
+def context(config: BootstrapConfig, tmp_path: Path) -> BootstrapContext:
+    return BootstrapContext(config, open_store(config.store), NullTracker(), tmp_path / "scratch")
 
 
-def _run(bench: Bench, work: Work, *, revision: int = 1, inputs: str = "a") -> EvalReport:
+def _run(context: BootstrapContext, work: Work, *, revision: int = 1, inputs: str = "a") -> EvalReport:
     stage = Stage("round-0/measure", "measure", revision, {"inputs": inputs}, EvalReport, work)
 
     @flow(name="one-stage")
     def one_stage() -> EvalReport:
-        return bench.run(stage)
+        return context.run(stage)
 
     return one_stage()
 
@@ -44,52 +44,52 @@ class _Counted:
     def __init__(self, *errors: Exception) -> None:
         self.calls, self.errors = 0, list(errors)
 
-    def __call__(self, bay: Bay) -> EvalReport:
+    def __call__(self, stage: StageContext) -> EvalReport:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
-        (bay.work_dir / "half-done").write_text("x")
+        (stage.work_dir / "half-done").write_text("x")
         return EvalReport(round=0, metrics={"eval/x": float(self.calls)})
 
 
-def test_a_finished_stage_is_found(bench: Bench) -> None:
+def test_a_finished_stage_is_found(context: BootstrapContext) -> None:
     work = _Counted()
-    assert _run(bench, work) == _run(bench, work)
+    assert _run(context, work) == _run(context, work)
     assert work.calls == 1
-    assert [report.cached for report in bench.reports] == [False, True]
-    assert not list((bench.scratch / "work").iterdir())
+    assert [report.cached for report in context.reports] == [False, True]
+    assert not list((context.scratch / "work").iterdir())
 
 
 @pytest.mark.parametrize("change", [{"revision": 2}, {"inputs": "b"}])
-def test_another_revision_or_input_is_another_stage(bench: Bench, change: dict[str, object]) -> None:
+def test_another_revision_or_input_is_another_stage(context: BootstrapContext, change: dict[str, object]) -> None:
     work = _Counted()
-    _run(bench, work)
-    _run(bench, work, **change)  # type: ignore[arg-type]
+    _run(context, work)
+    _run(context, work, **change)  # type: ignore[arg-type]
     assert work.calls == 2
 
 
-def test_an_unreadable_record_is_not_trusted(bench: Bench) -> None:
+def test_an_unreadable_record_is_not_trusted(context: BootstrapContext) -> None:
     work = _Counted()
-    _run(bench, work)
-    (key,) = [item.key for item in bench.store.list("stages/")]
-    bench.store.write(key, b'{"result": {"rou')
-    _run(bench, work)
+    _run(context, work)
+    (key,) = [item.key for item in context.store.list("stages/")]
+    context.store.write(key, b'{"result": {"rou')
+    _run(context, work)
     assert work.calls == 2
 
 
-def test_outputs_that_are_gone_are_made_again(bench: Bench) -> None:
+def test_outputs_that_are_gone_are_made_again(context: BootstrapContext) -> None:
     calls = []
 
-    def work(bay: Bay) -> EvalReport:
+    def work(stage: StageContext) -> EvalReport:
         calls.append(1)
-        bench.store.write("details.json", b"{}")
-        return EvalReport(round=0, metrics={}, uri=f"{bench.store.uri}/details.json")
+        context.store.write("details.json", b"{}")
+        return EvalReport(round=0, metrics={}, uri=f"{context.store.uri}/details.json")
 
-    _run(bench, work)
-    _run(bench, work)
+    _run(context, work)
+    _run(context, work)
     assert len(calls) == 1
-    bench.store.delete("details.json")
-    _run(bench, work)
+    context.store.delete("details.json")
+    _run(context, work)
     assert len(calls) == 2
 
 
@@ -102,50 +102,50 @@ def test_what_shows_outputs_to_be_whole() -> None:
     assert list(stages._outputs(raw)) == ["s3://b/web/manifest.json"] * 4 + ["/truth.parquet"]
 
 
-def test_what_can_heal_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_heal_is_tried_again(context: BootstrapContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "RETRY_SECONDS", [0.0, 0.0])
     work = _Counted(StorageError("slow down", retryable=True))
-    _run(bench, work)
+    _run(context, work)
     assert work.calls == 2
 
 
 @pytest.mark.parametrize("error", [StorageError("denied"), DataError("bad"), RuntimeError("defect")])
-def test_what_cannot_heal_is_not(bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_what_cannot_heal_is_not(context: BootstrapContext, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(stages, "RETRY_SECONDS", [0.0, 0.0])
     work = _Counted(error, error, error)
     with pytest.raises(type(error), match=str(error)):
-        _run(bench, work)
+        _run(context, work)
     assert work.calls == 1
-    assert not bench.reports
+    assert not context.reports
 
 
-def test_a_failed_stage_keeps_its_folder_and_goes_on_in_it(bench: Bench) -> None:
+def test_a_failed_stage_keeps_its_folder_and_goes_on_in_it(context: BootstrapContext) -> None:
     seen: list[list[str]] = []
 
-    def work(bay: Bay) -> EvalReport:
-        seen.append([path.name for path in bay.work_dir.iterdir()])
-        (bay.work_dir / "checkpoint").write_text("step 3")
+    def work(stage: StageContext) -> EvalReport:
+        seen.append([path.name for path in stage.work_dir.iterdir()])
+        (stage.work_dir / "checkpoint").write_text("step 3")
         if len(seen) == 1:
             raise DataError("killed")
         return EvalReport(round=0, metrics={})
 
     with pytest.raises(DataError):
-        _run(bench, work)
-    _run(bench, work)
+        _run(context, work)
+    _run(context, work)
     assert seen == [[], ["checkpoint"]]
 
 
-def test_the_record_says_what_was_done(bench: Bench) -> None:
-    _run(bench, _Counted())
-    (item,) = bench.store.list("stages/measure/")
-    record = json.loads(bench.store.read(item.key))
+def test_the_record_says_what_was_done(context: BootstrapContext) -> None:
+    _run(context, _Counted())
+    (item,) = context.store.list("stages/measure/")
+    record = json.loads(context.store.read(item.key))
     assert record["stage"] == "round-0/measure"
     assert record["depends"] == {"inputs": "a"}
     assert record["result"]["metrics"] == {"eval/x": 1.0}
 
 
 def test_one_bench_per_store(config: BootstrapConfig) -> None:
-    with open_bench(config), pytest.raises(BusyError, match="works here since"), open_bench(config):
+    with open_bootstrap(config), pytest.raises(BusyError, match="works here since"), open_bootstrap(config):
         pytest.fail("two benches on one store")
-    with open_bench(config):
+    with open_bootstrap(config):
         pass

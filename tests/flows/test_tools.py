@@ -43,26 +43,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_caption(world: Path) -> None:
-    pictures = [str(world / "images" / f"{index}.jpg") for index in (0, 1)]
+    images = [str(world / "images" / f"{index}.jpg") for index in (0, 1)]
     model = str(world / "models" / "captioner")
-    rows = _json("caption", "--model", model, "--captions-per-image", "3", *pictures)
-    assert [row["image"] for row in rows] == pictures
+    rows = _json("caption", "--model", model, "--captions-per-image", "3", *images)
+    assert [row["image"] for row in rows] == images
     assert all(len(row["captions"]) == 3 for row in rows)
-    alone = _json("caption", "--model", model, "--captions-per-image", "3", pictures[1])
+    alone = _json("caption", "--model", model, "--captions-per-image", "3", images[1])
     assert alone == rows[1:]
-    other = _json("caption", "--model", model, "--captions-per-image", "3", "--seed", "1", pictures[1])
+    other = _json("caption", "--model", model, "--captions-per-image", "3", "--seed", "1", images[1])
     assert other != alone
-    assert _json("caption", "--model", model, "--decoding", "beam", pictures[0])[0]["captions"]
+    assert _json("caption", "--model", model, "--decoding", "beam", images[0])[0]["captions"]
 
 
 def test_match(world: Path) -> None:
-    picture, model = str(world / "images" / "0.jpg"), str(world / "models" / "filter")
-    rows = _json("match", "--model", model, "--text", "a red ball", "--text", "the house", picture)
+    image, model = str(world / "images" / "0.jpg"), str(world / "models" / "filter")
+    rows = _json("match", "--model", model, "--text", "a red ball", "--text", "the house", image)
     assert [row["text"] for row in rows] == ["a red ball", "the house"]
     for row in rows:
         assert 0 <= row["itm_probability"] <= 1
         assert -1 <= row["itc_similarity"] <= 1
-    other = _json("match", "--model", model, "--text", "a red ball", "--position-zero", "cls", picture)
+    other = _json("match", "--model", model, "--text", "a red ball", "--position-zero", "cls", image)
     assert other[0]["itm_probability"] != rows[0]["itm_probability"]
     assert other[0]["itc_similarity"] == rows[0]["itc_similarity"]
 
@@ -163,8 +163,8 @@ def test_imports(world: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_model_or_no_picture_is_named(world: Path) -> None:
-    picture = str(world / "images" / "0.jpg")
-    assert "config.json is missing" in _error("caption", "--model", str(world / "web"), picture)
+    image = str(world / "images" / "0.jpg")
+    assert "config.json is missing" in _error("caption", "--model", str(world / "web"), image)
     broken = world / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     assert str(broken) in _error("match", "--model", str(world / "models" / "filter"), "--text", "x", str(broken))

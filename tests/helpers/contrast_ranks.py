@@ -27,7 +27,7 @@ CONFIG = BlipConfig(
     queue_size=5,
     temperature=0.2,
 )  # fmt: skip
-IMAGE_IDS = [[1, 2, 3], [3, 4, 1]]  # some pictures are on both ranks
+IMAGE_IDS = [[1, 2, 3], [3, 4, 1]]  # some images are on both ranks
 LENGTHS = [[6, 4, 5], [8, 3, 8]]  # texts of different lengths on the two ranks
 
 

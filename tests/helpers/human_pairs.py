@@ -13,7 +13,7 @@ CAPTIONS = ("a red ball left of a blue cube", "two green cubes on sand", "a smal
 
 
 def import_pairs(folder: Path, store: Store) -> DatasetRef:
-    """Twelve pictures with two captions each."""
+    """Twelve images with two captions each."""
     images, annotations = [], []
     for number in range(12):
         (folder / f"{number}.jpg").write_bytes(encoded(photo(number)))

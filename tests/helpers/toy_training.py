@@ -16,7 +16,7 @@ from components.training.checkpoint import Checkpoints
 from components.training.config import TrainConfig
 from components.training.engine import Engine, end_process_group, start_process_group
 from components.training.group import leave_mark
-from components.training.loop import Plan, Stage, train
+from components.training.loop import Schedule, Training, train
 from components.training.outcome import write_failure, write_outcome
 from components.training.stopping import StopSignal, leave_with_parents
 from components.training.watch import History, Metrics
@@ -103,7 +103,7 @@ def run(config: TrainConfig, options: argparse.Namespace) -> None:
     if newest is not None:
         checkpoints.restore(newest, engine, objective)
         start, feed.consumed = newest.state["step"], newest.state["feed"]["consumed"]
-    plan = Plan.of(config, pairs_per_epoch=PAIRS, global_batch=config.batch_size * accumulation * world)
+    schedule = Schedule.of(config, pairs_per_epoch=PAIRS, global_batch=config.batch_size * accumulation * world)
     history = History(work_dir / "history.jsonl")
 
     def log(step: int, metrics: Metrics) -> None:
@@ -116,8 +116,8 @@ def run(config: TrainConfig, options: argparse.Namespace) -> None:
 
     if distributed.is_main():
         history.cut_after(start)
-    stage = Stage(engine, objective, feed, plan, checkpoints, hooks=(log,))
-    train(stage, StopSignal().install(), start)
+    training = Training(engine, objective, feed, schedule, checkpoints, hooks=(log,))
+    train(training, StopSignal().install(), start)
     distributed.barrier()
     if distributed.is_main():
         weights = {name: value.double().sum().item() for name, value in engine.state_dict().items()}

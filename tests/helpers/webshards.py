@@ -15,24 +15,24 @@ Members = Mapping[str, bytes]
 
 
 def photo(seed: int, height: int = 48, width: int = 64) -> Image.Image:
-    """A smooth random picture."""
+    """A smooth random image."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def encoded(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    """A picture as a file's bytes."""
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    """An image as a file's bytes."""
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def good_sample(seed: int) -> dict[str, bytes]:
-    """What img2dataset writes for one picture."""
+    """What img2dataset writes for one image."""
     return {
         "jpg": encoded(photo(seed)),
-        "txt": f"a picture numbered {seed}".encode(),
+        "txt": f"an image numbered {seed}".encode(),
         "json": json.dumps({"url": f"http://x/{seed}.jpg", "status": "success", "width": 64}).encode(),
     }
 
@@ -60,7 +60,7 @@ def write_web(folder: Path, shards: int = 3, samples: int = 5) -> Path:
 
 
 def bomb_png(side: int = 30_000) -> bytes:
-    """A small file that claims to be an enormous picture."""
+    """A small file that claims to be an enormous image."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -69,8 +69,8 @@ def bomb_png(side: int = 30_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def bad_pictures() -> dict[str, tuple[bytes, str]]:
-    """Key to the bytes of a picture that cannot be used, and the reason that must be counted."""
+def bad_images() -> dict[str, tuple[bytes, str]]:
+    """Key to the bytes of an image that cannot be used, and the reason that must be counted."""
     jpeg = encoded(photo(1))
     return {
         "empty": (b"", "empty"),
@@ -82,8 +82,8 @@ def bad_pictures() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def odd_pictures() -> dict[str, bytes]:
-    """Key to the bytes of an unusual picture that must work."""
+def odd_images() -> dict[str, bytes]:
+    """Key to the bytes of an unusual image that must work."""
     exif = Image.Exif()
     exif[0x0112] = 6
     wide = Image.fromarray(np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16))

@@ -17,7 +17,7 @@ from components.inference.arithmetic import Arithmetic
 from components.inference.filter import Filter
 from components.regeneration.calibration import choose, remembered, run_calibration, score_pairs, settle
 from components.regeneration.config import CalibrationConfig, CapfiltConfig
-from components.regeneration.models import load_matcher
+from components.regeneration.models import open_filter
 from components.regeneration.purity import GRID, PurityCurve
 from components.regeneration.run import run_capfilt
 from tests.helpers.tiny_models import save_tiny_models
@@ -34,7 +34,7 @@ CAPTIONS = [
 
 
 @pytest.fixture(scope="module")
-def matcher(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+def filter(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
     return save_tiny_models(tmp_path_factory.mktemp("models"), filter_size=32)[1]
 
 
@@ -61,8 +61,8 @@ def settings(target: float | None = None, **changes: object) -> CapfiltConfig:
     return CapfiltConfig(batch_size=4, precision="fp32", target_precision=target, calibration=calibration)
 
 
-def loaded(matcher: ModelRef) -> Filter:
-    return load_matcher(Path(matcher.uri), settings(), Arithmetic(torch.device("cpu"), "fp32"))
+def loaded(filter: ModelRef) -> Filter:
+    return open_filter(Path(filter.uri), settings(), Arithmetic(torch.device("cpu"), "fp32"))
 
 
 def by_hand(filter_: Filter, images: list[EvalImage], count: int) -> tuple[list[float], list[float]]:
@@ -79,40 +79,40 @@ def by_hand(filter_: Filter, images: list[EvalImage], count: int) -> tuple[list[
     return sorted(right), sorted(wrong)
 
 
-def test_right_texts_are_their_own_and_wrong_ones_the_nearest_of_others(matcher: ModelRef, val: DatasetRef) -> None:
+def test_right_texts_are_their_own_and_wrong_ones_the_nearest_of_others(filter: ModelRef, val: DatasetRef) -> None:
     images = load_eval_set(val)
     seen: list[int] = []
-    scores = score_pairs(loaded(matcher), images, settings(), seen.append)
-    right, wrong = by_hand(loaded(matcher), images, 3)
+    scores = score_pairs(loaded(filter), images, settings(), seen.append)
+    right, wrong = by_hand(loaded(filter), images, 3)
     assert sum(seen) == 2 * len(images)
     assert (len(right), len(wrong)) == (11, 18)  # "the big tree" is one text
     np.testing.assert_allclose(sorted(scores.right), right, atol=2e-6)
     np.testing.assert_allclose(sorted(scores.wrong), wrong, atol=2e-6)
 
 
-def test_as_many_wrong_texts_as_there_are(matcher: ModelRef, val: DatasetRef) -> None:
-    scores = score_pairs(loaded(matcher), load_eval_set(val), settings(negatives=50), lambda done: None)
-    texts = {loaded(matcher).read(text) for row in CAPTIONS for text in row}
-    assert len(scores.wrong) == sum(len(texts) - len({loaded(matcher).read(text) for text in row}) for row in CAPTIONS)
+def test_as_many_wrong_texts_as_there_are(filter: ModelRef, val: DatasetRef) -> None:
+    scores = score_pairs(loaded(filter), load_eval_set(val), settings(negatives=50), lambda done: None)
+    texts = {loaded(filter).read(text) for row in CAPTIONS for text in row}
+    assert len(scores.wrong) == sum(len(texts) - len({loaded(filter).read(text) for text in row}) for row in CAPTIONS)
 
 
-def test_a_calibration_is_its_curve(matcher: ModelRef, val: DatasetRef, tmp_path: Path) -> None:
+def test_a_calibration_is_its_curve(filter: ModelRef, val: DatasetRef, tmp_path: Path) -> None:
     config = settings()
-    found = run_calibration(matcher, val, config, work_dir=tmp_path)
-    curve = PurityCurve(*score_pairs(loaded(matcher), load_eval_set(val), config, lambda done: None), 0.5)
+    found = run_calibration(filter, val, config, work_dir=tmp_path)
+    curve = PurityCurve(*score_pairs(loaded(filter), load_eval_set(val), config, lambda done: None), 0.5)
     assert found.curve == tuple(curve.points(GRID))
     assert found.chosen == curve.at(0.5)
     assert (found.images, found.positives, found.negatives) == (6, 11, 18)
-    assert (found.filter, found.human) == (matcher.digest, val.digest)
+    assert (found.filter, found.human) == (filter.digest, val.digest)
     assert found.metrics.keys() == {"calibration/threshold", "calibration/purity", "calibration/yield"}
     assert Calibration.model_validate_json(found.model_dump_json()) == found
     assert not list(tmp_path.iterdir())
-    assert run_calibration(matcher, val, settings(images=2)).images == 2
+    assert run_calibration(filter, val, settings(images=2)).images == 2
 
 
-def test_the_chosen_threshold_goes_into_the_config(matcher: ModelRef, val: DatasetRef) -> None:
+def test_the_chosen_threshold_goes_into_the_config(filter: ModelRef, val: DatasetRef) -> None:
     config = settings(0.55)
-    found = run_calibration(matcher, val, config)
+    found = run_calibration(filter, val, config)
     assert found.reached
     assert found.chosen.purity >= 0.55
     assert found.target == 0.55
@@ -122,33 +122,33 @@ def test_the_chosen_threshold_goes_into_the_config(matcher: ModelRef, val: Datas
     assert settle(settings(), found) == settings()
 
 
-def test_a_target_without_its_threshold_is_not_run(matcher: ModelRef, val: DatasetRef, tmp_path: Path) -> None:
+def test_a_target_without_its_threshold_is_not_run(filter: ModelRef, val: DatasetRef, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a threshold has yet to be chosen"):
-        run_capfilt(val, matcher, matcher, settings(0.9), store=open_store(str(tmp_path)), name="out")
+        run_capfilt(val, filter, filter, settings(0.9), store=open_store(str(tmp_path)), name="out")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_target_out_of_reach_stops_and_names_what_can_be_had(matcher: ModelRef, val: DatasetRef) -> None:
+def test_a_target_out_of_reach_stops_and_names_what_can_be_had(filter: ModelRef, val: DatasetRef) -> None:
     config = settings(0.999)
-    found = run_calibration(matcher, val, config)
+    found = run_calibration(filter, val, config)
     assert not found.reached
     with pytest.raises(GateError, match="no threshold of this filter reaches a precision of 0.999") as error:
         settle(config, found)
     assert f"{found.chosen.purity:.4f}, at threshold {found.chosen.threshold:g}" in str(error.value)
     again = settings(found.chosen.purity)
-    assert settle(again, run_calibration(matcher, val, again)).threshold == found.chosen.threshold
+    assert settle(again, run_calibration(filter, val, again)).threshold == found.chosen.threshold
 
 
-def test_a_store_remembers_what_a_run_began_with(matcher: ModelRef, val: DatasetRef, tmp_path: Path) -> None:
+def test_a_store_remembers_what_a_run_began_with(filter: ModelRef, val: DatasetRef, tmp_path: Path) -> None:
     store, config = open_store(str(tmp_path)), settings(0.55)
     calls: list[CapfiltConfig] = []
 
     def asked(config: CapfiltConfig) -> Calibration:
         def measure() -> Calibration:
             calls.append(config)
-            return run_calibration(matcher, val, config)
+            return run_calibration(filter, val, config)
 
-        return remembered(store, matcher, val, config, measure)
+        return remembered(store, filter, val, config, measure)
 
     assert asked(config) == asked(config)
     assert len(calls) == 1
@@ -163,10 +163,10 @@ def test_a_store_remembers_what_a_run_began_with(matcher: ModelRef, val: Dataset
     "captions", [[["a red ball"]], [["a red ball"], ["A red ball!"]], [["..."], ["!"]], [["a cat", "a dog"]]]
 )
 def test_without_two_different_captions_nothing_can_be_measured(
-    matcher: ModelRef, tmp_path: Path, captions: list[list[str]]
+    filter: ModelRef, tmp_path: Path, captions: list[list[str]]
 ) -> None:
     with pytest.raises(DataError, match="at least two images with different captions"):
-        run_calibration(matcher, human(tmp_path, captions), settings())
+        run_calibration(filter, human(tmp_path, captions), settings())
 
 
 def test_a_broken_filter_is_told(tmp_path: Path, val: DatasetRef) -> None:

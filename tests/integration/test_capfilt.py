@@ -29,7 +29,7 @@ from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.run import run_capfilt
 from tests.helpers.tiny_models import save_tiny_models
-from tests.helpers.webshards import bad_pictures, good_sample, odd_pictures, tar_bytes, write_web
+from tests.helpers.webshards import bad_images, good_sample, odd_images, tar_bytes, write_web
 
 Models = tuple[ModelRef, ModelRef]
 
@@ -106,7 +106,7 @@ def test_rows_hold_every_candidate_with_its_decision(tmp_path: Path, models: Mod
             assert row.itm_probability >= 0.5
             assert -1 <= row.itc_similarity <= 1
     assert len({row.text for row in rows if row.source == "synthetic"}) > 20
-    assert not any(row.text.startswith("a picture of") for row in rows if row.source == "synthetic")
+    assert not any(row.text.startswith("an image of") for row in rows if row.source == "synthetic")
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -116,8 +116,8 @@ def test_tars_open_in_plain_webdataset(tmp_path: Path, models: Models) -> None:
     dataset = webdataset.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("jpg", "txt", "json")
     samples = list(dataset)
     assert len(samples) == result.dataset.images == 15
-    for picture, text, fields in samples:
-        assert picture.size == (64, 48)
+    for image, text, fields in samples:
+        assert image.size == (64, 48)
         assert text == fields["captions"][0]["text"]
     del dataset
     gc.collect()  # webdataset leaves its files to the collector
@@ -134,15 +134,15 @@ def test_the_same_bytes_again_and_elsewhere(tmp_path: Path, models: Models) -> N
 
 def test_every_bad_sample_is_counted_and_listed(tmp_path: Path, models: Models) -> None:
     good = good_sample(1)
-    pictures = {key: data for key, (data, _) in bad_pictures().items()} | odd_pictures()
-    samples = [(key, {**good, "jpg": data}) for key, data in pictures.items()]
+    images = {key: data for key, (data, _) in bad_images().items()} | odd_images()
+    samples = [(key, {**good, "jpg": data}) for key, data in images.items()]
     samples += [
         ("no-text", {"jpg": good["jpg"]}),
         ("empty-text", {**good, "txt": b" \n"}),
         ("long-text", {**good, "txt": b"word " * 20_000}),
         ("latin", {**good, "txt": b"caf\xe9"}),
         ("bad-json", {**good, "json": b"{"}),
-        ("no-picture", {"txt": b"words"}),
+        ("no-image", {"txt": b"words"}),
         ("twice", good),
         ("dotted.v2", good),
         ("twice", good),
@@ -162,9 +162,10 @@ def test_every_bad_sample_is_counted_and_listed(tmp_path: Path, models: Models) 
     for trouble in ("missing_text", "empty_text", "text_too_long", "text_not_utf8"):
         assert result.metrics[f"capfilt/web_{trouble}"] == 1
     record = read_commit(open_store(result.dataset.uri), "00000")
-    assert {bad.key: bad.reason for bad in record.bad} == {
-        key: reason for key, (_, reason) in bad_pictures().items()
-    } | {"no-picture": "no_image", "twice": "duplicate_key"}
+    assert {bad.key: bad.reason for bad in record.bad} == {key: reason for key, (_, reason) in bad_images().items()} | {
+        "no-image": "no_image",
+        "twice": "duplicate_key",
+    }
     by_key = {(row.key, row.source): row for row in rows_of(result)}
     assert by_key["no-text", "web"].reason == "missing_text"
     assert by_key["empty-text", "web"].reason == "empty_text"
@@ -174,7 +175,7 @@ def test_every_bad_sample_is_counted_and_listed(tmp_path: Path, models: Models) 
     assert by_key["latin", "web"].text == "caf\ufffd"
     assert all(by_key[key, "synthetic"].kept for key in ("no-text", "empty-text", "long-text", "latin", "bad-json"))
     made = {one.key: one.members for one in read_shard(Path(result.dataset.uri) / "shards" / "00000.tar")}
-    for key, data in odd_pictures().items():
+    for key, data in odd_images().items():
         assert made[key]["jpg"] == data, "bit-identical"
 
 
@@ -257,7 +258,7 @@ def ask_for_too_much() -> None:
 def test_out_of_memory_within_a_model_halves_the_batch_and_decides_the_same(
     tmp_path: Path, models: Models, side: int, fail: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the captioner's vision tower (48 pixels), then in the filter's (32): more than two pictures do not fit."""
+    """In the captioner's vision tower (48 pixels), then in the filter's (32): more than two images do not fit."""
 
     def limit(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if isinstance(module, VisionTransformer) and inputs[0].shape[-1] == side:
@@ -362,8 +363,8 @@ from components.regeneration.config import CapfiltConfig
 from components.regeneration.run import run_capfilt
 from components.common.contracts import ModelRef
 from components.common.storage import open_store
-web, out, captioner, matcher, config = sys.argv[1:]
-run_capfilt(web, ModelRef.model_validate_json(captioner), ModelRef.model_validate_json(matcher),
+web, out, captioner, filter, config = sys.argv[1:]
+run_capfilt(web, ModelRef.model_validate_json(captioner), ModelRef.model_validate_json(filter),
             CapfiltConfig.model_validate_json(config), store=open_store(out), name="out")
 """
 

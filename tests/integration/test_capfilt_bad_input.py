@@ -79,7 +79,7 @@ def test_keys_that_do_not_repeat_are_no_part_of_the_plan(tmp_path: Path, models:
 
 
 class Meddler(Progress):
-    """Does something once, when the first pictures are through."""
+    """Does something once, when the first images are through."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         super().__init__(None, "images", "out")
@@ -112,7 +112,7 @@ def test_a_shard_that_changes_during_the_run_stops_it(
     whole = run(web, models, tmp_path / "whole").dataset
     last = folder / "00011.tar"
     data = last.read_bytes()
-    at = data.index(b"a picture numbered")
+    at = data.index(b"an image numbered")
     changed = data[:at] + b"A" + data[at + 1 :]
     with (
         Meddler(lambda: last.write_bytes(changed)) as meddler,

@@ -21,9 +21,9 @@ from tests.helpers.transformers_blip import save_checkpoints
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_nothing_is_lost_of_the_real_shards(tmp_path: Path, shared_data: Path) -> None:
     vocabulary = BlipTokenizer.from_vocab_file(shared_data / "bert-base-uncased-vocab.txt")
-    captioner, matcher = save_checkpoints(tmp_path / "models", vocabulary, size=32)
+    captioner, filter = save_checkpoints(tmp_path / "models", vocabulary, size=32)
     web, out = shared_data / "web", str(tmp_path / "out")
-    places = ["--web", str(web), "--captioner", str(captioner), "--filter", str(matcher), "--out", out]
+    places = ["--web", str(web), "--captioner", str(captioner), "--filter", str(filter), "--out", out]
     speed = ["--decoding", "greedy", "--max-length", "10", "--batch-size", "64", "--threshold", "0.5", "--json"]
     done = CliRunner().invoke(app, ["regenerate", *places, *speed])
     assert done.exit_code == 0, done.stderr
@@ -42,8 +42,8 @@ def test_nothing_is_lost_of_the_real_shards(tmp_path: Path, shared_data: Path) -
     tars = sorted(str(path) for path in Path(out, "shards").glob("*.tar"))
     dataset = webdataset.WebDataset(tars, shardshuffle=False).decode("pil").to_tuple("jpg", "txt", "json")
     count = 0
-    for picture, text, fields in dataset:
-        assert picture.mode == "RGB" and text == fields["captions"][0]["text"]
+    for image, text, fields in dataset:
+        assert image.mode == "RGB" and text == fields["captions"][0]["text"]
         count += 1
     assert count == totals.kept
     del dataset

@@ -20,7 +20,7 @@ from components.regeneration.provenance import explain
 from components.regeneration.recut import recut_dataset
 from components.regeneration.run import run_capfilt
 from tests.helpers.tiny_models import save_tiny_models
-from tests.helpers.webshards import bad_pictures, good_sample, tar_bytes, write_web
+from tests.helpers.webshards import bad_images, good_sample, tar_bytes, write_web
 
 Models = tuple[ModelRef, ModelRef]
 
@@ -34,7 +34,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_web(tmp_path_factory.mktemp("web"), shards=2, samples=12)
     good = good_sample(50)
-    odd = [(key, {**good, "jpg": data}) for key, (data, _) in bad_pictures().items()]
+    odd = [(key, {**good, "jpg": data}) for key, (data, _) in bad_images().items()]
     odd += [("empty-text", {**good, "txt": b""}), ("twice", good), ("other", good), ("twice", good)]
     (folder / "00002.tar").write_bytes(tar_bytes(odd))
     return folder
@@ -126,7 +126,7 @@ def test_explain_tells_where_a_sample_comes_from_and_why(made: CapfiltResult, we
     assert told["input"]["tar"] == str(web / "00001.tar")
     assert told["input"]["offsets"] == [samples["000010003"].offset]
     assert [one["source"] for one in told["candidates"]] == ["web", "synthetic", "synthetic"]
-    assert told["candidates"][0]["text"] == "a picture numbered 103"
+    assert told["candidates"][0]["text"] == "an image numbered 103"
     assert all(one["reason"] for one in told["candidates"])
     assert len(set(told["seeds"])) == 2
     assert {parent["role"]: parent["digest"] for parent in told["parents"]}["filter"] == models[1].digest

@@ -40,7 +40,7 @@ class Models:
         theirs = self._question_answering()
         with torch.device("meta"):
             writing, matching = BlipForConditionalGeneration(theirs.config), BlipForImageTextRetrieval(theirs.config)
-            ours, captioner, matcher = BlipVqa(CONFIG), BlipCaptioner(CONFIG), BlipFilter(CONFIG)
+            ours, captioner, filter = BlipVqa(CONFIG), BlipCaptioner(CONFIG), BlipFilter(CONFIG)
         writing.vision_model, writing.text_decoder = theirs.vision_model, theirs.text_decoder
         matching.vision_model, matching.text_encoder = theirs.vision_model, theirs.text_encoder
         weights = dict(theirs.state_dict())
@@ -49,12 +49,12 @@ class Models:
         fill_text(ours.text_encoder, weights, "text_encoder.", "encoder")
         fill_text(ours.text_decoder, weights, "text_decoder.bert.", "decoder")
         captioner.vision_model, captioner.text = ours.vision_model, ours.text_decoder
-        matcher.vision_model, matcher.text = ours.vision_model, ours.text_encoder
+        filter.vision_model, filter.text = ours.vision_model, ours.text_encoder
         for name in ("vision_proj", "text_proj", "itm_head"):
             head = randomised(getattr(matching, name).to_empty(device="cpu"))
             setattr(matching, name, head)
-            setattr(matcher, name, head)
-        self.captioner, self.filter, self.vqa = Side(writing, captioner), Side(matching, matcher), Side(theirs, ours)
+            setattr(filter, name, head)
+        self.captioner, self.filter, self.vqa = Side(writing, captioner), Side(matching, filter), Side(theirs, ours)
         self._positions = ours.vision_model.positions.detach().clone()
 
     @staticmethod
@@ -133,17 +133,17 @@ def test_every_role_at_base_size(sized: tuple[Models, Tensor]) -> None:
     assert expected.std() > 0.3
     torch.testing.assert_close(logits[MASK], expected[MASK], **CLOSE)
 
-    matcher = models.filter
-    encoder, head = matcher.theirs.text_encoder, matcher.theirs.itm_head
+    filter = models.filter
+    encoder, head = filter.theirs.text_encoder, filter.theirs.itm_head
     for zero, first in (("enc", TEXT.enc_id), ("cls", TEXT.cls_id)):
         states = encoder(input_ids=opened(first), attention_mask=MASK.long(), encoder_hidden_states=both)
-        scores = matcher.ours.match_logits(WORDS, MASK, matcher.ours.project_images(own), position_zero=zero)
+        scores = filter.ours.match_logits(WORDS, MASK, filter.ours.project_images(own), position_zero=zero)
         torch.testing.assert_close(scores, head(states.last_hidden_state[:, 0]), **CLOSE)
     ids = opened(TEXT.cls_id)
     states = encoder(input_ids=ids, attention_mask=MASK.long()).last_hidden_state[:, 0]
-    theirs = [matcher.theirs.vision_proj(tokens[:, 0]), matcher.theirs.text_proj(states)]
+    theirs = [filter.theirs.vision_proj(tokens[:, 0]), filter.theirs.text_proj(states)]
     image, text = (nn.functional.normalize(part, dim=-1) for part in theirs)
-    similarity = matcher.ours.image_embed(own) @ matcher.ours.text_features(ids, MASK).T
+    similarity = filter.ours.image_embed(own) @ filter.ours.text_features(ids, MASK).T
     torch.testing.assert_close(similarity, image @ text.T, **CLOSE)
 
     asked, answers = opened(TEXT.enc_id), opened(TEXT.dec_id)[:, :4]

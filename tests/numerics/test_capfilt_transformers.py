@@ -1,4 +1,4 @@
-"""CapFilt's captioner and filter against the loop a user would write with transformers: same files, same pictures."""
+"""CapFilt's captioner and filter against the loop a user would write with transformers: same files, same images."""
 
 import io
 from pathlib import Path
@@ -35,12 +35,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: BlipTokenizer) 
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     return [encoded(photo(seed, 60 + 7 * seed, 90), quality=90) for seed in range(6)]
 
 
-def squares(pictures: list[bytes], size: int) -> np.ndarray:
-    return np.stack([resize_square(decode_image(data), size) for data in pictures])
+def squares(images: list[bytes], size: int) -> np.ndarray:
+    return np.stack([resize_square(decode_image(data), size) for data in images])
 
 
 def their_pixels(folder: Path, images: list[Image.Image], *, resize: bool = True) -> torch.Tensor:
@@ -48,31 +48,29 @@ def their_pixels(folder: Path, images: list[Image.Image], *, resize: bool = True
     return processor(images, return_tensors="pt", do_resize=resize)["pixel_values"]
 
 
-def same_pixels(folder: Path, pictures: list[bytes]) -> torch.Tensor:
+def same_pixels(folder: Path, images: list[bytes]) -> torch.Tensor:
     """Their normalisation of our squares: what rounding one pixel otherwise does is not what is tested."""
-    return their_pixels(folder, [Image.fromarray(square) for square in squares(pictures, 48)], resize=False)
+    return their_pixels(folder, [Image.fromarray(square) for square in squares(images, 48)], resize=False)
 
 
-def test_pixels_are_theirs_within_two_levels(folders: tuple[Path, Path], pictures: list[bytes]) -> None:
+def test_pixels_are_theirs_within_two_levels(folders: tuple[Path, Path], images: list[bytes]) -> None:
     preprocessor = load_captioner(folders[0]).preprocessor
-    ours = to_pixels(squares(pictures, preprocessor.size), preprocessor.mean, preprocessor.std)
-    theirs_ = their_pixels(folders[0], [Image.open(io.BytesIO(data)) for data in pictures])
+    ours = to_pixels(squares(images, preprocessor.size), preprocessor.mean, preprocessor.std)
+    theirs_ = their_pixels(folders[0], [Image.open(io.BytesIO(data)) for data in images])
     assert (ours - theirs_).abs().max() <= 2.01 / 255 / min(preprocessor.std)
-    torch.testing.assert_close(ours, same_pixels(folders[0], pictures), atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, same_pixels(folders[0], images), atol=1e-5, rtol=0)
 
 
-def test_greedy_captions_are_theirs(
-    folders: tuple[Path, Path], tokenizer: BlipTokenizer, pictures: list[bytes]
-) -> None:
+def test_greedy_captions_are_theirs(folders: tuple[Path, Path], tokenizer: BlipTokenizer, images: list[bytes]) -> None:
     decoding = DecodingConfig(method="greedy", max_length=16, min_length=6)
     ours = Captioner(load_captioner(folders[0]), decoding, CPU)
     assert ours.size == 48
-    captions = ours.caption(squares(pictures, 48), [[0]] * len(pictures))
+    captions = ours.caption(squares(images, 48), [[0]] * len(images))
     model = BlipForConditionalGeneration.from_pretrained(folders[0]).eval()
-    prompt = torch.tensor([[*tokenizer.prompt_ids(decoding.prompt), tokenizer.sep_id]] * len(pictures))
+    prompt = torch.tensor([[*tokenizer.prompt_ids(decoding.prompt), tokenizer.sep_id]] * len(images))
     with torch.inference_mode():
         ids = model.generate(
-            pixel_values=same_pixels(folders[0], pictures),
+            pixel_values=same_pixels(folders[0], images),
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             do_sample=False,
@@ -87,13 +85,13 @@ def test_greedy_captions_are_theirs(
 
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS[:2], TEXTS])
 def test_scores_are_theirs(
-    folders: tuple[Path, Path], tokenizer: BlipTokenizer, pictures: list[bytes], texts: list[str]
+    folders: tuple[Path, Path], tokenizer: BlipTokenizer, images: list[bytes], texts: list[str]
 ) -> None:
     ours = Filter(load_filter(folders[1], position_zero="cls"), CPU)
-    asked = [texts[: 1 + index % len(texts)] for index in range(len(pictures))]
-    scores = ours.score(squares(pictures, 48), asked)
+    asked = [texts[: 1 + index % len(texts)] for index in range(len(images))]
+    scores = ours.score(squares(images, 48), asked)
     model = BlipForImageTextRetrieval.from_pretrained(folders[1]).eval()
-    pixels = same_pixels(folders[1], pictures)
+    pixels = same_pixels(folders[1], images)
     spread = []
     for index, row in enumerate(asked):
         for text, score in zip(row, scores[index], strict=True):
@@ -110,34 +108,34 @@ def test_scores_are_theirs(
     assert max(spread) - min(spread) > 0.01
 
 
-def test_a_score_does_not_depend_on_the_company(folders: tuple[Path, Path], pictures: list[bytes]) -> None:
+def test_a_score_does_not_depend_on_the_company(folders: tuple[Path, Path], images: list[bytes]) -> None:
     ours = Filter(load_filter(folders[1]), CPU)
-    alone = ours.score(squares(pictures[:1], 48), [TEXTS[:1]])[0][0]
-    among = ours.score(squares(pictures, 48), [TEXTS, *[TEXTS[1:]] * (len(pictures) - 1)])[0][0]
+    alone = ours.score(squares(images[:1], 48), [TEXTS[:1]])[0][0]
+    among = ours.score(squares(images, 48), [TEXTS, *[TEXTS[1:]] * (len(images) - 1)])[0][0]
     assert alone == pytest.approx(among, abs=1e-5)
 
 
-def test_captions_do_not_depend_on_the_company(folders: tuple[Path, Path], pictures: list[bytes]) -> None:
+def test_captions_do_not_depend_on_the_company(folders: tuple[Path, Path], images: list[bytes]) -> None:
     ours = Captioner(load_captioner(folders[0]), DecodingConfig(), CPU)
-    seeds = [[10 * index, 10 * index + 1] for index in range(len(pictures))]
-    together = ours.caption(squares(pictures, 48), seeds)
-    alone = [ours.caption(squares([data], 48), [row])[0] for data, row in zip(pictures, seeds, strict=True)]
+    seeds = [[10 * index, 10 * index + 1] for index in range(len(images))]
+    together = ours.caption(squares(images, 48), seeds)
+    alone = [ours.caption(squares([data], 48), [row])[0] for data, row in zip(images, seeds, strict=True)]
     assert together == alone
 
 
 def test_duplicates_are_scored_once_and_nothing_is_scored_for_nothing(
-    folders: tuple[Path, Path], pictures: list[bytes]
+    folders: tuple[Path, Path], images: list[bytes]
 ) -> None:
     ours = Filter(load_filter(folders[1]), CPU)
-    row = ours.score(squares(pictures[:2], 48), [["a tree", "A tree!", "a tree"], []])
+    row = ours.score(squares(images[:2], 48), [["a tree", "A tree!", "a tree"], []])
     assert row[0][0] == row[0][1] == row[0][2]
     assert row[1] == []
-    assert ours.score(squares(pictures[:1], 48), [[]]) == [[]]
+    assert ours.score(squares(images[:1], 48), [[]]) == [[]]
 
 
-def test_bf16_is_close(folders: tuple[Path, Path], pictures: list[bytes]) -> None:
-    asked = [TEXTS] * len(pictures)
-    exact = Filter(load_filter(folders[1]), CPU).score(squares(pictures, 48), asked)
-    rough = Filter(load_filter(folders[1]), Arithmetic(torch.device("cpu"), "bf16")).score(squares(pictures, 48), asked)
+def test_bf16_is_close(folders: tuple[Path, Path], images: list[bytes]) -> None:
+    asked = [TEXTS] * len(images)
+    exact = Filter(load_filter(folders[1]), CPU).score(squares(images, 48), asked)
+    rough = Filter(load_filter(folders[1]), Arithmetic(torch.device("cpu"), "bf16")).score(squares(images, 48), asked)
     differences = np.abs(np.array(exact) - np.array(rough))
     assert 0 < differences.max() < 0.1

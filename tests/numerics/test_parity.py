@@ -23,7 +23,7 @@ from tests.helpers.transformers_blip import theirs
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 TOKENIZER = BlipTokenizer.from_tokens(
-    ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "picture", "of", *(f"word{i}" for i in range(40))]
+    ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "image", "of", *(f"word{i}" for i in range(40))]
 )
 SHAPES = {
     "as the hub has it: eps 1e-5": (32, 16, 48, 3, 2, 4, 1e-5),
@@ -173,7 +173,7 @@ def test_a_folder_writes_the_same_texts_there_and_here(method: str, tmp_path: Pa
     save_model(model, TOKENIZER, tmp_path)
     other = read_by_transformers(BlipForConditionalGeneration, tmp_path)
     pixels = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(4))
-    prompt = TOKENIZER.prompt_ids("a picture of")
+    prompt = TOKENIZER.prompt_ids("an image of")
     ids = torch.tensor([[*prompt, config.text.sep_id]]).repeat(8, 1)
     expected = other.generate(
         pixel_values=pixels,

@@ -4,7 +4,7 @@ What it needs no download for: the first run and the tests. Its truth lies apart
 """
 
 from components.data.sampleworld.config import NoiseProfile, SampleWorldConfig
-from components.data.sampleworld.judge import Verdict, judge_caption
+from components.data.sampleworld.judge import Judgement, judge_caption
 from components.data.sampleworld.scene import Scene
 from components.data.sampleworld.world import SampleWorldPaths, generate_sample_world
 
@@ -13,7 +13,7 @@ __all__ = [
     "SampleWorldConfig",
     "SampleWorldPaths",
     "Scene",
-    "Verdict",
+    "Judgement",
     "generate_sample_world",
     "judge_caption",
 ]

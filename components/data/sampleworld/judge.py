@@ -17,7 +17,7 @@ _MOST_MENTIONS = 4  # a scene holds three things at most: a fourth mention is wr
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """The judgement of one text: whether all it claims is true, how many claims it makes, and which are wrong.
 
     A thing that is not there is one entry of `wrong`, and as many `false` claims as were made of it.
@@ -58,7 +58,7 @@ class Reading:
     foreign: list[str] = field(default_factory=list)
 
 
-def judge_caption(scene: Scene, text: str) -> Verdict:
+def judge_caption(scene: Scene, text: str) -> Judgement:
     """Whether everything a text claims is true of the scene; a text that names no thing is not true."""
     reading = read_caption(text)
     wrong = [f"{name}={value}" for name, value in sorted(reading.ground) if getattr(scene, name, None) != value]
@@ -70,7 +70,7 @@ def judge_caption(scene: Scene, text: str) -> Verdict:
     wrong += [words for words, _ in of_things]
     named = sum(mention.size for mention in reading.mentions)
     others = len(reading.relations) + len(reading.ground) + len(reading.loose) + len(reading.foreign)
-    return Verdict(bool(reading.mentions) and not wrong, named + others, tuple(wrong), false)
+    return Judgement(bool(reading.mentions) and not wrong, named + others, tuple(wrong), false)
 
 
 def read_caption(text: str) -> Reading:

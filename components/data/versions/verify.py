@@ -1,4 +1,4 @@
-"""Is a dataset whole? Every file against its hash, every count against the content, every picture against its row."""
+"""Is a dataset whole? Every file against its hash, every count against the content, every image against its row."""
 
 import contextlib
 import hashlib
@@ -38,7 +38,7 @@ class Verification(Contract):
 
 
 def verify(uri: str) -> Verification:
-    """Check a dataset against its manifest: sizes, hashes, commit records, counts, tar trailers, pictures, captions.
+    """Check a dataset against its manifest: sizes, hashes, commit records, counts, tar trailers, images, captions.
 
     Raises:
         DataError: there is no readable manifest. Everything else is listed, not raised.
@@ -122,7 +122,7 @@ def _check_counts(entry: ShardEntry, rows: list[Candidate]) -> Iterator[str]:
 
 
 def _check_tar(manifest: Manifest, entry: ShardEntry, rows: list[Candidate], tar: Path) -> Iterator[str]:
-    """Every kept picture is in the tar with the hash of its row; a tar of CapFilt's own holds nothing else."""
+    """Every kept image is in the tar with the hash of its row; a tar of CapFilt's own holds nothing else."""
     scan = scan_shard(tar, name=entry.name)
     own = not entry.tar.in_place and manifest.kind in ("capfilt", "recut")
     if scan.broken is not None and (own or "broken_shard" not in entry.counts.failed):
@@ -147,9 +147,9 @@ def _check_tar(manifest: Manifest, entry: ShardEntry, rows: list[Candidate], tar
 def _check_sample(tar: Path, sample: SampleIndex | None, rows: list[Candidate], own: bool) -> str | None:
     """What is wrong with a kept sample, or None."""
     if sample is None or sample.image is None:
-        return "it is kept, but the tar has no such picture"
+        return "it is kept, but the tar has no such image"
     if hashlib.sha256(read_at(tar, *sample.members[sample.image])).hexdigest() != rows[0].image_sha256:
-        return "the picture is not the one of its row"
+        return "the image is not the one of its row"
     if own and "json" in sample.members:
         captions = json.loads(read_at(tar, *sample.members["json"])).get("captions", [])
         if [one.get("text") for one in captions] != [row.text for row in rows]:

@@ -50,7 +50,7 @@ _TEXT_DEFAULTS = {
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """How a model wants its pictures: resized to a square (bicubic), scaled to 0…1, normalised.
+    """How a model wants its images: resized to a square (bicubic), scaled to 0…1, normalised.
 
     Attributes:
         size: side of the square, pixels.
@@ -195,7 +195,7 @@ def _side(value: Any, path: Path) -> int:
     sides = set(value) if isinstance(value, list | tuple) else {value}
     side = next(iter(sides))
     if len(sides) != 1 or not isinstance(side, int):
-        raise ModelError(f"{path}: {value} is no square size: BLIP takes square pictures, write one number of pixels")
+        raise ModelError(f"{path}: {value} is no square size: BLIP takes square images, write one number of pixels")
     return side
 
 
@@ -220,7 +220,7 @@ def write_preprocessor(folder: Path, preprocessor: Preprocessor) -> None:
 
 
 def read_preprocessor(folder: Path, image_size: int) -> Preprocessor:
-    """How the folder wants pictures; BLIP's own way, at the model's image size, if it does not say.
+    """How the folder wants images; BLIP's own way, at the model's image size, if it does not say.
 
     Raises:
         ModelError: it asks for something other than a bicubic square of values in 0…1.
@@ -235,7 +235,7 @@ def read_preprocessor(folder: Path, image_size: int) -> Preprocessor:
         raise ModelError(f"{path}: resample is {values['resample']}, but only bicubic ({_BICUBIC}) is supported")
     factor = values.get("rescale_factor", 1 / 255)
     if not values.get("do_rescale", True) or abs(factor - 1 / 255) > 1e-6:
-        raise ModelError(f"{path}: pictures must be scaled to 0…1 (do_rescale true, rescale_factor 1/255)")
+        raise ModelError(f"{path}: images must be scaled to 0…1 (do_rescale true, rescale_factor 1/255)")
     size = _side(values.get("size", image_size), path)
     if not values.get("do_normalize", True):
         return Preprocessor(size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

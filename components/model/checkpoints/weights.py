@@ -61,7 +61,7 @@ TEACHER_FILE = "pretraining.safetensors"
 
 @dataclass(frozen=True)
 class LoadedModel(Generic[ModelType]):
-    """A model in eval mode on the CPU in fp32, the tokenizer it was trained with, and how it wants pictures."""
+    """A model in eval mode on the CPU in fp32, the tokenizer it was trained with, and how it wants images."""
 
     model: ModelType
     tokenizer: BlipTokenizer
@@ -75,7 +75,7 @@ def load_captioner(
 
     Args:
         source: model folder, or file of the original repository.
-        image_size: side of the pictures, pixels, if not the source's: position embeddings are interpolated.
+        image_size: side of the images, pixels, if not the source's: position embeddings are interpolated.
         tokenizer: instead of the folder's; needed for a `.pth` without `vocab.txt` beside it.
 
     Raises:
@@ -134,7 +134,7 @@ def save_model(
         model: which model, in what size; also the parameters unless `weights` are given.
         tokenizer: its vocabulary is the model's.
         folder: made if absent; files of the same names are replaced.
-        image_mean, image_std: normalisation of pictures the model was trained with, per channel.
+        image_mean, image_std: normalisation of images the model was trained with, per channel.
         weights: parameters by our names, instead of the model's own (an engine's fp32 copies of a bf16 model).
         teacher: momentum encoders and queue (`Objective.teacher_state`), for `pretraining.safetensors`.
 

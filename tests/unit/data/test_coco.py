@@ -15,7 +15,7 @@ from components.data.shards import read_shard
 from components.data.versions.verify import verify
 from components.data.views import load_eval_set
 from tests.helpers.s3 import serve_s3
-from tests.helpers.webshards import bad_pictures, encoded, photo
+from tests.helpers.webshards import bad_images, encoded, photo
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED}")
@@ -189,7 +189,7 @@ def test_bad_images_are_skipped_counted_and_listed(world: tuple[Path, str, Store
     images, annotations, store = world
     (images / "p_0.jpg").write_bytes(b"<!DOCTYPE html>")
     (images / "p_2.jpg").unlink()
-    (images / "p_5.jpg").write_bytes(bad_pictures()["cut"][0])
+    (images / "p_5.jpg").write_bytes(bad_images()["cut"][0])
     ref = import_coco(annotations, str(images), store=store, name="h")
     totals = load_manifest(ref.uri).totals
     assert (totals.samples, totals.kept) == (7, 4)

@@ -26,10 +26,10 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def encode(picture: Image.Image | np.ndarray, kind: str = "JPEG", **options: object) -> bytes:
+def encode(image: Image.Image | np.ndarray, kind: str = "JPEG", **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    picture.save(buffer, kind, **options)
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -76,13 +76,13 @@ def test_progressive_jpeg() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation: int) -> None:
-    picture = Image.fromarray(photo(24, 40))
+    image = Image.fromarray(photo(24, 40))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(picture, exif=exif, quality=95)
+    data = encode(image, exif=exif, quality=95)
     decoded = decode_image(data)
     assert decoded.shape == ((24, 40, 3) if orientation <= 4 else (40, 24, 3))
-    plain = pillow_rgb(encode(picture, quality=95))
+    plain = pillow_rgb(encode(image, quality=95))
     turned = {
         1: plain,
         2: plain[:, ::-1],
@@ -126,8 +126,8 @@ def test_animation_gives_its_first_frame() -> None:
 
 
 def test_transparent_palette_raises_no_warning() -> None:
-    picture = Image.fromarray(photo(16, 16)).convert("P")
-    decode_image(encode(picture, "PNG", transparency=bytes(range(256))))
+    image = Image.fromarray(photo(16, 16)).convert("P")
+    decode_image(encode(image, "PNG", transparency=bytes(range(256))))
 
 
 @pytest.mark.parametrize(
@@ -285,11 +285,11 @@ def test_contrast_operations_are_pillows() -> None:
 
     image = (photo(50, 60) // 2 + 30).astype(np.uint8)
     augment = TrainAugmentation(64)
-    picture = Image.fromarray(image)
+    theirs = Image.fromarray(image)
     equal = augment._apply("equalize", image, 1.0)
-    np.testing.assert_array_equal(equal, np.asarray(ImageOps.equalize(picture)))
+    np.testing.assert_array_equal(equal, np.asarray(ImageOps.equalize(theirs)))
     stretched = augment._apply("autocontrast", image, 1.0).astype(int)
-    assert np.abs(stretched - np.asarray(ImageOps.autocontrast(picture))).max() <= 1
+    assert np.abs(stretched - np.asarray(ImageOps.autocontrast(theirs))).max() <= 1
 
 
 def test_a_flat_picture_survives_every_operation() -> None:

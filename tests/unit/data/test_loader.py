@@ -1,4 +1,4 @@
-"""Every pair once per epoch, for any number of processes, across stops, bad pictures and S3."""
+"""Every pair once per epoch, for any number of processes, across stops, bad images and S3."""
 
 import os
 import threading
@@ -171,11 +171,11 @@ def test_a_batch_may_be_larger_than_an_epoch(data) -> None:
     assert set(counts.values()) == {4, 8}
 
 
-def seal_pictures(store: Store, pictures: list[bytes], name: str = "odd") -> DatasetRef:
-    """A dataset that was not checked at import: pictures as they are."""
+def seal_images(store: Store, images: list[bytes], name: str = "odd") -> DatasetRef:
+    """A dataset that was not checked at import: images as they are."""
     target = dataset_store(store, name, "0" * 64)
     with ShardBuilder(target, "00000") as builder:
-        for number, data in enumerate(pictures):
+        for number, data in enumerate(images):
             row = Candidate(f"k{number}", sha256_hex(data), "web", f"text {number}", None, None, True)
             builder.add(row.key, [row], {"jpg": data})
         record = builder.commit()
@@ -185,9 +185,9 @@ def seal_pictures(store: Store, pictures: list[bytes], name: str = "odd") -> Dat
 def test_a_bad_picture_gives_its_place_to_the_next_of_the_batch(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pictures = [encoded(photo(number)) for number in range(8)]
-    pictures[3] = b"<!DOCTYPE html>"
-    ref = seal_pictures(open_store(str(tmp_path)), pictures)
+    images = [encoded(photo(number)) for number in range(8)]
+    images[3] = b"<!DOCTYPE html>"
+    ref = seal_images(open_store(str(tmp_path)), images)
     with PairLoader([(ref, 1)], CONFIG, seed=0) as loader:
         batches = take(loader, 4)
         assert loader.bad_count == 2 and [bad.reason for bad in loader.bad] == ["markup"] * 2
@@ -200,10 +200,10 @@ def test_a_bad_picture_gives_its_place_to_the_next_of_the_batch(
 
 
 def test_a_batch_without_one_good_picture_stops(tmp_path: Path) -> None:
-    ref = seal_pictures(open_store(str(tmp_path)), [b"no"] * 8)
+    ref = seal_images(open_store(str(tmp_path)), [b"no"] * 8)
     with (
         PairLoader([(ref, 1)], CONFIG, seed=0) as loader,
-        pytest.raises(DataError, match="whole batch of unusable pictures, e.g. odd/k"),
+        pytest.raises(DataError, match="whole batch of unusable images, e.g. odd/k"),
     ):
         next(loader)
 
@@ -219,11 +219,11 @@ def test_wrong_uses_are_refused(data, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds version"):
         PairLoader([(ref.model_copy(update={"digest": "0" * 64}), 1)], CONFIG, seed=0)
     with pytest.raises(DataError, match="nothing to train on: odd"):
-        PairLoader([(seal_pictures(open_store(str(tmp_path)), []), 1)], CONFIG, seed=0)
+        PairLoader([(seal_images(open_store(str(tmp_path)), []), 1)], CONFIG, seed=0)
 
 
 def test_a_changed_table_or_tar_stops_the_loader(tmp_path: Path) -> None:
-    ref = seal_pictures(open_store(str(tmp_path)), [encoded(photo(number)) for number in range(8)])
+    ref = seal_images(open_store(str(tmp_path)), [encoded(photo(number)) for number in range(8)])
     table, tar = (Path(ref.uri) / "shards" / f"00000.{kind}" for kind in ("parquet", "tar"))
     whole = table.read_bytes()
     table.write_bytes(whole[:-9] + b"X" + whole[-8:])
@@ -255,8 +255,8 @@ def test_closing_ends_the_threads(data) -> None:
 
 def test_cached_pictures_come_fast(tmp_path: Path) -> None:
     """5,000 pairs a second and core leave 200 µs a pair, most of it for pixels: the house-keeping must cost little."""
-    pictures = [encoded(photo(number, 64, 64)) for number in range(64)]
-    ref = seal_pictures(open_store(str(tmp_path)), pictures)
+    images = [encoded(photo(number, 64, 64)) for number in range(64)]
+    ref = seal_images(open_store(str(tmp_path)), images)
     config = LoaderConfig(image_size=64, batch_size=64, augment=False, threads=1)
     with PairLoader([(ref, 1)], config, seed=0) as loader:
         take(loader, 6)

@@ -1,4 +1,4 @@
-"""The sample world: its pictures are what its texts say, its files are of the usual layouts, its bytes never change."""
+"""The sample world: its images are what its texts say, its files are of the usual layouts, its bytes never change."""
 
 import io
 import json
@@ -189,26 +189,26 @@ def test_things_stay_inside_and_apart() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_shape_is_drawn_in_its_colour_where_it_lies(shape: str) -> None:
     thing = Thing(shape, "yellow", "large", "plain", LEFT, RIGHT, 0.15)
-    picture = draw_scene(Scene((thing,), "teal", "plain"), 96, random.Random(0)).astype(int)
-    yellow = np.abs(picture - np.array(RGB["yellow"])).max(axis=2) < 25
+    image = draw_scene(Scene((thing,), "teal", "plain"), 96, random.Random(0)).astype(int)
+    yellow = np.abs(image - np.array(RGB["yellow"])).max(axis=2) < 25
     rows, columns = np.nonzero(yellow)
     assert 80 < yellow.sum() < 900
     assert abs(columns.mean() / 96 - LEFT) < 0.08 and abs(rows.mean() / 96 - RIGHT) < 0.08
-    teal = np.abs(picture - np.array(RGB["teal"])).max(axis=2) < 25
+    teal = np.abs(image - np.array(RGB["teal"])).max(axis=2) < 25
     assert teal.sum() > 0.8 * 96 * 96
     assert (~teal & ~yellow).sum() > 0  # anti-aliased: some pixels lie between
 
 
 def test_all_shapes_and_textures_look_different() -> None:
-    pictures = {}
+    images = {}
     for shape in SHAPES:
         for texture in ("plain", "striped", "dotted"):
             scene = Scene((Thing(shape, "red", "large", texture, MIDDLE, MIDDLE, 0.15),), "grey", "plain")
-            pictures[shape, texture] = draw_scene(scene, 72, random.Random(0)).astype(int)
-    names = list(pictures)
+            images[shape, texture] = draw_scene(scene, 72, random.Random(0)).astype(int)
+    names = list(images)
     for at, one in enumerate(names):
         for other in names[at + 1 :]:
-            assert (np.abs(pictures[one] - pictures[other]).max(axis=2) > 60).sum() > 15, (one, other)
+            assert (np.abs(images[one] - images[other]).max(axis=2) > 60).sum() > 15, (one, other)
 
 
 def _all_bytes(folder: Path) -> dict[str, bytes]:
@@ -235,8 +235,8 @@ def test_human_files_are_coco_captions(tmp_path: Path) -> None:
         seen |= set(ids)
         assert Counter(a["image_id"] for a in data["annotations"]) == dict.fromkeys(ids, 5)
         for image in data["images"]:
-            picture = cv2.imread(str(paths.images / image["file_name"]))
-            assert picture.shape == (72, 72, 3) == (image["height"], image["width"], 3)
+            drawn = cv2.imread(str(paths.images / image["file_name"]))
+            assert drawn.shape == (72, 72, 3) == (image["height"], image["width"], 3)
 
 
 def test_web_files_are_img2dataset_shards(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from components.data.versions.verify import verify
 from components.data.views import load_eval_set
 from components.data.web import expected_samples, import_web, web_texts
 from tests.helpers.s3 import serve_s3
-from tests.helpers.webshards import bad_pictures, good_sample, odd_pictures, tar_bytes, write_web
+from tests.helpers.webshards import bad_images, good_sample, odd_images, tar_bytes, write_web
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED}")
@@ -45,7 +45,7 @@ def test_shards_are_used_in_place(tmp_path: Path, store: Store) -> None:
     assert [entry.tar.sha256 for entry in manifest.shards] == [sha256_file(tar) for tar in tars]
     assert not list(Path(ref.uri).rglob("*.tar"))
     rows = read_candidates(Path(ref.uri) / "shards/00001.parquet")
-    assert (rows[0].key, rows[0].source, rows[0].text) == ("000010000", "web", "a picture numbered 100")
+    assert (rows[0].key, rows[0].source, rows[0].text) == ("000010000", "web", "an image numbered 100")
     assert rows[0].image_sha256 == sha256_hex(good_sample(100)["jpg"]) and rows[0].itm_probability is None
     assert verify(ref.uri).problems == ()
     assert load_eval_set(ref)[5].image == good_sample(100)["jpg"]
@@ -108,13 +108,13 @@ def test_nothing_to_import_is_an_error_with_its_remedy(tmp_path: Path, store: St
 
 def test_pictures_good_odd_and_bad(tmp_path: Path, store: Store) -> None:
     samples = [(f"good{i}", good_sample(i)) for i in range(4)]
-    samples += [(key, {"jpg": data, "txt": b"odd"}) for key, data in odd_pictures().items()]
-    samples += [(key, {"jpg": data, "txt": b"bad"}) for key, (data, _) in bad_pictures().items()]
-    samples += [("none", {"txt": b"no picture"}), ("p.1", {"jpg": b"1"}), ("p.2", {"jpg": b"2"})]
+    samples += [(key, {"jpg": data, "txt": b"odd"}) for key, data in odd_images().items()]
+    samples += [(key, {"jpg": data, "txt": b"bad"}) for key, (data, _) in bad_images().items()]
+    samples += [("none", {"txt": b"no image"}), ("p.1", {"jpg": b"1"}), ("p.2", {"jpg": b"2"})]
     ref = import_web(str(write(tmp_path / "web", "00000.tar", samples)), store=store, name="web")
     commit = read_commit(open_store(ref.uri), "00000")
-    assert commit is not None and ref.images == 4 + len(odd_pictures())
-    expected = {key: reason for key, (_, reason) in bad_pictures().items()} | {
+    assert commit is not None and ref.images == 4 + len(odd_images())
+    expected = {key: reason for key, (_, reason) in bad_images().items()} | {
         "none": "no_image",
         "p": "several_images",
     }
@@ -218,7 +218,7 @@ def test_a_tar_that_changes_behind_us_is_noticed(tmp_path: Path, store: Store) -
     path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
     with pytest.raises(DataError, match="00001.tar changed since it was imported"):
         import_web(str(web), store=store, name="web")
-    with pytest.raises(DataError, match="picture '000010000' changed since it was imported"):
+    with pytest.raises(DataError, match="image '000010000' changed since it was imported"):
         load_eval_set(ref)
     path.write_bytes(data[:-512])
     with pytest.raises(DataError, match="when imported: it changed"):

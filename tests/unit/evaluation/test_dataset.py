@@ -96,7 +96,7 @@ def test_facts_are_counted_one_by_one():
     assert got["truth/web_facts_right_before"] == got["truth/web_facts_right"] == 1
     assert got["truth/synthetic_facts_right_before"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert got["truth/synthetic_facts_right"] == pytest.approx(2 / 3)
-    assert got["truth/facts_right_by_chance"] == pytest.approx((1 / 3 + 1 / 2) / 2)  # each under the other picture
+    assert got["truth/facts_right_by_chance"] == pytest.approx((1 / 3 + 1 / 2) / 2)  # each under the other image
     assert got["truth/synthetic_true_before"] == 0
 
 

@@ -56,10 +56,10 @@ def bench(tmp_path_factory):
 
 
 def measure(bench, tmp_path, tracker=None, **config):
-    store, test, captioner, matcher = bench
+    store, test, captioner, filter = bench
     return run_evaluation(
         captioner,
-        matcher,
+        filter,
         test,
         EvaluationConfig(**config),
         round=1,
@@ -110,17 +110,17 @@ def test_bf16_and_limit_and_position_zero(bench, tmp_path):
 
 
 def test_retrieval_alone(bench):
-    store, test, _, matcher = bench
-    scores = evaluate_retrieval(matcher.uri, test, EvaluationConfig())
+    store, test, _, filter = bench
+    scores = evaluate_retrieval(filter.uri, test, EvaluationConfig())
     assert 0 <= scores["mean_recall"] <= 1
 
 
 def test_progress_is_told(bench, tmp_path):
-    store, test, captioner, matcher = bench
+    store, test, captioner, filter = bench
     bar = Progress(None, "images", "test", bar=False)
     run_evaluation(
         captioner,
-        matcher,
+        filter,
         test,
         EvaluationConfig(),
         round=0,
@@ -133,11 +133,11 @@ def test_progress_is_told(bench, tmp_path):
 
 
 def test_other_versions_are_refused(bench, tmp_path):
-    store, test, captioner, matcher = bench
+    store, test, captioner, filter = bench
     with pytest.raises(ModelError, match="version"):
-        measure((store, test, captioner.model_copy(update={"digest": "0" * 64}), matcher), tmp_path)
+        measure((store, test, captioner.model_copy(update={"digest": "0" * 64}), filter), tmp_path)
     with pytest.raises(DataError, match="version"):
-        measure((store, test.model_copy(update={"digest": "0" * 64}), captioner, matcher), tmp_path)
+        measure((store, test.model_copy(update={"digest": "0" * 64}), captioner, filter), tmp_path)
 
 
 def test_sampling_is_refused_where_rounds_are_compared():

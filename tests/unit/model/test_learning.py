@@ -185,7 +185,7 @@ def test_a_batch_of_one_image_trains(kind: str, image_ids: list[int]) -> None:
 
 
 def test_reference_may_call_a_right_caption_wrong() -> None:
-    """Pre-training as BLIP's own code does it: of one picture's four captions, three are negatives of the fourth."""
+    """Pre-training as BLIP's own code does it: of one image's four captions, three are negatives of the fourth."""
     one = batch(image_ids=[5, 5, 5, 5])
     quirky = PretrainObjective(BlipPretrain(CONFIG), same_image_negatives=True)
     similarity = torch.zeros(4, 4), torch.zeros(4, 4)

@@ -1,4 +1,4 @@
-"""A made-up but realistic report: sample-world pictures, plausible figures. For tests and for looking at the page.
+"""A made-up but realistic report: sample-world images, plausible figures. For tests and for looking at the page.
 
 python -m tests.unit.pages.demo report.html
 """
@@ -29,13 +29,13 @@ def curve(rng, start, end, steps=600, noise=0.04):
 def example(rng, number):
     scene = sample_scene(rng)
     kind = KINDS[number % len(KINDS)]
-    picture = encode_jpeg(draw_scene(scene, 112, rng), 88)
+    image = encode_jpeg(draw_scene(scene, 112, rng), 88)
     score = rng.betavariate(6, 2) if kind == "match" else rng.betavariate(1, 5)
     written = human_caption(scene, rng) if rng.random() < 0.7 else human_caption(sample_scene(rng), rng)
     texts = [("web", web_text(kind, scene, rng), score), ("synthetic", written, rng.betavariate(3, 2))]
     return Example(
         key=f"{number:09d}",
-        image="data:image/jpeg;base64," + base64.b64encode(picture).decode(),
+        image="data:image/jpeg;base64," + base64.b64encode(image).decode(),
         kind=kind,
         texts=tuple(
             ExampleText(

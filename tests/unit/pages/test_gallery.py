@@ -20,7 +20,7 @@ from components.data.sampleworld.scene import Scene, Thing, sample_scene
 from components.evaluation.dataset import Truth
 from components.pages.gallery import _example, describe_capfilt, pick_examples, thumbnail
 
-PICTURES = 24
+IMAGES = 24
 
 
 def seal(store, name, shards, config):
@@ -42,7 +42,7 @@ def data(tmp_path_factory):
     rng = random.Random(0)
     web, out = {"00000": [], "00001": []}, {"00000": [], "00001": []}
     truth = []
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         key, shard = f"{number:09d}", f"0000{number % 2}"
         scene = sample_scene(rng)
         jpeg = encode_jpeg(draw_scene(scene, 300, rng), 90)

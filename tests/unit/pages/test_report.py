@@ -5,7 +5,6 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tests.unit.pages.demo import demo
 
 from components.common.contracts import PurityPoint
 from components.pages.charts import Series, line_chart, nice_ticks
@@ -19,6 +18,7 @@ from components.pages.report import (
     write_report,
 )
 from components.pages.verdict import best_round, verdict
+from tests.unit.pages.demo import demo
 
 RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
 VOID = {"meta", "img", "br", "line", "polyline", "input", "hr", "link"}

@@ -47,4 +47,4 @@ def test_collapse_stops_with_the_figures(limits: dict[str, float], captions: lis
 
 
 def test_varied_captions_pass() -> None:
-    check_collapse(caption_stats(f"a picture number {n}" for n in range(200)), GuardConfig(), "shard 0")
+    check_collapse(caption_stats(f"an image number {n}" for n in range(200)), GuardConfig(), "shard 0")

@@ -56,7 +56,7 @@ def test_the_least_threshold_of_all_that_reach_the_target(ties: bool) -> None:
             assert curve.purest().purity < target
         best = max(everything, key=lambda one: (counted(right, wrong, one, half)[0], -one))
         assert curve.purest().threshold == best
-    assert 20 < found < 180, "both outcomes must occur for this test to mean anything"
+    assert 20 < found < 180, "both judged must occur for this test to mean anything"
 
 
 def test_a_filter_that_says_the_same_of_all_has_no_purity_to_give() -> None:

@@ -9,7 +9,7 @@ from components.common.errors import DataError
 from components.regeneration.plan import web_input
 from components.regeneration.policy import Text
 from components.regeneration.reading import Item, ReadOptions, ShardSource, fetch_shard, load_sample, stream
-from tests.helpers.webshards import bad_pictures, good_sample, odd_pictures, tar_bytes, write_web
+from tests.helpers.webshards import bad_images, good_sample, odd_images, tar_bytes, write_web
 
 OPTIONS = ReadOptions(sizes=(32, 24), max_pixels=1_000_000, min_side=2)
 
@@ -27,7 +27,7 @@ def test_samples_come_in_order_with_their_squares_and_each_shards_end(tmp_path: 
     first = items[0].loaded
     assert first is not None
     assert [square.shape for square in first.squares] == [(32, 32, 3), (24, 24, 3)]
-    assert first.texts == (Text("web", "a picture numbered 0"),)
+    assert first.texts == (Text("web", "an image numbered 0"),)
     assert len(first.sha256) == 64
 
 
@@ -42,12 +42,12 @@ def test_the_same_samples_whatever_the_threads(tmp_path: Path) -> None:
 
 
 def test_every_bad_picture_has_its_reason_and_every_odd_one_works(tmp_path: Path) -> None:
-    pictures = {key: (data, reason) for key, (data, reason) in bad_pictures().items()}
-    pictures |= {key: (data, "") for key, data in odd_pictures().items()}
-    samples = [(key, {"jpg": data, "txt": b"words"}) for key, (data, _) in pictures.items()]
+    images = {key: (data, reason) for key, (data, reason) in bad_images().items()}
+    images |= {key: (data, "") for key, data in odd_images().items()}
+    samples = [(key, {"jpg": data, "txt": b"words"}) for key, (data, _) in images.items()]
     (tmp_path / "0.tar").write_bytes(tar_bytes(samples))
     loaded = [item.loaded for item in read_all(tmp_path) if item.loaded is not None]
-    assert {one.sample.key: one.reason for one in loaded} == {key: reason for key, (_, reason) in pictures.items()}
+    assert {one.sample.key: one.reason for one in loaded} == {key: reason for key, (_, reason) in images.items()}
     assert all(bool(one.squares) == (not one.reason) for one in loaded)
 
 
@@ -71,7 +71,7 @@ def test_samples_without_a_usable_picture(tmp_path: Path) -> None:
         ("between", ""),
         ("twice", "duplicate_key"),
     ]
-    assert loaded[2].texts[0].text == "a picture numbered 1"
+    assert loaded[2].texts[0].text == "an image numbered 1"
 
 
 def test_a_shard_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:

@@ -290,8 +290,8 @@ def test_weights_in_several_files(captioner: Path) -> None:
 
 def test_their_processor_reads_our_folder_and_we_read_theirs(captioner: Path, tmp_path: Path) -> None:
     processor = BlipProcessor.from_pretrained(captioner)
-    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    inputs = processor(images=picture, text="a red ball", return_tensors="pt")
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    inputs = processor(images=image, text="a red ball", return_tensors="pt")
     assert inputs["pixel_values"].shape == (1, 3, 32, 32)
     assert inputs["input_ids"].tolist() == [[TOKENIZER.cls_id, 5, 6, 7, TOKENIZER.sep_id]]
     (captioner / "preprocessor_config.json").unlink()
