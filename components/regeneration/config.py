@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from components.model.decoding import DecodingConfig
+from components.model.config import DecodingConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.policy import Policy
 
