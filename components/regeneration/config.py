@@ -94,7 +94,7 @@ class CapfiltConfig(BaseModel):
     def _several_captions_are_drawn(self) -> Self:
         if self.captions_per_image > 1 and self.decoding.method != "nucleus":
             raise ValueError(
-                f"{self.decoding.method} search gives one caption per image: set decoding.method: nucleus for "
+                f"{self.decoding.method} search gives one caption per image: set decoding.method to nucleus for "
                 f"{self.captions_per_image}"
             )
         return self
