@@ -1,7 +1,7 @@
 """The Python API, which the command line itself calls. Heavy imports happen in the functions.
 
 A place is a path, `file://…` or `s3://bucket/prefix`, or a `Path`; a model is a folder in Hugging Face form, trained
-here or elsewhere. Settings are a `CapfiltConfig`, or its fields by keyword: `threshold=0.7, decoding={"method": "beam"}`.
+here or elsewhere. Settings are a `CapfiltConfig`, or its fields by keyword, e.g. `decoding={"method": "beam"}`.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class Captions(TypedDict):
 
 
 class Match(TypedDict):
-    """How well a text fits an image: P(match) of the ITM head (0 … 1), and the cosine of the ITC embeddings (-1 … 1)."""
+    """How well a text fits an image: P(match) of the ITM head (0 … 1), and cosine of the ITC embeddings (-1 … 1)."""
 
     image: str
     text: str

@@ -29,7 +29,7 @@ def metrics(
     Option("limit"),
     Option("precision", "--dtype"),
     Option(
-        "position_zero", default="enc", help="token at position 0 of the texts: enc (as trained) or cls (BLIP's demo)"
+        "position_zero", default="enc", help="first token of the texts: enc (as trained) or cls (BLIP's demo)"
     ),
 )
 def retrieval(

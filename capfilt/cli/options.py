@@ -88,10 +88,8 @@ class Shown(Generic[M]):
         text = re.sub(r"\bnull:", "default:", text)
         for option in sorted(self.options, key=lambda one: -len(one.key)):
             text = text.replace(f"`{option.key}`", option.typed)
-            for name in {option.key, option.key.rpartition(".")[2]}:
-                if re.search(
-                    "[_.]", name
-                ):  # `limit` may be a word of the sentence, `bad_share` can only be the setting
+            for name in (option.key, option.key.rpartition(".")[2]):
+                if re.search("[_.]", name):  # `limit` may be a word of the sentence, `bad_share` only the setting
                     text = re.sub(rf"(?<![\w.-]){re.escape(name)}\b", option.typed, text)
         return text
 

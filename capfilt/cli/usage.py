@@ -31,7 +31,7 @@ class OneLineUsage(TyperGroup):
 
 
 def _words(error: TyperException) -> str:
-    """`--top-p: 2 is too much (capfilt caption --help)` without what typer says around it; empty where it has spoken."""
+    """`--top-p: 2 is too much (capfilt caption --help)` without what typer says around it; empty if it has spoken."""
     message, context = " ".join(error.format_message().split()), getattr(error, "ctx", None)
     message = message.replace("Value error, ", "").removesuffix(".")
     if message.startswith("Invalid value for '"):
