@@ -1,1 +1,12 @@
-"""BLIP's CapFilt as a system: the command line, and soon the Python API."""
+"""BLIP's CapFilt as a system. What can be called from Python; nothing heavy is loaded before it is called.
+
+import capfilt
+
+result = capfilt.regenerate(web="shards", captioner="captioner", filter="filter", out="clean", threshold=0.7)
+for sample in capfilt.open_dataset(result.dataset.uri, shuffle=1000):
+    ...
+"""
+
+from capfilt.api import caption, open_dataset, recut, regenerate, score
+
+__all__ = ["caption", "open_dataset", "recut", "regenerate", "score"]

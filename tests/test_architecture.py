@@ -45,6 +45,7 @@ def test_imports_go_one_way() -> None:
         ("mlflow", "components/common/tracking.py"),
         ("deepspeed", "components/training/engine.py"),
         ("ray", "components/regeneration/engines.py"),
+        ("webdataset", "components/data/pipeline.py"),
     ],
 )
 def test_one_module_per_outside_dependency(package: str, home: str) -> None:
@@ -61,7 +62,7 @@ def test_prefect_only_in_flows() -> None:
 def test_importing_everything_loads_nothing_heavy() -> None:
     names = [module.name for module in pkgutil.walk_packages([str(ROOT / "components")], "components.")]
     imports = "\n".join(f"import {name}" for name in names if not name.endswith("__main__"))
-    heavy = ["deepspeed", "mlflow", "ray", "boto3", "prefect", "transformers", "matplotlib"]
+    heavy = ["deepspeed", "mlflow", "ray", "boto3", "prefect", "transformers", "matplotlib", "webdataset"]
     code = f"import sys\n{imports}\nprint([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,8 @@
-"""How every command speaks: logs to stderr, results to stdout, one JSON document with --json, exit codes 0, 1, 2."""
+"""How every command speaks: logs to stderr, results to stdout, one JSON document with --json, exit codes 0 … 2, 130."""
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -19,7 +20,8 @@ from components.common.progress import stderr_console
 
 logger = logging.getLogger(__name__)
 
-FAILED, BAD_USAGE = 1, 2
+FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
+GOES_ON = "stopping; run the same command again and it goes on where it was"
 _LOUD = (
     "prefect",
     "httpx",
@@ -67,26 +69,58 @@ class Output:
     def result(self, document: Any, text: str | None = None) -> None:
         """Print the result: the document with --json, else the text (the document, indented, if there is none)."""
         if self.as_json:
-            typer.echo(json.dumps(document, ensure_ascii=False))
+            _print_json(document)
+        elif text is not None:
+            typer.echo(text)
         else:
-            typer.echo(text if text is not None else json.dumps(document, ensure_ascii=False, indent=2))
+            _print_json(document, indent=2)
+
+
+def fit_terminal() -> None:
+    """What a terminal's encoding lacks becomes `?` instead of an error at the end of finished work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not _is_utf8(stream):
+            stream.reconfigure(errors="replace")
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    return (stream.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def _print_json(document: Any, indent: int | None = None) -> None:
+    """A document that says the same on every terminal: escaped where the encoding may lack a letter."""
+    typer.echo(json.dumps(document, ensure_ascii=not _is_utf8(sys.stdout), indent=indent))
+
+
+def tell(message: str, *, kind: str, as_json: bool) -> None:
+    """What is wrong, on stderr; with --json as the one document too."""
+    for line in message.splitlines():
+        typer.secho(f"capfilt: {line}", err=True, fg="red")
+    if as_json:
+        _print_json({"error": message, "kind": kind})
 
 
 @contextlib.contextmanager
-def command(*, as_json: bool = False, verbose: bool = False) -> Iterator[Output]:
-    """The frame of every command: logging, signals, and errors as messages with the right exit code."""
+def command(*, as_json: bool = False, verbose: bool = False, stopping: str = GOES_ON) -> Iterator[Output]:
+    """The frame of every command: logging, signals, and errors as messages with the right exit code.
+
+    Args:
+        as_json: the result is one JSON document.
+        verbose: more log lines.
+        stopping: what is said at once when a signal stops the command, which may take a while to end its work.
+    """
     set_up_logging(verbose=verbose or os.environ.get("CAPFILT_VERBOSE") == "1")
-    with _terminable():
+    with _stoppable(stopping):
         try:
             yield Output(as_json=as_json)
         except ConfigError as error:
             _fail(error, BAD_USAGE, as_json=as_json)
         except CapfiltError as error:
             _fail(error, FAILED, as_json=as_json)
-        except (KeyboardInterrupt, _TerminatedError):
-            _fail(
-                CapfiltError("stopped; run the same command again and it goes on where it was"), FAILED, as_json=as_json
-            )
+        except (KeyboardInterrupt, _TerminatedError):  # the signal's handler has said so
+            if as_json:
+                _print_json({"error": stopping, "kind": "Interrupted"})
+            raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort):
             raise
         except BrokenPipeError:  # the reader of our output left, as `| head` does
@@ -109,10 +143,7 @@ def _defect(error: Exception, *, as_json: bool) -> NoReturn:
 
 def _fail(error: Exception, code: int, *, as_json: bool) -> NoReturn:
     logger.debug("failed", exc_info=error)
-    for line in str(error).splitlines() or [repr(error)]:
-        typer.secho(f"capfilt: {line}", err=True, fg="red")
-    if as_json:
-        typer.echo(json.dumps({"error": str(error), "kind": type(error).__name__}, ensure_ascii=False))
+    tell(str(error) or repr(error), kind=type(error).__name__, as_json=as_json)
     raise typer.Exit(code)
 
 
@@ -121,12 +152,22 @@ class _TerminatedError(BaseException):
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise _TerminatedError
+def _stoppable(words: str) -> Iterator[None]:
+    """SIGINT and SIGTERM are answered at once, in one line however many come, and end the block."""
+    told = False
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(2, f"capfilt: {words}\n".encode("ascii", "replace"))  # a handler must not wait for stderr's lock
+        raise KeyboardInterrupt if signum == signal.SIGINT else _TerminatedError
+
+    # A process started with SIGINT ignored, as by `nohup` or in a script's background, goes on ignoring it.
+    signals = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, stop) for one in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -2,22 +2,20 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
+from typing import Annotated, Any
 
 import typer
 
 from capfilt.cli.console import Output, command
+from capfilt.cli.options import Given, Json, Shown
 from components.common.contracts import DatasetRef
 from components.common.storage import open_store
-
-if TYPE_CHECKING:
-    from components.regeneration.policy import Policy
+from components.regeneration.config import CapfiltConfig
 
 app = typer.Typer(help="Import datasets and look at them.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
 StoreUri = Annotated[str, typer.Option("--store", help="Root of the store: a folder or s3://bucket/prefix.")]
-Limit = Annotated[Optional[int], typer.Option(min=1, help="The first N samples only.")]  # noqa: UP045
+Limit = Annotated[int | None, typer.Option(min=1, help="The first N samples only.")]
 
 
 @app.command("import-coco")
@@ -111,31 +109,19 @@ def diff(
 
 
 @app.command()
+@Shown(CapfiltConfig, "threshold", "policy")
 def recut(
     uri: Annotated[str, typer.Argument(help="A dataset made by CapFilt.")],
     out: Annotated[str, typer.Option(help="Root of the new dataset: a folder or s3://bucket/prefix.")],
-    threshold: Annotated[float, typer.Option(help="Match probability from which a text is kept.")] = 0.5,
-    policy: Annotated[str, typer.Option(help="keep_both (paper), replace, best_of or fallback.")] = "keep_both",
+    given: Given[CapfiltConfig],
     as_json: Json = False,
 ) -> None:
     """Another threshold or policy from the stored scores, without a model, as a new dataset."""
     with command(as_json=as_json) as output:
-        from typing import get_args
+        config = given.config()
+        from capfilt.api import recut as work
 
-        from components.common.errors import ConfigError
-        from components.common.storage import normalise_uri
-        from components.regeneration.policy import Policy as Known
-        from components.regeneration.recut import recut_dataset
-
-        if policy not in get_args(Known):
-            raise ConfigError(f"--policy {policy}: use one of {', '.join(get_args(Known))}")
-        chosen = cast("Policy", policy)
-        target = open_store(out)
-        name = target.uri.rpartition("/")[2]
-        result = recut_dataset(
-            normalise_uri(uri), threshold=threshold, policy=chosen, store=target, name=name, out=target
-        )
-        _show_ref(output, result.dataset)
+        _show_ref(output, work(uri, out=out, threshold=config.threshold, policy=config.policy).dataset)
 
 
 @app.command()

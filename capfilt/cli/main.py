@@ -2,16 +2,22 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from capfilt.cli import datasets, tools
+from capfilt.cli import datasets
 from capfilt.cli.console import Output, command
+from capfilt.cli.images import caption, match
+from capfilt.cli.measures import metrics, retrieval
+from capfilt.cli.options import Json
+from capfilt.cli.regenerate import regenerate
+from capfilt.cli.usage import OneLineUsage
 from components.common.programs import program
 
 app = typer.Typer(
     name="capfilt",
+    cls=OneLineUsage,
     help="BLIP's CapFilt as a system: pre-train on noisy pairs, caption and filter, train again, round after round.",
     epilog="First steps: `capfilt doctor`, then `capfilt run` (the sample, ten minutes), then `capfilt ui`.",
     no_args_is_help=True,
@@ -20,14 +26,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Config = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it at run time, also on Python 3.10
+    Path | None,
     typer.Argument(help="YAML config; without one the sample's.", show_default=False),
 ]
 Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--set", help="A setting on top of the config, as key.inner=value; may be repeated.", metavar="A.B=C"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More log lines, also of the libraries.")]
 
 
@@ -60,7 +65,7 @@ def run(config: Config = None, overrides: Overrides = None, as_json: Json = Fals
 @app.command()
 def serve(
     config: Config = None,
-    cron: Annotated[Optional[str], typer.Option(help='When to run, e.g. "0 2 * * 0"; local time.')] = None,  # noqa: UP045
+    cron: Annotated[str | None, typer.Option(help='When to run, e.g. "0 2 * * 0"; local time.')] = None,
     overrides: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
@@ -78,7 +83,7 @@ def serve(
 @app.command()
 def ui(config: Config = None, overrides: Overrides = None) -> None:
     """MLflow's and Prefect's pages on loopback, with their addresses, until Ctrl-C."""
-    with command() as out:
+    with command(stopping="stopping MLflow's and Prefect's pages") as out:
         from capfilt.cli.ui import show_pages
         from components.config import load_config
 
@@ -111,7 +116,8 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
     print_result(BootstrapResult.model_validate(document), pages)
 
 
-tools.register(app)
+for work in (regenerate, caption, match, metrics, retrieval):
+    app.command()(work)
 app.add_typer(datasets.app, name="dataset")
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from typing import BinaryIO
 from components.common.errors import DataError
 from components.common.storage import folder_errors
 from components.data.candidates import Candidate, read_candidates, write_candidates
-from components.data.tarwalk import BLOCK, BrokenShard, Entry, open_source, refusal, walk
+from components.data.tarwalk import BLOCK, BrokenShard, Entry, Tar, open_source, refusal, walk
 
 __all__ = [
     "DUPLICATE_KEY", "EARLIER_SHARD", "BrokenShard", "Candidate", "SampleIndex", "ShardSample", "ShardScan",
     "ShardWriter", "index_shard", "only_image", "read_candidates", "read_shard", "scan_shard", "split_name",
-    "write_candidates", "write_shard",
+    "walk_samples", "write_candidates", "write_shard",
 ]  # fmt: skip
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
@@ -152,6 +152,15 @@ def index_shard(source: str | Path | bytes, *, name: str | None = None) -> list[
     """
     with open_source(source, name) as tar:
         return list(_samples(walk(tar)))
+
+
+def walk_samples(tar: Tar) -> Iterator[SampleIndex]:
+    """The samples of a tar in order, each as soon as the next one's first header was read.
+
+    Raises:
+        BrokenShard: after the last whole sample, if the tar is cut or damaged behind it.
+    """
+    return _samples(walk(tar))
 
 
 def _samples(entries: Iterable[Entry], ignored: list[str] | None = None) -> Iterator[SampleIndex]:

@@ -45,7 +45,7 @@ class ShardView:
             places = _image_places(f"/proc/self/fd/{handle}", self.where)
             self.images: list[ImagePlace] = []
             self.pairs: list[tuple[int, int, str]] = []
-            self._collect(_kept_rows(root, entry), places)
+            self._collect(kept_rows(root, entry), places)
         weakref.finalize(self, os.close, handle)
         if len(self.pairs) != entry.counts.kept_pairs:
             raise DataError(f"{self.where}: {len(self.pairs)} kept captions, the manifest says {entry.counts}")
@@ -83,7 +83,7 @@ def _image_places(path: str, where: str) -> dict[str, SampleIndex]:
     return {sample.key: sample for sample in samples if sample.problem is None}
 
 
-def _kept_rows(root: str, entry: ShardEntry) -> Iterator[tuple[str, str, str]]:
+def kept_rows(root: str, entry: ShardEntry) -> Iterator[tuple[str, str, str]]:
     """Key, image sha256 and text of every kept candidate."""
     uri = file_uri(root, entry.parquet)
     folder, key = split_uri(uri)

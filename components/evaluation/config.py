@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from components.model.decoding import DecodingConfig
+from components.model.config import DecodingConfig
 
 MEASURED = (
     *(f"eval/caption/{name}" for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")),

@@ -9,7 +9,8 @@ from components.data.decoding import Pixels, to_pixels
 from components.inference.arithmetic import Arithmetic
 from components.model.blip import BlipCaptioner
 from components.model.checkpoints.weights import LoadedModel
-from components.model.decoding import DecodingConfig, generate
+from components.model.config import DecodingConfig
+from components.model.decoding import generate
 
 
 class Captioner:

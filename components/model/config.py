@@ -122,3 +122,26 @@ class EncodersConfig(_Config):
 def _check_heads(width: int, heads: int) -> None:
     if width % heads:
         raise ValueError(f"width {width} must be a multiple of heads {heads}")
+
+
+class DecodingConfig(_Config):
+    """How texts are written. Lengths are totals in tokens, prompt and [DEC] included (reference/blip.md 4.1)."""
+
+    method: Literal["greedy", "beam", "nucleus"] = Field(
+        default="nucleus", description="greedy and beam give one text per image; nucleus draws"
+    )
+    top_p: float = Field(default=0.9, gt=0, le=1, description="nucleus: probability mass of the tokens drawn from")
+    top_k: int = Field(default=0, ge=0, description="nucleus: tokens drawn from at most; 0 for no limit")
+    temperature: float = Field(default=1.0, gt=0, description="nucleus: divides the logits")
+    beams: int = Field(default=3, ge=1, description="beam: hypotheses kept")
+    length_penalty: float = Field(default=1.0, description="beam: scores are divided by length to this power")
+    min_length: int = Field(default=5, ge=0, description="tokens before the text may end, prompt included")
+    max_length: int = Field(default=20, ge=2, description="tokens at most, prompt and end included")
+    repetition_penalty: float = Field(default=1.0, gt=0, description="above 1 makes written tokens less likely")
+    prompt: str = Field(default="a picture of ", description="how every text starts; not part of what is returned")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length {self.min_length} must not exceed max_length {self.max_length}")
+        return self

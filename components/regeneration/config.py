@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from components.model.decoding import DecodingConfig
+from components.model.config import DecodingConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.policy import Policy
 
@@ -94,7 +94,7 @@ class CapfiltConfig(BaseModel):
     def _several_captions_are_drawn(self) -> Self:
         if self.captions_per_image > 1 and self.decoding.method != "nucleus":
             raise ValueError(
-                f"{self.decoding.method} search gives one caption per image: set decoding.method: nucleus for "
+                f"{self.decoding.method} search gives one caption per image: set decoding.method to nucleus for "
                 f"{self.captions_per_image}"
             )
         return self

@@ -27,8 +27,7 @@ from components.inference.captioner import Captioner
 from components.inference.filter import Filter
 from components.model.blip import BlipCaptioner, BlipFilter
 from components.model.checkpoints.weights import load_captioner, load_filter, save_model
-from components.model.config import BlipConfig, TextConfig, VisionConfig
-from components.model.decoding import DecodingConfig
+from components.model.config import BlipConfig, DecodingConfig, TextConfig, VisionConfig
 from components.model.tokenizer import BERT_TOKENS, BlipTokenizer
 from tests.benchmarks.transformers_capfilt import TransformersCapfilt
 

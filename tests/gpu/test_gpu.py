@@ -10,8 +10,8 @@ import torch
 
 from components.common.storage import open_store
 from components.model.blip import BlipCaptioner, BlipPretrain
-from components.model.config import BlipConfig, TextConfig, VisionConfig
-from components.model.decoding import DecodingConfig, generate
+from components.model.config import BlipConfig, DecodingConfig, TextConfig, VisionConfig
+from components.model.decoding import generate
 from components.model.learning import ModelBatch, PretrainObjective
 from components.training.config import TrainConfig
 from components.training.flops import peak_flops

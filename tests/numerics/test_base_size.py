@@ -13,8 +13,8 @@ from transformers import BlipConfig as TheirConfig
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering
 
 from components.model.blip import BlipCaptioner, BlipFilter, BlipVqa
-from components.model.config import BlipConfig, VisionConfig
-from components.model.decoding import DecodingConfig, generate
+from components.model.config import BlipConfig, DecodingConfig, VisionConfig
+from components.model.decoding import generate
 from tests.helpers.transformers_blip import fill_text, fill_vision
 
 LARGEST = 384

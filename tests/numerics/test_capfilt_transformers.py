@@ -14,7 +14,7 @@ from components.inference.arithmetic import Arithmetic
 from components.inference.captioner import Captioner
 from components.inference.filter import Filter
 from components.model.checkpoints.weights import load_captioner, load_filter
-from components.model.decoding import DecodingConfig
+from components.model.config import DecodingConfig
 from components.model.tokenizer import BlipTokenizer
 from tests.helpers.tiny_models import CORPUS
 from tests.helpers.transformers_blip import save_checkpoints

@@ -16,8 +16,8 @@ from components.model.checkpoints.weights import (
     save_model,
     to_original,
 )
-from components.model.config import BlipConfig, TextConfig, VisionConfig
-from components.model.decoding import DecodingConfig, generate
+from components.model.config import BlipConfig, DecodingConfig, TextConfig, VisionConfig
+from components.model.decoding import generate
 from components.model.tokenizer import BlipTokenizer
 from tests.helpers.transformers_blip import theirs
 

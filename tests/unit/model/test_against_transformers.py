@@ -5,8 +5,8 @@ import torch
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering
 
 from components.model.blip import BlipCaptioner, BlipFilter, BlipVqa
-from components.model.config import BlipConfig
-from components.model.decoding import DecodingConfig, generate
+from components.model.config import BlipConfig, DecodingConfig
+from components.model.decoding import generate
 from tests.helpers.transformers_blip import CLS, DEC, ENC, SEP, TINY, fill_text, fill_vision, theirs
 
 PROMPT = [DEC, 5, 6, 7]

@@ -1,8 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from components.model.config import BlipConfig, TextConfig, VisionConfig
-from components.model.decoding import DecodingConfig
+from components.model.config import BlipConfig, DecodingConfig, TextConfig, VisionConfig
 from components.model.tokenizer import BlipTokenizer
 
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

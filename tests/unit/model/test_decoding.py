@@ -6,8 +6,8 @@ import torch
 from components.common.errors import ConfigError, ModelError
 from components.common.seeding import key_seed
 from components.model.blip import BlipCaptioner
-from components.model.config import BlipConfig, TextConfig, VisionConfig
-from components.model.decoding import DecodingConfig, generate, sample_nucleus
+from components.model.config import BlipConfig, DecodingConfig, TextConfig, VisionConfig
+from components.model.decoding import generate, sample_nucleus
 
 PROMPT = [58, 5, 6]
 SEP = 2

@@ -1,0 +1,285 @@
+"""The Python API, which the command line itself calls. Heavy imports happen in the functions.
+
+A place is a path, `file://…` or `s3://bucket/prefix`, or a `Path`; a model is a folder in Hugging Face form, trained
+here or elsewhere. Settings are a `CapfiltConfig`, or its fields by keyword, e.g. `decoding={"method": "beam"}`.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from components.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from components.data.pipeline import Samples
+
+    from capfilt.images import ImageLike
+    from components.common.contracts import CapfiltResult, ModelRef
+    from components.common.storage import Store
+    from components.regeneration.config import CapfiltConfig
+    from components.regeneration.policy import Policy
+
+Place = str | PathLike[str]
+
+
+class Captions(TypedDict):
+    """An image and what was written about it."""
+
+    image: str
+    captions: list[str]
+
+
+class Match(TypedDict):
+    """How well a text fits an image: P(match) of the ITM head (0 … 1), and cosine of the ITC embeddings (-1 … 1)."""
+
+    image: str
+    text: str
+    itm_probability: float
+    itc_similarity: float
+
+
+def regenerate(
+    *,
+    web: Place,
+    captioner: Place,
+    filter: Place,  # noqa: A002 - the role's name
+    out: Place,
+    calibration: tuple[Place, Place] | None = None,
+    config: "CapfiltConfig | None" = None,
+    **settings: Any,
+) -> "CapfiltResult":
+    """CapFilt over web shards with any BLIP checkpoints; called again, it goes on where it stopped.
+
+    Args:
+        web: folder or prefix with WebDataset tars, or a sealed dataset.
+        captioner: model that writes a caption for every image.
+        filter: model that says which texts, the web's and the written ones, fit their image.
+        out: root of the new dataset. Its last part is the dataset's name.
+        calibration: COCO captions JSON (or Karpathy JSON) and its image folder, which the filter was not trained on;
+            for `target_precision`, the threshold is chosen by them.
+        config: settings.
+        settings: fields of CapfiltConfig, in place of `config`.
+
+    Returns:
+        The dataset (uri, version, images and pairs that are left), and figures by name, `capfilt/…`.
+
+    Raises:
+        ConfigError: a setting is wrong, or `out` was begun with others.
+        DataError: no shards, or they changed since.
+        ModelError: a folder holds no such model.
+        GateError: captions have collapsed, or no threshold reaches the target.
+        StorageError: a place refuses; what is finished stays.
+    """
+    from components.common.scratch import ScratchFolder
+    from components.common.storage import open_store
+    from components.model.checkpoints.publishing import reference_model
+    from components.regeneration.run import run_capfilt
+
+    config = _config(config, settings)
+    if (config.target_precision is None) != (calibration is None):
+        raise ConfigError(
+            "target_precision and calibration (captions JSON, image folder) go together: give both, or none"
+        )
+    target = open_store(fspath(out))
+    target.check()
+    writer, judge = reference_model(fspath(captioner), "captioner"), reference_model(fspath(filter), "filter")
+    with ScratchFolder("regenerate") as folder:
+        measured: dict[str, float] = {}
+        if calibration is not None:
+            config, measured = _calibrated(judge, calibration, config, target, folder)
+        name = target.uri.rpartition("/")[2]
+        result = run_capfilt(fspath(web), writer, judge, config, store=target, out=target, name=name, work_dir=folder)
+    return result.model_copy(update={"metrics": measured | result.metrics})
+
+
+def caption(
+    model: Place, images: "Sequence[ImageLike]", *, config: "CapfiltConfig | None" = None, **settings: Any
+) -> list[Captions]:
+    """Write captions for images.
+
+    Args:
+        model: a captioner.
+        images: files, or the bytes of files, or Pillow images.
+        config: settings; `decoding`, `captions_per_image`, `seed`, `precision`, `image_size`, `batch_size` and the
+            limits of images count.
+        settings: fields of CapfiltConfig, in place of `config`.
+
+    Returns:
+        A row per image, in order: its path (or `image 0`, by its place, where it has none) and `captions_per_image`
+        captions. They hang on the image's bytes and `seed` alone, not on the images beside it.
+
+    Raises:
+        ConfigError: a setting is wrong, or there is no such file.
+        DataError: something is no image; says which.
+        ModelError: there is no captioner.
+    """
+    from capfilt.images import batches, read_images, squares
+    from components.common.seeding import key_seed
+    from components.common.storage import sha256_hex
+    from components.inference.arithmetic import Arithmetic, pick_device
+    from components.inference.captioner import Captioner
+    from components.model.checkpoints.weights import load_captioner
+
+    config = _config(config, settings)
+    named = read_images(images)
+    with _model_folder(model) as folder:
+        loaded = load_captioner(folder, image_size=config.image_size)
+        worker = Captioner(loaded, config.decoding, Arithmetic(pick_device(), config.precision))
+        rows: list[Captions] = []
+        for batch in batches(named, config.batch_size):
+            digests = [sha256_hex(data) for _, data in batch]
+            seeds = [[key_seed(config.seed, one, at) for at in range(config.captions_per_image)] for one in digests]
+            texts = worker.caption(squares(batch, worker.size, config), seeds)
+            rows += [Captions(image=name, captions=found) for (name, _), found in zip(batch, texts, strict=True)]
+    return rows
+
+
+def score(
+    model: Place,
+    images: "Sequence[ImageLike]",
+    texts: Sequence[str],
+    *,
+    config: "CapfiltConfig | None" = None,
+    **settings: Any,
+) -> list[Match]:
+    """How well every text fits every image.
+
+    Args:
+        model: a filter.
+        images: files, or the bytes of files, or Pillow images.
+        texts: what is matched with each of them.
+        config: settings; `position_zero`, `precision`, `image_size`, `max_words`, `max_tokens`, `batch_size` and the
+            limits of images count.
+        settings: fields of CapfiltConfig, in place of `config`.
+
+    Returns:
+        A row per image and text, the texts of the first image first.
+
+    Raises:
+        ConfigError: a setting is wrong, or there is no such file.
+        DataError: something is no image; says which.
+        ModelError: there is no filter.
+    """
+    from capfilt.images import batches, read_images, squares
+    from components.inference.arithmetic import Arithmetic, pick_device
+    from components.regeneration.models import open_filter
+
+    if isinstance(texts, str):
+        raise ConfigError("texts is a list of texts: put the one text into brackets")
+    config = _config(config, settings)
+    named = read_images(images)
+    with _model_folder(model) as folder:
+        worker = open_filter(folder, config, Arithmetic(pick_device(), config.precision))
+        rows: list[Match] = []
+        for batch in batches(named, config.batch_size):
+            scores = worker.score(squares(batch, worker.size, config), [list(texts)] * len(batch))
+            for (name, _), row in zip(batch, scores, strict=True):
+                for text, (probability, similarity) in zip(texts, row, strict=True):
+                    rows.append(Match(image=name, text=text, itm_probability=probability, itc_similarity=similarity))
+    return rows
+
+
+def recut(uri: Place, *, out: Place, threshold: float = 0.5, policy: "Policy" = "keep_both") -> "CapfiltResult":
+    """Another threshold or policy from the stored scores of a dataset, without a model, as a new dataset.
+
+    Args:
+        uri: a dataset made by CapFilt, or a recut one; its web shards must still lie where they were.
+        out: root of the new dataset. Its last part is the dataset's name.
+        threshold: match probability from which a text is kept, 0 to 1.
+        policy: which of the texts that pass are kept.
+
+    Returns:
+        The dataset and its figures, as of `regenerate`.
+
+    Raises:
+        ConfigError: the threshold or policy is none, or `out` holds something else.
+        DataError: it is no such dataset, or its web shards are gone or changed.
+    """
+    from components.common.storage import normalise_uri, open_store
+    from components.regeneration.recut import recut_dataset
+
+    config = _config(None, {"threshold": threshold, "policy": policy})
+    target = open_store(fspath(out))
+    name = target.uri.rpartition("/")[2]
+    return recut_dataset(
+        normalise_uri(fspath(uri)),
+        threshold=config.threshold,
+        policy=config.policy,
+        store=target,
+        name=name,
+        out=target,
+    )
+
+
+def open_dataset(uri: Place, *, shuffle: int = 0, seed: int = 0) -> "Samples":
+    """A sealed dataset as a webdataset pipeline over what was kept: `components.data.pipeline` says what it yields.
+
+    Args:
+        uri: a dataset's root, in a folder or S3.
+        shuffle: samples that are held in memory to be shuffled, the order of shards being shuffled too; 0: the order of
+            the dataset.
+        seed: of the shuffling.
+
+    Returns:
+        An iterable of dicts with `__key__`, the image under its extension, `txt` and `json`, all bytes; with `.decode`,
+        `.to_tuple`, `.map`, `.batched` … of webdataset, and for `torch.utils.data.DataLoader` as it is.
+
+    Raises:
+        DataError: there is no dataset, or (while reading) it is not what its manifest says.
+        StorageError: the store refuses.
+    """
+    from components.data.pipeline import open_dataset as opened
+
+    return opened(fspath(uri), shuffle=shuffle, seed=seed)
+
+
+def _config(config: "CapfiltConfig | None", settings: Mapping[str, Any]) -> "CapfiltConfig":
+    """The settings, given in one of two ways.
+
+    Raises:
+        ConfigError: in both, or one of them is wrong.
+    """
+    from pydantic import ValidationError
+
+    from components.regeneration.config import CapfiltConfig
+
+    if config is not None:
+        if settings:
+            raise ConfigError(f"give config, or {', '.join(settings)} by keyword, not both")
+        return config
+    try:
+        return CapfiltConfig.model_validate(settings)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors()]
+        raise ConfigError("\n".join(faults)) from error
+
+
+def _calibrated(
+    judge: "ModelRef", human: tuple[Place, Place], config: "CapfiltConfig", out: "Store", folder: "Path"
+) -> "tuple[CapfiltConfig, dict[str, float]]":
+    """The config with the threshold that the filter needs by human captions, measured once per output; the figures."""
+    from components.common.storage import open_store
+    from components.data.coco import import_coco
+    from components.regeneration.calibration import remembered, run_calibration, settle
+
+    annotations, images = map(fspath, human)
+    limit = config.calibration.images
+    data = import_coco(annotations, images, store=open_store(str(folder)), name="calibration", limit=limit)
+    measure = partial(run_calibration, judge, data, config, work_dir=folder)
+    found = remembered(out, judge, data, config, measure)
+    return settle(config, found), found.metrics
+
+
+@contextlib.contextmanager
+def _model_folder(model: Place) -> "Iterator[Path]":
+    """A model's folder on this machine, for as long as it is needed."""
+    from components.common.scratch import ScratchFolder
+    from components.common.storage import normalise_uri
+    from components.model.checkpoints.publishing import fetch_model
+
+    with ScratchFolder("model") as cache:
+        yield fetch_model(normalise_uri(fspath(model)), cache)

@@ -1,0 +1,54 @@
+"""`capfilt metrics` and `capfilt retrieval`: how good captions and a filter are."""
+
+import tempfile
+from typing import Annotated
+
+import typer
+
+from capfilt.cli.console import command
+from capfilt.cli.options import Given, Json, Model, Option, Shown
+from components.evaluation.config import EvaluationConfig
+
+
+def metrics(
+    references: Annotated[str, typer.Option(help="COCO captions JSON with the human captions.")],
+    predictions: Annotated[str, typer.Option(help="COCO results JSON: [{image_id, caption}].")],
+    as_json: Json = False,
+) -> None:
+    """BLEU-1 … 4, ROUGE-L and CIDEr of captions, as pycocoevalcap has them, without Java."""
+    with command(as_json=as_json) as out:
+        from components.evaluation.captions import caption_metrics, load_predictions, load_references
+
+        scores = caption_metrics(load_references(references), load_predictions(predictions))
+        out.result(scores, "\n".join(f"{name:8} {value:.4f}" for name, value in scores.items()))
+
+
+@Shown(
+    EvaluationConfig,
+    Option("retrieval.top_k", default=128),
+    Option("limit"),
+    Option("precision", "--dtype"),
+    Option(
+        "position_zero", default="enc", help="first token of the texts: enc (as trained) or cls (BLIP's demo)"
+    ),
+)
+def retrieval(
+    model: Model,
+    annotations: Annotated[str, typer.Option(help="COCO captions JSON or Karpathy JSON of the test split.")],
+    images: Annotated[str, typer.Option(help="Folder that its file names are relative to.")],
+    given: Given[EvaluationConfig],
+    as_json: Json = False,
+) -> None:
+    """Recall at 1, 5 and 10 both ways: ITC over all pairs, then ITM re-ranking."""
+    with command(as_json=as_json) as out:
+        config = given.config()
+        from components.common.storage import normalise_uri, open_store
+        from components.data.coco import import_coco
+        from components.evaluation.run import evaluate_retrieval
+        from components.model.checkpoints.publishing import fetch_model
+
+        with tempfile.TemporaryDirectory(prefix="capfilt-") as scratch:
+            test = import_coco(annotations, images, store=open_store(scratch), name="test", limit=config.limit)
+            folder = fetch_model(normalise_uri(model), scratch)
+            scores = evaluate_retrieval(folder, test, config)
+        out.result(scores, "\n".join(f"{name:20} {value:.4f}" for name, value in scores.items()))

@@ -1,0 +1,86 @@
+"""`capfilt regenerate`: CapFilt alone, over your own shards."""
+
+from typing import Annotated
+
+import typer
+
+from capfilt.cli.console import command
+from capfilt.cli.options import CAPTIONING, Given, Json, Option, Shown
+from components.common.contracts import CapfiltResult
+from components.common.errors import ConfigError
+from components.regeneration.config import CapfiltConfig
+
+SETTINGS = Shown(
+    CapfiltConfig,
+    Option("threshold", default=None),
+    Option(
+        "target_precision",
+        help="choose the threshold so that at least this share of the kept texts fits its image, as estimated on "
+        "--calibration, where near captions of other images stand for wrong texts; stops if no threshold does",
+    ),
+    Option("calibration.bad_share"),
+    Option("policy"),
+    *CAPTIONING,
+    Option("batch_size"),
+    Option("image_size"),
+    Option("position_zero"),
+    Option("engine"),
+    Option("workers"),
+    Option("limit"),
+)
+
+
+@SETTINGS
+def regenerate(
+    web: Annotated[str, typer.Option(help="Folder or prefix with WebDataset tars, or a sealed dataset.")],
+    captioner: Annotated[str, typer.Option(help="Captioner: any BLIP captioning model folder.")],
+    filter: Annotated[str, typer.Option(help="Filter: any BLIP image-text retrieval model folder.")],  # noqa: A002
+    out: Annotated[str, typer.Option(help="Root of the new dataset: a folder or s3://bucket/prefix.")],
+    given: Given[CapfiltConfig],
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="--target-precision: COCO captions JSON or Karpathy JSON the filter was not trained on."),
+    ] = None,
+    calibration_images: Annotated[
+        str | None,
+        typer.Option(help="--target-precision: folder that the file names of --calibration are relative to."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """CapFilt over your own shards with any BLIP checkpoints; run again, it goes on where it stopped."""
+    with command(as_json=as_json) as output:
+        human = _calibration_files(given, calibration, calibration_images)
+        config = given.config()
+        from capfilt.api import regenerate as work
+
+        result = work(web=web, captioner=captioner, filter=filter, out=out, calibration=human, config=config)
+        output.result(result.model_dump(mode="json"), _told(result))
+
+
+def _calibration_files(
+    given: Given[CapfiltConfig], annotations: str | None, images: str | None
+) -> tuple[str, str] | None:
+    """Annotations and image folder to choose the threshold by; None if it is not to be chosen.
+
+    Raises:
+        ConfigError: these options do not go together; says which to give.
+    """
+    if given["target_precision"] is None:
+        if annotations is not None or images is not None:
+            raise ConfigError("--calibration is for choosing a threshold: give --target-precision too, e.g. 0.95")
+        return None
+    if given["threshold"] is not None:
+        raise ConfigError("--threshold and --target-precision: give one of them, the other would be ignored")
+    if annotations is None or images is None:
+        raise ConfigError(
+            "--target-precision measures the filter on human captions: give --calibration captions.json and "
+            "--calibration-images FOLDER, of images that the filter was not trained on"
+        )
+    return annotations, images
+
+
+def _told(result: CapfiltResult) -> str:
+    """The result for people: counts, place, figures."""
+    ref = result.dataset
+    figures = [f"{name}: {value:,.4g}" for name, value in sorted(result.metrics.items())]
+    return "\n".join([f"{ref.images:,} images, {ref.pairs:,} pairs in {ref.uri}", *figures])

@@ -1,0 +1,67 @@
+"""Images as callers have them: files, bytes, or Pillow images."""
+
+import io
+from collections.abc import Iterator, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from components.common.errors import ConfigError, DataError
+from components.data.decoding import Pixels, decode_image, resize_square
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from components.regeneration.config import CapfiltConfig
+
+ImageLike: TypeAlias = "str | PathLike[str] | bytes | Image.Image"
+Named = tuple[str, bytes]
+"""What to call an image, and its file's bytes."""
+
+
+def read_images(images: "Sequence[ImageLike]") -> list[Named]:
+    """Every image as a file's bytes, named by its path, or by its place where it has none.
+
+    Raises:
+        ConfigError: files that do not exist, all of them named.
+    """
+    if isinstance(images, (str, bytes, PathLike)):
+        raise ConfigError("images is a list of images: put the one image into brackets")
+    paths = [Path(one) for one in images if isinstance(one, (str, PathLike))]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise ConfigError("\n".join(f"there is no file {path}" for path in missing))
+    return [_named(one, at) for at, one in enumerate(images)]
+
+
+def _named(image: "ImageLike", place: int) -> Named:
+    if isinstance(image, (str, PathLike)):
+        return fspath(image), Path(image).read_bytes()
+    if isinstance(image, bytes):
+        return f"image {place}", image
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")  # loses nothing of what is an image's colours
+    return f"image {place}", buffer.getvalue()
+
+
+def batches(images: Sequence[Named], size: int) -> Iterator[Sequence[Named]]:
+    """The images in order, `size` at a time."""
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
+
+
+def squares(images: Sequence[Named], side: int, config: "CapfiltConfig") -> Pixels:
+    """Images as a model sees them, `[B, side, side, 3]`.
+
+    Raises:
+        DataError: one of them is none; names it.
+    """
+    return np.stack([_square(name, data, side, config) for name, data in images])
+
+
+def _square(name: str, data: bytes, side: int, config: "CapfiltConfig") -> Pixels:
+    try:
+        return resize_square(decode_image(data, max_pixels=config.max_pixels, min_side=config.min_side), side)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
