@@ -23,8 +23,9 @@ from pydantic import Field
 from components.common.contracts import Contract, DatasetRef
 from components.common.errors import ConfigError, DataError
 from components.common.seeding import key_seed
+from components.data.augmentation import TrainAugmentation
 from components.data.config import LoaderConfig
-from components.data.decoding import BadImage, Pixels, TrainAugmentation, decode_image, resize_square
+from components.data.decoding import BadImage, Pixels, decode_image, resize_square
 from components.data.epochs import EpochPlan
 from components.data.fetch import ShardCache
 from components.data.manifest import BadSample, ShardEntry
