@@ -8,51 +8,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import DataError
+from components.data.config import LoaderConfig
 from components.data.decoding import Pixels, resize_square
 
 
 class TrainAugmentation:
-    """Random resized crop, mirror, RandAugment: what BLIP's loaders do to training images (blip.md section 3).
+    """Random resized crop, mirror, RandAugment: what BLIP's loaders do to training images.
+
+    BLIP crops to 0.2 of the area and more in pre-training, 0.5 in finetuning, and draws two operations of strength 5.
+    As released, brightness and sharpness have factor 1 at that strength, so do nothing, and translation is 5 px at any
+    image size; here factors are 1 ± 0.09 per magnitude, and translation grows with the image.
 
     Args:
         size: side of the result in pixels.
-        min_scale: smallest share of the image's area that a crop may have (0.2 pre-training, 0.5 finetuning);
-            1.0 means no crop, the whole image is squared.
-        flip: mirror half of the images. Off where captions speak of left and right.
-        randaugment: number of RandAugment operations per image (BLIP: 2); 0 is none. Some of them change colours.
-        magnitude: their strength of 10 (BLIP: 5).
-        reference_quirks: exactly the released code's ranges: brightness and sharpness have factor 1 at magnitude 5,
-            so do nothing, and translation is 5 px at any image size. Without: factors 1 ± 0.09 per magnitude, and
-            translation grows with the image.
+        config: which of it, and how strongly.
     """
 
-    def __init__(
-        self,
-        size: int,
-        min_scale: float = 0.5,
-        *,
-        flip: bool = True,
-        randaugment: int = 2,
-        magnitude: int = 5,
-        reference_quirks: bool = True,
-    ) -> None:
-        if not 0 < min_scale <= 1:
-            raise DataError(f"min_scale must be in (0, 1], not {min_scale}")
-        self.size = size
-        self.min_scale = min_scale
-        self.flip = flip
-        self.randaugment = randaugment
-        self.magnitude = magnitude
-        self.reference_quirks = reference_quirks
+    def __init__(self, size: int, config: LoaderConfig) -> None:
+        self.size, self.config = size, config
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """One random view `[S, S, 3]` of an image, decided by `rng` alone."""
         top, left, height, width = self._crop(image.shape[0], image.shape[1], rng)
         view = resize_square(image[top : top + height, left : left + width], self.size)
-        if self.flip and rng.random() < 0.5:
+        if self.config.flip and rng.random() < 0.5:
             view = np.ascontiguousarray(view[:, ::-1])
-        for _ in range(self.randaugment):
+        for _ in range(self.config.randaugment_operations if self.config.randaugment else 0):
             name = _OPERATIONS[int(rng.integers(len(_OPERATIONS)))]
             applied, negative = rng.random() < 0.5, rng.random() < 0.5
             if applied:
@@ -61,10 +42,10 @@ class TrainAugmentation:
 
     def _crop(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Top, left, height, width: ten tries at a random area and aspect ratio in 3/4..4/3, else the centre."""
-        if self.min_scale == 1.0:
+        if self.config.min_scale == 1.0:
             return 0, 0, height, width
         for _ in range(10):
-            area = height * width * rng.uniform(self.min_scale, 1.0)
+            area = height * width * rng.uniform(self.config.min_scale, 1.0)
             ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
             w, h = round(float(np.sqrt(area * ratio))), round(float(np.sqrt(area / ratio)))
             if 0 < w <= width and 0 < h <= height:
@@ -73,9 +54,10 @@ class TrainAugmentation:
         return (height - h) // 2, (width - w) // 2, h, w
 
     def _apply(self, name: str, view: Pixels, sign: float) -> Pixels:
-        strength = self.magnitude / 10
-        factor = strength * 1.8 + 0.1 if self.reference_quirks else 1.0 + sign * 0.9 * strength
-        shift = 10 * strength if self.reference_quirks else 10 * strength * self.size / 224
+        strength = self.config.randaugment_magnitude / 10
+        released = self.config.randaugment_as_released
+        factor = strength * 1.8 + 0.1 if released else 1.0 + sign * 0.9 * strength
+        shift = 10 * strength if released else 10 * strength * self.size / 224
         if name == "autocontrast":
             return _stretch(view)
         if name == "equalize":

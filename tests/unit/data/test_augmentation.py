@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
-from components.common.errors import DataError
 from components.data.augmentation import TrainAugmentation
+from components.data.config import LoaderConfig
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -14,7 +15,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def test_augmentation_is_decided_by_the_generator_alone() -> None:
     image = photo(80, 120)
-    augment = TrainAugmentation(64, 0.3)
+    augment = TrainAugmentation(64, LoaderConfig(min_scale=0.3))
     views = [augment(image, np.random.default_rng(seed)) for seed in range(30)]
     again = [augment(image, np.random.default_rng(seed)) for seed in range(30)]
     assert all(np.array_equal(a, b) for a, b in zip(views, again, strict=True))
@@ -25,7 +26,7 @@ def test_augmentation_is_decided_by_the_generator_alone() -> None:
 def test_augmentation_leaves_its_input_alone() -> None:
     image = photo(64, 64)
     before = image.copy()
-    augment = TrainAugmentation(64, 1.0, reference_quirks=False)
+    augment = TrainAugmentation(64, LoaderConfig(min_scale=1.0))
     for seed in range(60):
         augment(image, np.random.default_rng(seed))
     np.testing.assert_array_equal(image, before)
@@ -33,13 +34,13 @@ def test_augmentation_leaves_its_input_alone() -> None:
 
 def test_without_options_nothing_changes() -> None:
     image = photo(64, 64)
-    augment = TrainAugmentation(64, 1.0, flip=False, randaugment=0)
+    augment = TrainAugmentation(64, LoaderConfig(min_scale=1.0, flip=False, randaugment=False))
     np.testing.assert_array_equal(augment(image, np.random.default_rng(0)), image)
 
 
 def test_flip_mirrors_half() -> None:
     image = photo(32, 32)
-    augment = TrainAugmentation(32, 1.0, flip=True, randaugment=0)
+    augment = TrainAugmentation(32, LoaderConfig(min_scale=1.0, randaugment=False))
     views = [augment(image, np.random.default_rng(seed)) for seed in range(200)]
     mirrored = sum(np.array_equal(view, image[:, ::-1]) for view in views)
     assert mirrored + sum(np.array_equal(view, image) for view in views) == 200
@@ -47,7 +48,7 @@ def test_flip_mirrors_half() -> None:
 
 
 def test_crops_keep_to_the_area_and_shape_asked_for() -> None:
-    augment = TrainAugmentation(64, 0.5)
+    augment = TrainAugmentation(64, LoaderConfig(min_scale=0.5))
     rng = np.random.default_rng(0)
     for _ in range(300):
         top, left, height, width = augment._crop(90, 120, rng)
@@ -61,7 +62,7 @@ def test_crops_keep_to_the_area_and_shape_asked_for() -> None:
 @pytest.mark.parametrize("quirks", [True, False])
 def test_randaugment_operations(quirks: bool) -> None:
     image = photo(64, 64)
-    augment = TrainAugmentation(64, reference_quirks=quirks)
+    augment = TrainAugmentation(64, LoaderConfig(randaugment_as_released=quirks))
     same = [name for name in ("brightness", "sharpness") if np.array_equal(augment._apply(name, image, 1.0), image)]
     assert same == (["brightness", "sharpness"] if quirks else [])
     moved = augment._apply("translate_x", image, 1.0)
@@ -77,7 +78,7 @@ def test_contrast_operations_are_pillows() -> None:
     from PIL import ImageOps
 
     image = (photo(50, 60) // 2 + 30).astype(np.uint8)
-    augment = TrainAugmentation(64)
+    augment = TrainAugmentation(64, LoaderConfig())
     theirs = Image.fromarray(image)
     equal = augment._apply("equalize", image, 1.0)
     np.testing.assert_array_equal(equal, np.asarray(ImageOps.equalize(theirs)))
@@ -88,9 +89,9 @@ def test_contrast_operations_are_pillows() -> None:
 def test_a_flat_picture_survives_every_operation() -> None:
     flat = np.full((8, 8, 3), 77, np.uint8)
     for name in ("autocontrast", "equalize"):
-        np.testing.assert_array_equal(TrainAugmentation(8)._apply(name, flat, 1.0), flat)
+        np.testing.assert_array_equal(TrainAugmentation(8, LoaderConfig())._apply(name, flat, 1.0), flat)
 
 
 def test_scale_must_be_a_share() -> None:
-    with pytest.raises(DataError, match="min_scale"):
-        TrainAugmentation(64, 0.0)
+    with pytest.raises(ValidationError, match="min_scale"):
+        LoaderConfig(min_scale=0.0)
