@@ -1,4 +1,4 @@
-"""Settings of the loader."""
+"""Settings of the loader, which a training's config takes over as they are: one place for each."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,19 +8,28 @@ class LoaderConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_size: int = Field(default=224, ge=8, description="side of the squares, pixels")
-    batch_size: int = Field(default=64, ge=1, description="pairs per process and batch")
+    batch_size: int = Field(default=64, ge=1, description="pairs per process and micro-batch")
+    image_size: int | None = Field(default=None, ge=8, description="pixels per side; default: the model's own")
+    max_pixels: int = Field(default=50_000_000, ge=1, description="images with more pixels are refused undecoded")
     augment: bool = Field(default=True, description="random views; without, every image is just squared")
-    min_scale: float = Field(default=0.5, gt=0, le=1, description="smallest area share of the random crop")
-    flip: bool = Field(default=True, description="random horizontal flip")
-    randaugment: int = Field(default=2, ge=0, description="RandAugment operations per image")
-    magnitude: int = Field(default=5, ge=0, le=10, description="their strength of 10")
-    reference_quirks: bool = Field(default=True, description="RandAugment exactly as in BLIP's released code")
+    min_scale: float = Field(
+        default=0.2, gt=0, le=1, description="smallest area share of the random crop; 1: the whole image is squared"
+    )
+    flip: bool = Field(default=True, description="mirror half of the images; off where captions say left and right")
+    randaugment: bool = Field(default=True, description="random photometric and geometric operations on images")
+    randaugment_operations: int = Field(default=2, ge=1, description="how many of them per image")
+    randaugment_magnitude: int = Field(default=5, ge=0, le=10, description="their strength of 10")
+    randaugment_as_released: bool = Field(
+        default=False,
+        description="the reference's magnitudes: at strength 5 brightness and sharpness do nothing, and images move "
+        "by 5 pixels whatever their size",
+    )
     max_words: int = Field(default=30, ge=1, description="words kept of a caption")
-    threads: int = Field(default=2, ge=1, description="threads that decode and augment")
-    prefetch: int = Field(default=3, ge=1, description="batches made ahead")
     shuffle_shards: int = Field(default=8, ge=1, description="shards whose pairs are shuffled together")
-    cache_decoded_mb: int = Field(default=512, ge=0, description="RAM for decoded images, MiB; what fits stays")
+    loader_threads: int | None = Field(default=None, ge=1, description="threads decoding images; default: threads")
+    prefetch: int = Field(default=3, ge=1, description="batches made ahead")
+    cache_decoded_mb: int = Field(
+        default=512, ge=0, description="RAM of each process for decoded images, MiB; what fits stays"
+    )
     cache_dir: str | None = Field(default=None, description="folder for shards from S3; default: in the user's cache")
     cache_gb: float = Field(default=50.0, gt=0, description="size of that folder, GiB; shards unused longest go first")
-    max_pixels: int = Field(default=50_000_000, ge=1, description="images with more pixels are refused")

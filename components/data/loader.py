@@ -17,14 +17,16 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
 from components.common.contracts import Contract, DatasetRef
 from components.common.errors import ConfigError, DataError
 from components.common.seeding import key_seed
+from components.data.augmentation import TrainAugmentation
 from components.data.config import LoaderConfig
-from components.data.decoding import BadImage, Pixels, TrainAugmentation, decode_image, resize_square
+from components.data.decoding import BadImage, Pixels, decode_image, resize_square
 from components.data.epochs import EpochPlan
 from components.data.fetch import ShardCache
 from components.data.manifest import BadSample, ShardEntry
@@ -81,7 +83,7 @@ class PairLoader:
 
     Args:
         datasets: what to read, and how often each of its pairs counts per epoch.
-        config: batch, decoding and augmentation settings.
+        config: batch, decoding and augmentation settings; the image size is set.
         seed: of order and augmentation.
         rank: this process's number.
         world: number of processes.
@@ -105,7 +107,10 @@ class PairLoader:
     ) -> None:
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is not in 0 … {world - 1}")
+        if config.image_size is None:
+            raise ConfigError("the loader is told the image size: set image_size to the model's")
         self.config, self.seed, self.rank, self.world = config, seed, rank, world
+        self.size = config.image_size
         self._instances = list(_instances(datasets))
         self._sizes = [instance.entry.counts.kept_pairs for instance in self._instances]
         self.pairs_per_epoch = sum(self._sizes)
@@ -118,8 +123,9 @@ class PairLoader:
         self._state = self._ahead = _normal(state or LoaderState(), self.pairs_per_epoch)
         self._plans: dict[int, EpochPlan] = {}
         self._views = _Views(config)
-        self._make = _RowMaker(config, seed)
-        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="capfilt-loader")
+        self._make = _RowMaker(config, self.size, seed)
+        threads = config.loader_threads or torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="capfilt-loader")
         self._pending: deque[_Pending] = deque()
 
     def __enter__(self) -> "PairLoader":
@@ -161,7 +167,7 @@ class PairLoader:
         rows = self._rows(self._ahead.epoch, start, size)
         consumed = self._ahead.consumed + self.world * size
         self._ahead = _normal(LoaderState(epoch=self._ahead.epoch, consumed=consumed), self.pairs_per_epoch)
-        images = np.empty((size, self.config.image_size, self.config.image_size, 3), np.uint8)
+        images = np.empty((size, self.size, self.size, 3), np.uint8)
         parts = [slice(at, min(at + _CHUNK, size)) for at in range(0, size, _CHUNK)]
         tasks = [self._pool.submit(self._make.rows, rows[part], images[part]) for part in parts]
         return _Pending(self._ahead, images, tasks)
@@ -249,17 +255,10 @@ class _Views:
 class _RowMaker:
     """Pairs to pixels and cleaned texts; used by many threads."""
 
-    def __init__(self, config: LoaderConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: LoaderConfig, size: int, seed: int) -> None:
+        self.config, self.size, self.seed = config, size, seed
         self._decoded = _DecodedCache(config.cache_decoded_mb << 20)
-        self._augment = TrainAugmentation(
-            config.image_size,
-            config.min_scale,
-            flip=config.flip,
-            randaugment=config.randaugment,
-            magnitude=config.magnitude,
-            reference_quirks=config.reference_quirks,
-        )
+        self._augment = TrainAugmentation(size, config)
 
     def rows(self, rows: Sequence[_Row], images: Pixels) -> "_Made":
         """Fill `images` `[b, S, S, 3]` and return the rest."""
@@ -283,7 +282,7 @@ class _RowMaker:
             decoded = decode_image(view.read(image), max_pixels=self.config.max_pixels)
             self._decoded.put(image.sha256, decoded)
         if not self.config.augment:
-            return resize_square(decoded, self.config.image_size)
+            return resize_square(decoded, self.size)
         instance = row.instance
         seed = key_seed("view", self.seed, row.epoch, instance.dataset, instance.turn, image.key, caption)
         return self._augment(decoded, np.random.Generator(np.random.PCG64(seed)))

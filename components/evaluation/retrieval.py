@@ -1,15 +1,17 @@
-"""Image-text retrieval as BLIP measures it: ITC ranks all pairs, ITM re-ranks the best (reference/blip.md section 6).
+"""Image-text retrieval as BLIP measures it: ITC ranks all pairs, ITM re-ranks the best (paper, section 5.1).
 
 The score of a re-ranked pair is its raw ITM match logit plus its cosine. It is the same in both directions, so each
 pair is scored once. Text recall looks for any caption of an image, image recall for the image of a caption. Candidates
 with the very score of the right answer count half each: twins neither help nor hurt, a constant model is at chance.
+So that twins do have the very score, equal texts are one text to the model, however they would fall into batches.
 
-Shapes: N images, T texts (T >= N), L tokens, S pixels, d embedding width, K candidates per query, P pairs.
+Shapes: N images, T texts (T >= N), U different texts, L tokens, d embedding width, K candidates per query, P pairs.
 Memory: image keys and values for `resident_images` at most, similarities `[rows, T]` by chunk; ITM pairs by batch.
+Where it runs out, nothing stays resident any more, and the batch halves.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,16 +19,17 @@ from torch import Tensor
 
 from components.common.errors import DataError, ModelError
 from components.evaluation.config import RetrievalConfig
+from components.inference.memory import batches, with_halving
 
 RECALL_AT = (1, 5, 10)
 _ROWS = 1024  # rows of a similarity matrix looked at together
 
 
 class MatchingModel(Protocol):
-    """What retrieval needs of a filter: BlipFilter has it."""
+    """What retrieval needs of a filter; `components.inference.filter.Filter` has it."""
 
-    def image_features(self, pixels: Tensor, /) -> tuple[Any, Tensor]:
-        """Keys and values of images [B,3,S,S] for ITM, and unit embeddings [B,d] for ITC."""
+    def image_features(self, squares: Any, /) -> tuple[Any, Tensor]:
+        """Keys and values of B images for ITM, and unit embeddings [B,d] for ITC."""
 
     def text_features(self, ids: Tensor, mask: Tensor, /) -> Tensor:
         """Unit embeddings [B,d] of texts [B,L]."""
@@ -37,11 +40,11 @@ class MatchingModel(Protocol):
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Images and texts to match; `pixels(start, stop)` gives normalised images [B,3,S,S] on the model's device."""
+    """Images and texts to match; `squares(start, stop)` gives images as the model's `image_features` takes them."""
 
     images: int
-    pixels: Callable[[int, int], Tensor]
-    ids: Tensor  # int64 [T,L], padded at the end
+    squares: Callable[[int, int], Any]
+    ids: Tensor  # int64 [T,L] on the model's device, padded at the end
     mask: Tensor  # [T,L], 1 where there is a token
     owners: Tensor  # int64 [T]: the image each text belongs to
 
@@ -76,18 +79,25 @@ def retrieval_metrics(
     """
     task.check()
     device = task.ids.device
-    texts = _text_features(model, task, config)
-    images, kept = _image_features(model, task, config)
+    first, twin = _distinct(task)
+    known = replace(task, ids=task.ids[first], mask=task.mask[first])
+    kept = _Resident(config.resident_images)
+    images = _image_features(model, task, config, kept)
+    embedded = _text_features(model, known, config)
+    texts = embedded[twin]
     text_candidates = _nearest(images, texts, min(config.top_k, len(texts)))
     image_candidates = _nearest(texts, images, min(config.top_k, len(images)))
-    rows, columns = _pairs(text_candidates, image_candidates, len(texts))
-    scores = _pair_scores(model, task, config, rows, columns, kept, advance)
-    scores = _finite(scores + (images[rows] * texts[columns]).sum(-1), "match scores")
-    lookup = _Lookup(rows * len(texts) + columns, scores)
-    text_grid = lookup(torch.arange(len(images), device=device)[:, None] * len(texts) + text_candidates)
-    image_grid = lookup(image_candidates * len(texts) + torch.arange(len(texts), device=device)[:, None])
+    own = torch.arange(len(images), device=device)[:, None]
+    # A pair's code is image x U + text: what either direction needs is scored once.
+    asked_texts = own * len(embedded) + twin[text_candidates]
+    asked_images = image_candidates * len(embedded) + twin[:, None]
+    codes = torch.cat([asked_texts.flatten(), asked_images.flatten()]).unique(sorted=True)  # type: ignore[no-untyped-call]
+    rows, columns = codes // len(embedded), codes % len(embedded)
+    scores = _pair_scores(model, known, config, rows, columns, kept, advance or _nobody)
+    scores = _finite(scores + (images[rows] * embedded[columns]).sum(-1), "match scores")
+    text_grid, image_grid = (scores[torch.searchsorted(codes, grid)] for grid in (asked_texts, asked_images))
     owners = task.owners.to(device)
-    text_ranks = _ranks(text_grid, owners[text_candidates] == torch.arange(len(images), device=device)[:, None])
+    text_ranks = _ranks(text_grid, owners[text_candidates] == own)
     image_ranks = _ranks(image_grid, image_candidates == owners[:, None])
     metrics = _recalls("text", text_ranks) | _recalls("image", image_ranks)
     metrics["mean_recall"] = sum(metrics.values()) / len(metrics)
@@ -95,17 +105,32 @@ def retrieval_metrics(
     return RetrievalResult(metrics, text_ranks.tolist(), image_ranks.tolist())
 
 
-def _chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + size, total)) for start in range(0, total, size))
+def _nobody(images: int) -> None:
+    """Whom progress is told where nobody asks."""
+
+
+def _distinct(task: RetrievalTask) -> tuple[Tensor, Tensor]:
+    """Where each different text comes first, in that order [U], and per text [T] its number among them."""
+    texts = len(task.ids)
+    group = torch.unique(torch.cat([task.ids, task.mask.long()], 1), dim=0, return_inverse=True)[1]
+    first = group.new_full((int(group.max()) + 1,), texts)
+    first.scatter_reduce_(0, group, torch.arange(texts, device=group.device), "amin")
+    order = first.argsort()
+    number = torch.empty_like(order)
+    number[order] = torch.arange(len(order), device=order.device)
+    return first[order], number[group]
 
 
 def _text_features(model: MatchingModel, task: RetrievalTask, config: RetrievalConfig) -> Tensor:
-    """Embeddings [T,d] in float32. Texts go by length, so that short ones are not padded to the longest."""
+    """Embeddings [U,d] in float32. Texts go by length, so that short ones are not padded to the longest."""
+
+    def embed(rows: Sequence[int]) -> list[Tensor]:
+        return [model.text_features(*_trimmed(task, rows)).float()]
+
     order = task.mask.sum(1).argsort(stable=True)
-    features = []
-    for start, stop in _chunks(len(order), config.text_batch):
-        ids, mask = _trimmed(task, order[start:stop])
-        features.append(model.text_features(ids, mask).float())
+    features: list[Tensor] = []
+    for batch in batches(len(order), config.text_batch):
+        features += with_halving(embed, order[batch.start : batch.stop].tolist())
     joined = torch.cat(features)
     return _finite(torch.empty_like(joined).index_copy_(0, order, joined), "text embeddings")
 
@@ -116,39 +141,51 @@ def _finite(values: Tensor, what: str) -> Tensor:
     return values
 
 
-def _trimmed(task: RetrievalTask, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _trimmed(task: RetrievalTask, rows: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
     mask = task.mask[rows]
     longest = int(mask.sum(1).max())
     return task.ids[rows, :longest], mask[:, :longest]
 
 
-def _image_features(
-    model: MatchingModel, task: RetrievalTask, config: RetrievalConfig
-) -> tuple[Tensor, dict[int, Any]]:
-    """Embeddings [N,d], and the keys and values of the first chunks, as many as may stay."""
-    features, kept = [], {}
-    for start, stop in _chunks(task.images, config.image_batch):
-        kv, embedding = model.image_features(task.pixels(start, stop))
-        features.append(embedding.float())
-        if stop <= config.resident_images:
-            kept[start] = kv
-    return _finite(torch.cat(features), "image embeddings"), kept
+class _Resident:
+    """Keys and values of the first image batches, kept from the first pass for the second while memory lasts."""
+
+    def __init__(self, images: int) -> None:
+        self._images = images
+        self._kept: dict[tuple[int, int], Any] = {}
+
+    def put(self, numbers: Sequence[int], kv: Any) -> None:
+        """Keep those of a batch, if it is one of the first."""
+        if numbers[-1] < self._images:
+            self._kept[numbers[0], len(numbers)] = kv
+
+    def take(self, numbers: Sequence[int]) -> Any | None:
+        """Hand those of a batch over, if they are here."""
+        return self._kept.pop((numbers[0], len(numbers)), None)
+
+    def let_go(self) -> None:
+        """Keep nothing, from now on."""
+        self._kept.clear()
+        self._images = 0
+
+
+def _image_features(model: MatchingModel, task: RetrievalTask, config: RetrievalConfig, kept: _Resident) -> Tensor:
+    """Embeddings [N,d] in float32."""
+
+    def embed(numbers: Sequence[int]) -> list[Tensor]:
+        kv, embedding = model.image_features(task.squares(numbers[0], numbers[-1] + 1))
+        kept.put(numbers, kv)
+        return [embedding.float()]
+
+    features: list[Tensor] = []
+    for batch in batches(task.images, config.image_batch):
+        features += with_halving(embed, batch, release=kept.let_go)
+    return _finite(torch.cat(features), "image embeddings")
 
 
 def _nearest(queries: Tensor, keys: Tensor, count: int) -> Tensor:
     """Indices [Q,K] of the keys with the highest cosine to each query."""
     return torch.cat([(part @ keys.T).topk(count).indices for part in torch.split(queries, _ROWS)])
-
-
-def _pairs(text_candidates: Tensor, image_candidates: Tensor, texts: int) -> tuple[Tensor, Tensor]:
-    """All pairs that either direction needs, once each, by image: image indices [P] and text indices [P]."""
-    image_rows = torch.arange(len(text_candidates), device=text_candidates.device)[:, None]
-    text_rows = torch.arange(len(image_candidates), device=image_candidates.device)[:, None]
-    codes = torch.cat(
-        [(image_rows * texts + text_candidates).flatten(), (image_candidates * texts + text_rows).flatten()]
-    )
-    codes = torch.unique(codes, sorted=True)
-    return codes // texts, codes % texts
 
 
 def _pair_scores(
@@ -157,35 +194,48 @@ def _pair_scores(
     config: RetrievalConfig,
     rows: Tensor,
     columns: Tensor,
-    kept: dict[int, Any],
-    advance: Callable[[int], None] | None,
+    kept: _Resident,
+    advance: Callable[[int], None],
 ) -> Tensor:
-    """ITM match logits [P] of pairs sorted by image, one chunk of images in memory at a time."""
-    scores = torch.empty(len(rows), device=task.ids.device)
-    lengths = task.mask.sum(1)
+    """ITM match logits [P] of pairs sorted by image, one batch of images in memory at a time."""
     ends = torch.searchsorted(rows, torch.arange(task.images + 1, device=rows.device)).tolist()
-    for start, stop in _chunks(task.images, config.image_batch):
-        kv = kept.pop(start) if start in kept else model.image_features(task.pixels(start, stop))[0]
-        for image in range(start, stop):
-            # One image's texts at a time: its keys and values are read in place instead of being copied per text.
-            own = kv.select(torch.tensor([image - start], device=rows.device))
-            chosen = ends[image] + lengths[columns[ends[image] : ends[image + 1]]].argsort(stable=True)
-            for batch in torch.split(chosen, config.pair_batch):
-                ids, mask = _trimmed(task, columns[batch])
-                scores[batch] = model.match_logits(ids, mask, own)[:, 1].float()
-        if advance is not None:
-            advance(stop - start)
-    return scores
+
+    def score(numbers: Sequence[int]) -> list[Tensor]:
+        kv = kept.take(numbers)
+        if kv is None:
+            kv = model.image_features(task.squares(numbers[0], numbers[-1] + 1))[0]
+        # One image's texts at a time: its keys and values are read in place instead of being copied per text.
+        return [
+            _image_scores(
+                model,
+                task,
+                config,
+                kv.select(torch.tensor([place], device=rows.device)),
+                columns[ends[image] : ends[image + 1]],
+            )
+            for place, image in enumerate(numbers)
+        ]
+
+    scores: list[Tensor] = []
+    for batch in batches(task.images, config.image_batch):
+        scores += with_halving(score, batch, release=kept.let_go)
+        advance(len(batch))
+    return torch.cat(scores)
 
 
-class _Lookup:
-    """Scores by pair code (image x T + text); codes are sorted, and every code asked for is there."""
+def _image_scores(model: MatchingModel, task: RetrievalTask, config: RetrievalConfig, kv: Any, texts: Tensor) -> Tensor:
+    """Match logits of one image's texts, numbers int64 `[p]`, by length."""
 
-    def __init__(self, codes: Tensor, scores: Tensor) -> None:
-        self.codes, self.scores = codes, scores
+    def match(part: Sequence[int]) -> list[Tensor]:
+        ids, mask = _trimmed(task, texts[part])
+        return [model.match_logits(ids, mask, kv)[:, 1].float()]
 
-    def __call__(self, codes: Tensor) -> Tensor:
-        return self.scores[torch.searchsorted(self.codes, codes.contiguous())]
+    order = task.mask[texts].sum(1).argsort(stable=True)
+    scores: list[Tensor] = []
+    for batch in batches(len(order), config.pair_batch):
+        scores += with_halving(match, order[batch.start : batch.stop].tolist())
+    joined = torch.cat(scores)
+    return torch.empty_like(joined).index_copy_(0, order, joined)
 
 
 def _ranks(scores: Tensor, right: Tensor) -> Tensor:

@@ -5,13 +5,9 @@ The same code, the same images and no randomness in every round, so that rounds 
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from components.common.contracts import DatasetRef, EvalReport, ModelRef
 from components.common.errors import DataError
@@ -19,20 +15,21 @@ from components.common.progress import Progress
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri
 from components.common.tracking import Tracker
-from components.data.decoding import Pixels, decode_image, resize_square, to_pixels
 from components.data.loader import EvalImage, load_eval_set
 from components.evaluation.captions import cider_scores, tokenized_metrics
 from components.evaluation.config import EvaluationConfig
 from components.evaluation.ptb import tokenize
 from components.evaluation.retrieval import RetrievalResult, RetrievalTask, owners_of, retrieval_metrics
+from components.inference.arithmetic import Arithmetic, pick_device
+from components.inference.captioner import Captioner
+from components.inference.filter import Filter
+from components.inference.memory import batches, with_halving
+from components.inference.squares import squares_of
 from components.model.blip import BlipCaptioner, BlipFilter
-from components.model.checkpoints.folder import Preprocessor
 from components.model.checkpoints.publishing import fetch_model
 from components.model.checkpoints.weights import LoadedModel, load_captioner, load_filter
-from components.model.decoding import generate
-from components.model.tokenizer import pre_caption
 
-REVISION = 1  # counts changes of what the same models and test split are measured to have
+REVISION = 2  # counts changes of what the same models and test split are measured to have
 Advance = Callable[[int], None]
 
 
@@ -87,17 +84,15 @@ def caption_images(
     loaded: LoadedModel[BlipCaptioner], samples: Sequence[EvalImage], config: EvaluationConfig, advance: Advance
 ) -> list[str]:
     """One caption per image, by the search of the config."""
-    device = _device()
-    model = loaded.model.to(device).eval()
-    prompt = loaded.tokenizer.prompt_ids(config.decoding.prompt)
-    squares = _Squares(samples, loaded.preprocessor, device)
+    captioner = Captioner(loaded, config.decoding, _arithmetic(config))
+
+    def describe(part: Sequence[int]) -> list[str]:
+        return captioner.describe(squares_of([samples[number] for number in part], captioner.size))
+
     captions: list[str] = []
-    with _inference(config, device):
-        for start in range(0, len(samples), config.caption_batch):
-            kv = model.encode_images(squares(start, start + config.caption_batch))
-            rows = generate(model, kv, prompt, config.decoding)
-            captions += loaded.tokenizer.decode_batch(rows)
-            advance(len(rows))
+    for batch in batches(len(samples), config.caption_batch):
+        captions += with_halving(describe, batch)
+        advance(len(batch))
     return captions
 
 
@@ -105,54 +100,21 @@ def measure_retrieval(
     loaded: LoadedModel[BlipFilter], samples: Sequence[EvalImage], config: EvaluationConfig, advance: Advance
 ) -> RetrievalResult:
     """Retrieval both ways between images and all their captions."""
-    device = _device()
-    model = loaded.model.to(device).eval()
-    texts = [pre_caption(text, config.retrieval.max_words) for sample in samples for text in sample.captions]
-    batch = loaded.tokenizer.encode(texts, config.retrieval.max_tokens)
+    words, tokens = config.retrieval.max_words, config.retrieval.max_tokens
+    filter = Filter(loaded, _arithmetic(config), max_words=words, max_tokens=tokens)
+    ids, mask = filter.encode([filter.read(text) for sample in samples for text in sample.captions])
     task = RetrievalTask(
         images=len(samples),
-        pixels=_Squares(samples, loaded.preprocessor, device),
-        ids=batch.ids.to(device),
-        mask=batch.mask.to(device),
+        squares=lambda start, stop: squares_of(samples[start:stop], filter.size),
+        ids=ids,
+        mask=mask,
         owners=owners_of([len(sample.captions) for sample in samples]),
     )
-    with _inference(config, device):
-        return retrieval_metrics(model, task, config.retrieval, advance)
+    return retrieval_metrics(filter, task, config.retrieval, advance)
 
 
-def evaluate_retrieval(model: Path | str, test: DatasetRef, config: EvaluationConfig) -> dict[str, float]:
-    """Recalls of any filter folder on a dataset: `text_recall_at_1` …, without prefix."""
-    samples = load_eval_set(test)[: config.limit]
-    loaded = load_filter(model, position_zero=config.position_zero)
-    with Progress(len(samples), "images", "retrieval") as bar:
-        return measure_retrieval(loaded, samples, config, bar.advance).metrics
-
-
-class _Squares:
-    """Test images, decoded when they are needed: `(start, stop)` to normalised pixels [B,3,S,S] on the device."""
-
-    def __init__(self, samples: Sequence[EvalImage], preprocessor: Preprocessor, device: torch.device) -> None:
-        self.samples, self.preprocessor, self.device = samples, preprocessor, device
-
-    def __call__(self, start: int, stop: int) -> Tensor:
-        squares = [self._square(sample) for sample in self.samples[start:stop]]
-        batch = torch.stack([torch.from_numpy(square) for square in squares])
-        return to_pixels(batch, self.preprocessor.mean, self.preprocessor.std, device=self.device)
-
-    def _square(self, sample: EvalImage) -> Pixels:
-        return resize_square(decode_image(sample.image), self.preprocessor.size)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def _inference(config: EvaluationConfig, device: torch.device) -> Iterator[None]:
-    """No gradients, and bf16 autocast where the config asks for it."""
-    bf16 = config.precision == "bf16"
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        yield
+def _arithmetic(config: EvaluationConfig) -> Arithmetic:
+    return Arithmetic(pick_device(), config.precision, fp32_weights=True)
 
 
 def _caption_scores(samples: Sequence[EvalImage], captions: Sequence[str]) -> tuple[dict[str, float], list[float]]:

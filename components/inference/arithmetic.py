@@ -33,16 +33,24 @@ class Arithmetic:
     """Device and precision, and the context in which a model is called: no gradients, bf16 where asked for.
 
     Not re-entrant across threads: one thread calls the models.
+
+    Args:
+        device: where the models are.
+        precision: of what they calculate.
+        fp32_weights: with bf16, keep the weights in fp32, and with them norms and sums: twice the memory, and what
+            training sees.
     """
 
-    def __init__(self, device: torch.device, precision: AnyPrecision) -> None:
+    def __init__(self, device: torch.device, precision: AnyPrecision, *, fp32_weights: bool = False) -> None:
         self.device = device
+        self._fp32_weights = fp32_weights
         self.precision: Precision = fast_precision() if precision == "auto" else precision
         self._stack: contextlib.ExitStack | None = None
 
     def place(self, model: M) -> M:
         """Put a model on the device, for inference."""
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        narrow = self.precision == "bf16" and not self._fp32_weights
+        dtype = torch.bfloat16 if narrow else torch.float32
         return model.to(device=self.device, dtype=dtype).eval().requires_grad_(False)
 
     def __enter__(self) -> "Arithmetic":

@@ -35,6 +35,10 @@ class Captioner:
         """Side of the squares it wants, in pixels."""
         return self.preprocessor.size
 
+    def describe(self, squares: Pixels) -> list[str]:
+        """One caption each of squares uint8 `[B, S, S, 3]`, by a search that draws nothing (greedy, beam)."""
+        return [row[0] for row in self.caption(squares, [[0]] * len(squares))]
+
     def caption(self, squares: Pixels, seeds: Sequence[Sequence[int]]) -> list[list[str]]:
         """Captions of squares uint8 `[B, S, S, 3]`, one per seed, without the prompt.
 

@@ -55,9 +55,8 @@ class Filter:
         slots = self._slots(read)
         if not slots:
             return [[] for _ in read]
+        keys_values, images = self.image_features(squares)
         with self.arithmetic:
-            pixels = to_pixels(squares, self.preprocessor.mean, self.preprocessor.std, device=self.arithmetic.device)
-            keys_values, images = self.model.image_features(pixels)
             for slot in slots:
                 for row, text, score in zip(scores, slot, self._score_slot(slot, keys_values, images), strict=True):
                     row[text] = score
@@ -70,15 +69,34 @@ class Filter:
     def embed_images(self, squares: Pixels) -> Tensor:
         """Squares uint8 `[B, S, S, 3]` to ITC features `[B, d]` of length 1, fp32 on the CPU."""
         with self.arithmetic:
-            pixels = to_pixels(squares, self.preprocessor.mean, self.preprocessor.std, device=self.arithmetic.device)
-            return self.model.image_embed(self.model.vision_model(pixels)).float().cpu()
+            return self.model.image_embed(self.model.vision_model(self._pixels(squares))).float().cpu()
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """R texts to ITC features `[R, d]` of length 1, fp32 on the CPU."""
+        return self.text_features(*self.encode([self.read(text) for text in texts])).float().cpu()
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """R texts as they were read to ids and mask `[R, T]` on the device, padded at the end."""
+        batch = self.tokenizer.encode(texts, self.max_tokens)
+        return batch.ids.to(self.arithmetic.device), batch.mask.to(self.arithmetic.device)
+
+    def image_features(self, squares: Pixels) -> tuple[ImageKV, Tensor]:
+        """Squares uint8 `[B, S, S, 3]` to keys and values for ITM and ITC features `[B, d]`, on the device."""
         with self.arithmetic:
-            batch = self.tokenizer.encode([self.read(text) for text in texts], self.max_tokens)
-            ids, mask = batch.ids.to(self.arithmetic.device), batch.mask.to(self.arithmetic.device)
-            return self.model.text_features(ids, mask).float().cpu()
+            return self.model.image_features(self._pixels(squares))
+
+    def text_features(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Encoded texts `[R, T]` to ITC features `[R, d]`, on the device."""
+        with self.arithmetic:
+            return self.model.text_features(ids, mask)
+
+    def match_logits(self, ids: Tensor, mask: Tensor, keys_values: ImageKV) -> Tensor:
+        """ITM logits `[R, 2]` of encoded texts `[R, T]`, which lie by image, on the device; class 1 is a match."""
+        with self.arithmetic:
+            return self.model.match_logits(ids, mask, keys_values)
+
+    def _pixels(self, squares: Pixels) -> Tensor:
+        return to_pixels(squares, self.preprocessor.mean, self.preprocessor.std, device=self.arithmetic.device)
 
     @staticmethod
     def _slots(texts: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -93,8 +111,7 @@ class Filter:
 
     def _score_slot(self, texts: Sequence[str], keys_values: ImageKV, images: Tensor) -> list[Score]:
         """Scores of one text per image, for keys and values and features `[B, d]` of the images."""
-        batch = self.tokenizer.encode(texts, self.max_tokens)
-        ids, mask = batch.ids.to(self.arithmetic.device), batch.mask.to(self.arithmetic.device)
+        ids, mask = self.encode(texts)
         probability = self.model.match_logits(ids, mask, keys_values).float().softmax(-1)[:, 1]
         similarity = self._similarities(ids, mask, images)
         # Six digits: what is beyond them is rounding noise of the arithmetic, and files stay comparable.

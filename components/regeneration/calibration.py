@@ -26,11 +26,12 @@ from components.common.progress import Progress
 from components.common.seeding import digest_of
 from components.common.storage import Store
 from components.common.tracking import Tracker
-from components.data.decoding import Pixels, decode_image, resize_square
+from components.data.decoding import Pixels
 from components.data.views import EvalImage, iterate_images
 from components.inference.arithmetic import Arithmetic, pick_device
 from components.inference.filter import Filter
-from components.inference.memory import with_halving
+from components.inference.memory import batches, with_halving
+from components.inference.squares import squares_of
 from components.model.checkpoints.weights import fetch_model
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.models import open_filter
@@ -181,7 +182,7 @@ def score_pairs(
         )
     wrong = _wrong_texts(filter, images, own, texts, config, advance)
     scores = PairScores([], [])
-    for batch in _batches(len(images), config.batch_size):
+    for batch in batches(len(images), config.batch_size):
         rows = with_halving(
             lambda part: filter.score(_squares(filter, images, part), [[*own[n], *wrong[n]] for n in part]), batch
         )
@@ -204,7 +205,7 @@ def _wrong_texts(
     """The near captions of others for every image."""
     features = _text_features(filter, texts)
     wrong: list[list[str]] = []
-    for batch in _batches(len(images), config.batch_size):
+    for batch in batches(len(images), config.batch_size):
         near = with_halving(lambda part: list(filter.embed_images(_squares(filter, images, part))), batch)
         for number, image in zip(batch, near, strict=True):
             wrong.append(nearest_others(image, features, texts, own[number], config.calibration.negatives))
@@ -228,10 +229,6 @@ def nearest_others(
     return list(islice(others, count))
 
 
-def _batches(total: int, size: int) -> list[range]:
-    return [range(start, min(start + size, total)) for start in range(0, total, size)]
-
-
 def _read(filter: Filter, captions: Sequence[str]) -> list[str]:
     """The different captions of an image as the filter reads them."""
     return list(dict.fromkeys(text for caption in captions if (text := filter.read(caption))))
@@ -240,11 +237,10 @@ def _read(filter: Filter, captions: Sequence[str]) -> list[str]:
 def _text_features(filter: Filter, texts: Sequence[str]) -> torch.Tensor:
     """ITC features `[T, d]`."""
     rows: list[torch.Tensor] = []
-    for batch in _batches(len(texts), _TEXTS_AT_ONCE):
+    for batch in batches(len(texts), _TEXTS_AT_ONCE):
         rows += with_halving(lambda part: list(filter.embed_texts([texts[n] for n in part])), batch)
     return torch.stack(rows)
 
 
 def _squares(filter: Filter, images: Sequence[EvalImage], numbers: Sequence[int]) -> Pixels:
-    """Images `[B, S, S, 3]` as CapFilt shows web images to the filter."""
-    return np.stack([resize_square(decode_image(images[number].image), filter.size) for number in numbers])
+    return squares_of([images[number] for number in numbers], filter.size)

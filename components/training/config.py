@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from components.data.config import LoaderConfig
+
 Objective = Literal["pretrain", "captioner", "filter"]
 
 
@@ -97,12 +99,11 @@ class LaunchConfig(_Config):
     timeout_minutes: float = Field(default=30.0, gt=0, description="longest wait of a process for the others, minutes")
 
 
-class TrainConfig(_Config):
-    """One training stage."""
+class TrainConfig(LoaderConfig):
+    """One training stage; how pairs are loaded is the loader's config, under the same keys."""
 
     steps: int | None = Field(default=None, ge=1, description="optimizer steps; give either steps or epochs")
     epochs: float | None = Field(default=None, gt=0, description="passes over the data mixture")
-    batch_size: int = Field(default=64, ge=1, description="pairs per process and micro-batch")
     accumulation: int = Field(default=1, ge=1, description="micro-batches per optimizer step")
     optim: OptimConfig = Field(default_factory=OptimConfig)
     precision: Literal["fp32", "bf16"] = Field(
@@ -144,21 +145,8 @@ class TrainConfig(_Config):
         "false",
     )
     compile: bool = Field(default=False, description="torch.compile the objective")
-    image_size: int | None = Field(default=None, ge=8, description="pixels per side; default: the model's own")
-    min_scale: float = Field(default=0.2, gt=0, le=1, description="smallest area share of the random crop")
-    flip: bool = Field(default=True, description="random horizontal flip")
-    randaugment: bool = Field(default=True, description="random photometric and geometric operations on images")
-    randaugment_operations: int = Field(default=2, ge=1, description="how many of them per image")
-    randaugment_magnitude: int = Field(default=5, ge=0, le=10, description="their strength of 10")
-    randaugment_as_released: bool = Field(
-        default=False,
-        description="the reference's magnitudes: at strength 5 brightness and sharpness do nothing, and images move "
-        "by 5 pixels whatever their size",
-    )
-    max_words: int = Field(default=30, ge=1, description="words kept of a caption")
     max_tokens: int = Field(default=30, ge=4, description="tokens kept of a caption, [CLS] and [SEP] included")
     prompt: str = Field(default="a picture of ", description="the captioner's prompt, not part of the loss")
-    loader_threads: int | None = Field(default=None, ge=1, description="threads decoding images; default: threads")
     deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     launch: LaunchConfig = Field(default_factory=LaunchConfig)

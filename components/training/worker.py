@@ -18,7 +18,7 @@ from components.common.contracts import ModelRole, TrainResult
 from components.common.errors import ConfigError
 from components.common.seeding import key_seed, seed_everything
 from components.common.storage import join_uri, open_store, sha256_file
-from components.data.loader import LoaderConfig, LoaderState, PairLoader
+from components.data.loader import LoaderState, PairLoader
 from components.model.blip import BlipFilter, BlipPretrain
 from components.model.checkpoints import weights
 from components.model.checkpoints.publishing import fetch_tokenizer
@@ -224,21 +224,10 @@ def _accumulation(config: TrainConfig, state: Mapping[str, Any]) -> int:
 
 
 def _loader(spec: TrainSpec, preprocessor: Preprocessor, cursor: LoaderState | None) -> PairLoader:
-    config = spec.config
-    settings = LoaderConfig(
-        image_size=preprocessor.size,
-        batch_size=config.batch_size,
-        min_scale=config.min_scale,
-        randaugment=config.randaugment_operations if config.randaugment else 0,
-        magnitude=config.randaugment_magnitude,
-        reference_quirks=config.randaugment_as_released,
-        flip=config.flip,
-        max_words=config.max_words,
-        threads=config.loader_threads or int(os.environ.get("OMP_NUM_THREADS", "1")),
-    )
+    config = spec.config.model_copy(update={"image_size": preprocessor.size})
     datasets = [(use.ref, use.repeat) for use in spec.datasets]
     rank, world = distributed.rank(), distributed.world_size()
-    return PairLoader(datasets, settings, seed=config.seed, rank=rank, world=world, state=cursor)
+    return PairLoader(datasets, config, seed=config.seed, rank=rank, world=world, state=cursor)
 
 
 def _feed(spec: TrainSpec, subject: Subject, loader: PairLoader, device: torch.device) -> PairFeed:

@@ -6,6 +6,8 @@ import pytest
 
 from components.common.errors import ConfigError
 from components.config import CONFIGS, load_config
+from components.data.config import LoaderConfig
+from components.training.config import TrainConfig
 
 PATHS = ["data.human.train=t.json", "data.human.val=v.json", "data.human.images=i", "data.web=w"]
 
@@ -94,3 +96,14 @@ def test_where_mlflow_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert load_config().tracking_uri(tmp_path) == "http://127.0.0.1:5000"
     assert load_config(None, ["tracking.uri=http://other"]).tracking_uri(tmp_path) == "http://other"
+
+
+def test_the_loader_is_set_where_a_training_is() -> None:
+    """Caches, shuffling, reading ahead and limits by their own keys; no key is declared twice."""
+    keys = ("prefetch=5", "shuffle_shards=3", "cache_decoded_mb=64", "cache_dir=/c", "cache_gb=2", "max_pixels=9000")
+    config = load_config(None, [f"pretrain.{key}" for key in (*keys, "augment=false", "loader_threads=2")])
+    loader = config.pretrain
+    assert isinstance(loader, LoaderConfig)
+    assert (loader.prefetch, loader.shuffle_shards, loader.cache_decoded_mb, loader.cache_dir) == (5, 3, 64, "/c")
+    assert (loader.cache_gb, loader.max_pixels, loader.augment, loader.loader_threads) == (2.0, 9000, False, 2)
+    assert not set(LoaderConfig.model_fields) & set(TrainConfig.__annotations__)

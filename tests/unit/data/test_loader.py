@@ -29,7 +29,7 @@ from tests.helpers.webshards import encoded, photo, write_web
 from tests.unit.data.test_coco import coco, write_images, write_json
 
 SIZE = 16
-CONFIG = LoaderConfig(image_size=SIZE, batch_size=4, randaugment=0, shuffle_shards=2)
+CONFIG = LoaderConfig(image_size=SIZE, batch_size=4, randaugment=False, shuffle_shards=2)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_threads_prefetch_and_cache_do_not_change_a_bit(data) -> None:
 
 def test_views_of_a_picture_differ_between_captions_turns_and_epochs(data) -> None:
     human = [data[1]]
-    batches, _ = run(human, 2, LoaderConfig(image_size=SIZE, batch_size=28, randaugment=0))
+    batches, _ = run(human, 2, LoaderConfig(image_size=SIZE, batch_size=28, randaugment=False))
     assert Counter(batches[0].keys)["human/p_0"] == 4
     views = [
         bytes(pixels) for batch in batches for pixels, key in zip(batch.images, batch.keys, strict=True)
@@ -212,6 +212,8 @@ def test_wrong_uses_are_refused(data, tmp_path: Path) -> None:
     ref = data[0][0]
     with pytest.raises(ConfigError, match="rank 2 is not in 0"):
         PairLoader(data, CONFIG, seed=0, rank=2, world=2)
+    with pytest.raises(ConfigError, match="image_size"):
+        PairLoader(data, LoaderConfig(), seed=0)
     with pytest.raises(ConfigError, match="repeat must be at least 1"):
         PairLoader([(ref, 0)], CONFIG, seed=0)
     with pytest.raises(DataError, match="nothing to train on: no datasets"):
@@ -257,7 +259,7 @@ def test_cached_pictures_come_fast(tmp_path: Path) -> None:
     """5,000 pairs a second and core leave 200 µs a pair, most of it for pixels: the house-keeping must cost little."""
     images = [encoded(photo(number, 64, 64)) for number in range(64)]
     ref = seal_images(open_store(str(tmp_path)), images)
-    config = LoaderConfig(image_size=64, batch_size=64, augment=False, threads=1)
+    config = LoaderConfig(image_size=64, batch_size=64, augment=False, loader_threads=1)
     with PairLoader([(ref, 1)], config, seed=0) as loader:
         take(loader, 6)
         start = time.process_time()

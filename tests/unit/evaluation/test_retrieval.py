@@ -123,12 +123,28 @@ def test_pairs_are_scored_once():
     assert done == [5, 5, 2]
 
 
+def test_equal_texts_have_equal_scores_whatever_batch_they_fall_into():
+    """A model whose rounding depends on a text's place in its batch must not break the tie of twins."""
+
+    class Rounding(Matcher):
+        def match_logits(self, ids, mask, kv):
+            return super().match_logits(ids, mask, kv) + torch.arange(len(ids))[:, None] * 1e-6
+
+    task, pixels = make_task([1] * 24)
+    task.ids[1:12:2], task.mask[1:12:2] = task.ids[0:12:2], task.mask[0:12:2]
+    for pair_batch in (1, 5, 64):
+        model = Rounding()
+        got = retrieval_metrics(model, task, RetrievalConfig(top_k=64, pair_batch=pair_batch))
+        assert model.pairs == 24 * 18
+        assert all(rank % 1 == 0.5 for rank in got.text_ranks[:12])
+
+
 def test_a_model_that_knows_scores_one_and_one_that_says_the_same_is_at_chance():
     task, _ = make_task([1] * 40)
 
     class Oracle(Matcher):
         def image_features(self, pixels):
-            start = next(i for i in range(40) if torch.equal(task.pixels(i, i + 1)[0], pixels[0]))
+            start = next(i for i in range(40) if torch.equal(task.squares(i, i + 1)[0], pixels[0]))
             eye = torch.eye(40)[start : start + len(pixels)]
             return KeysValues(eye), eye
 
@@ -176,9 +192,9 @@ def test_a_diverged_model_is_refused_rather_than_ranked():
 
 def test_images_without_captions_are_refused():
     task, pixels = make_task([1, 1, 1])
-    lonely = RetrievalTask(4, task.pixels, task.ids, task.mask, task.owners)
+    lonely = RetrievalTask(4, task.squares, task.ids, task.mask, task.owners)
     with pytest.raises(DataError, match="at least one caption"):
         retrieval_metrics(Matcher(), lonely, RetrievalConfig())
-    empty = RetrievalTask(0, task.pixels, task.ids[:0], task.mask[:0], task.owners[:0])
+    empty = RetrievalTask(0, task.squares, task.ids[:0], task.mask[:0], task.owners[:0])
     with pytest.raises(DataError, match="nothing to retrieve"):
         retrieval_metrics(Matcher(), empty, RetrievalConfig())

@@ -1,6 +1,8 @@
 """A round measured for real: sample-world test images, tiny random models, a folder store."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -10,13 +12,14 @@ from components.common.progress import Progress
 from components.common.storage import open_store
 from components.common.tracking import NullTracker
 from components.data.coco import import_coco
+from components.data.loader import load_eval_set
 from components.data.sampleworld import SampleWorldConfig, generate_sample_world
 from components.evaluation.captions import caption_metrics
 from components.evaluation.config import MEASURED, EvaluationConfig
-from components.evaluation.run import evaluate_retrieval, run_evaluation
+from components.evaluation.run import measure_retrieval, run_evaluation
 from components.model.blip import BlipCaptioner, BlipFilter
 from components.model.checkpoints.publishing import publish_model
-from components.model.checkpoints.weights import save_model
+from components.model.checkpoints.weights import load_filter, save_model
 from components.model.tokenizer import BlipTokenizer
 from tests.helpers.tiny_models import CORPUS, tiny_config
 
@@ -111,8 +114,56 @@ def test_bf16_and_limit_and_position_zero(bench, tmp_path):
 
 def test_retrieval_alone(bench):
     store, test, _, filter = bench
-    scores = evaluate_retrieval(filter.uri, test, EvaluationConfig())
-    assert 0 <= scores["mean_recall"] <= 1
+    done = []
+    found = measure_retrieval(load_filter(filter.uri), load_eval_set(test), EvaluationConfig(), done.append)
+    assert 0 <= found.metrics["mean_recall"] <= 1
+    assert sum(done) == IMAGES
+
+
+def test_memory_that_runs_out_halves_batches_and_changes_nothing(bench, tmp_path, monkeypatch):
+    """Captioner and filter take more than so many rows only by running out of memory."""
+    expected = measure(bench, tmp_path)
+    refused = []
+
+    def scarce(kind, name, rows, most):
+        whole = getattr(kind, name)
+
+        def call(self, *arguments):
+            if rows(*arguments) > most:
+                refused.append(name)
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return whole(self, *arguments)
+
+        monkeypatch.setattr(kind, name, call)
+
+    scarce(BlipCaptioner, "encode_images", len, 3)
+    scarce(BlipFilter, "image_features", len, 5)
+    scarce(BlipFilter, "text_features", lambda ids, mask: len(ids), 9)
+    scarce(BlipFilter, "match_logits", lambda ids, mask, kv: len(ids), 7)
+    got = measure(bench, tmp_path)
+    assert {"encode_images", "image_features", "text_features", "match_logits"} == set(refused)
+    assert got.metrics == pytest.approx(expected.metrics, abs=1e-9)
+
+
+def test_keys_and_values_that_wait_are_let_go_when_memory_runs_out(bench, monkeypatch):
+    """What only saves a second pass must not be what the first one fails of."""
+    store, test, _, filter = bench
+    samples, loaded = load_eval_set(test), load_filter(filter.uri)
+    config = EvaluationConfig(retrieval={"image_batch": 2})
+    expected = measure_retrieval(loaded, samples, config, lambda images: None)
+    whole, alive = BlipFilter.image_features, []
+
+    def scarce(self, pixels):
+        gc.collect()
+        if sum(reference() is not None for reference in alive) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        keys_values, features = whole(self, pixels)
+        alive.append(weakref.ref(keys_values))
+        return keys_values, features
+
+    monkeypatch.setattr(BlipFilter, "image_features", scarce)
+    assert measure_retrieval(loaded, samples, config, lambda images: None).metrics == expected.metrics
+    assert len(alive) > IMAGES // 2 + 1
 
 
 def test_progress_is_told(bench, tmp_path):

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from components.inference.memory import with_halving
+from components.inference.memory import batches, with_halving
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,21 @@ def test_other_errors_are_not_swallowed() -> None:
     with pytest.raises(RuntimeError, match="shape"):
         with_halving(fail, [1, 2, 3])
     assert calls == [3]
+
+
+def test_what_is_kept_for_speed_is_let_go_before_the_halves() -> None:
+    kept, seen = [1], list[tuple[int, int]]()
+
+    def call(items: Sequence[int]) -> list[int]:
+        seen.append((len(items), len(kept)))
+        if kept:
+            raise MemoryError
+        return list(items)
+
+    assert with_halving(call, [1, 2, 3, 4], release=kept.clear) == [1, 2, 3, 4]
+    assert seen == [(4, 1), (2, 0), (2, 0)]
+
+
+def test_batches_cover_everything_once() -> None:
+    assert [list(batch) for batch in batches(5, 2)] == [[0, 1], [2, 3], [4]]
+    assert batches(0, 2) == []

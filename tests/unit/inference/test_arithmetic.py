@@ -1,0 +1,15 @@
+import torch
+from torch import nn
+
+from components.inference.arithmetic import Arithmetic
+
+
+def test_bf16_narrows_the_weights_unless_they_are_to_stay() -> None:
+    cpu = torch.device("cpu")
+    assert Arithmetic(cpu, "bf16").place(nn.Linear(2, 2)).weight.dtype == torch.bfloat16
+    wide = Arithmetic(cpu, "bf16", fp32_weights=True)
+    layer = wide.place(nn.Linear(2, 2))
+    assert layer.weight.dtype == torch.float32
+    with wide:
+        assert layer(torch.ones(1, 2)).dtype == torch.bfloat16
+    assert layer(torch.ones(1, 2)).dtype == torch.float32
