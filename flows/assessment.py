@@ -8,7 +8,7 @@ from components.common.contracts import DatasetRef, EvalReport, ModelRef, RawDat
 from components.common.storage import open_store, split_uri
 from components.config import load_config
 from flows.preparation import prepare
-from flows.rounds import publish_round
+from components.pages.rounds import publish_round
 from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
 
 

@@ -13,10 +13,10 @@ from components.common.contracts import BootstrapResult, RawData, RoundResult
 from components.common.storage import join_uri, open_store
 from components.common.tracking import MlflowTracker, runs_page
 from components.pages.report_data import ReportData
-from flows.report_data import report_data
-from flows.rounds import describe_bootstrap
+from components.pages.collecting import report_data
+from components.pages.rounds import describe_bootstrap
 from flows.stages import BootstrapContext
-from flows.table import markdown_table, mlflow_words
+from components.pages.table import markdown_table, mlflow_words
 
 logger = logging.getLogger(__name__)
 

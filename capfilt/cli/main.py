@@ -106,7 +106,7 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
         out.result(document)
         return
     from components.common.contracts import BootstrapResult
-    from flows.table import print_result
+    from components.pages.table import print_result
 
     print_result(BootstrapResult.model_validate(document), pages)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from components.common.contracts import DatasetRef, ModelRef, RoundResult
-from flows.table import markdown_table, mlflow_words
+from components.pages.table import markdown_table, mlflow_words
 
 
 def _round(number: int, **metrics: float) -> RoundResult:

@@ -6,7 +6,7 @@ from components.common.contracts import ModelRole, RawData, RoundResult
 from components.common.tracking import MlflowTracker, RunsView, comparison_page, run_page, runs_page
 from flows.layout import parent_run
 from flows.stages import BootstrapContext, compared
-from flows.table import markdown_table
+from components.pages.table import markdown_table
 
 KIND = "round"
 VIEW = RunsView(
