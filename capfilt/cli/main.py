@@ -8,6 +8,7 @@ import typer
 
 from capfilt.cli import datasets, tools
 from capfilt.cli.console import Output, command
+from capfilt.cli.report import report
 from components.common.programs import program
 
 app = typer.Typer(
@@ -112,6 +113,7 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
 
 
 tools.register(app)
+app.command()(report)
 app.add_typer(datasets.app, name="dataset")
 
 if __name__ == "__main__":

@@ -1,49 +1,46 @@
 """The table of rounds: on a terminal, and as markdown for Prefect's and MLflow's pages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from components.common.contracts import BootstrapResult, RoundResult
+from components.common.metrics import Metric, change, meanings, metric
 from components.common.programs import program
 from components.common.progress import clock
 
-# name, what it means in a few words, whether more is better (None: neither)
-SHOWN: tuple[tuple[str, str, bool | None], ...] = (
-    ("eval/retrieval/mean_recall", "retrieval, mean recall", True),
-    ("eval/retrieval/text_recall_at_1", "image → text, recall at 1", True),
-    ("eval/retrieval/image_recall_at_1", "text → image, recall at 1", True),
-    ("eval/caption/cider", "captions, CIDEr", True),
-    ("eval/caption/bleu_4", "captions, BLEU-4", True),
-    ("calibration/threshold", "filter, threshold", None),
-    ("calibration/purity", "filter, purity on human captions", True),
-    ("calibration/yield", "filter, yield on human captions", True),
-    ("capfilt/noise_ratio_web", "web texts rejected", None),
-    ("capfilt/noise_ratio_synthetic", "synthetic texts rejected", None),
-    ("capfilt/kept_pairs", "pairs kept by CapFilt", None),
-    ("truth/web_true_before", "web texts true, before", None),
-    ("truth/web_true", "web texts true, kept ones", True),
-    ("truth/synthetic_true_before", "synthetic texts true, before", True),
-    ("truth/synthetic_true", "synthetic texts true, kept ones", True),
-    ("truth/web_facts_right_before", "facts right in web texts, before", None),
-    ("truth/web_facts_right", "facts right in web texts, kept ones", True),
-    ("truth/synthetic_facts_right_before", "facts right in synthetic texts, before", True),
-    ("truth/synthetic_facts_right", "facts right in synthetic texts, kept", True),
-    ("truth/facts_right_by_chance", "facts right by chance", None),
-    ("truth/pairs_true", "all kept texts true", True),
-    ("truth/filter_precision", "filter precision", True),
-    ("truth/filter_recall", "filter recall", True),
+SHOWN = (
+    "eval/retrieval/mean_recall",
+    "eval/retrieval/text_recall_at_1",
+    "eval/retrieval/image_recall_at_1",
+    "eval/caption/cider",
+    "eval/caption/bleu_4",
+    "calibration/threshold",
+    "calibration/purity",
+    "calibration/yield",
+    "capfilt/noise_ratio_web",
+    "capfilt/noise_ratio_synthetic",
+    "capfilt/kept_pairs",
+    "truth/web_true_before",
+    "truth/web_true",
+    "truth/synthetic_true_before",
+    "truth/synthetic_true",
+    "truth/web_facts_right_before",
+    "truth/web_facts_right",
+    "truth/synthetic_facts_right_before",
+    "truth/synthetic_facts_right",
+    "truth/facts_right_by_chance",
+    "truth/pairs_true",
+    "truth/filter_precision",
+    "truth/filter_recall",
 )
-COUNTS = ("capfilt/kept_pairs",)
-EXPLAINED = (
-    "true: everything a text says fits its image; facts right: the share of what it says (a colour, a shape, "
-    "a place …) that does; by chance: the same captions under other images"
-)
+COMPARED_WITH = "changes: since round 0; of what CapFilt did, since its first pass"
+Values = Sequence[float | None]
 
 
-def print_result(result: BootstrapResult, pages: str) -> None:
+def print_result(result: BootstrapResult, pages: str = "") -> None:
     """The rounds side by side with their changes, the winner, and where to look, on stdout.
 
     Args:
-        pages: the command that serves MLflow's and Prefect's pages of this bootstrap.
+        pages: the command that serves MLflow's and Prefect's pages of this bootstrap; empty where it is not known.
     """
     from rich.console import Console
     from rich.table import Table
@@ -55,20 +52,21 @@ def print_result(result: BootstrapResult, pages: str) -> None:
         table.add_column(f"round {one.round}", justify="right")
         if one.round:
             table.add_column("change", justify="right")
-    for name, label, better in SHOWN:
-        values = [one.metrics.get(name) for one in result.rounds]
-        if any(value is not None for value in values):
-            table.add_row(label, *_rich_cells(values, better, count=name in COUNTS))
+    for entry, values in _rows(result.rounds):
+        table.add_row(entry.label, *_rich_cells(entry, values))
     console.print(table)
-    if any("truth/synthetic_facts_right" in one.metrics for one in result.rounds):
-        console.print(EXPLAINED, soft_wrap=True)
+    if len(result.rounds) > 2:
+        console.print(COMPARED_WITH, soft_wrap=True)
+    if words := meanings(name for one in result.rounds for name in one.metrics):
+        console.print("; ".join(f"{word}: {meaning}" for word, meaning in words), soft_wrap=True)
     console.print(f"champion: round {result.champion} ({'; '.join(result.reasons)})", soft_wrap=True)
     worked = [stage.seconds for stage in result.stages if not stage.cached]
     found = len(result.stages) - len(worked)
     console.print(f"stages: {len(worked)} worked in {clock(sum(worked))}, {found} found done")
     if result.report:
         console.print(f"report: {result.report}", soft_wrap=True)
-    console.print(f"pages: {pages}   (MLflow and Prefect)", soft_wrap=True)
+    if pages:
+        console.print(f"pages: {pages}   (MLflow and Prefect)", soft_wrap=True)
     if result.mlflow_uri:
         console.print(f"MLflow: {mlflow_words(result.mlflow_uri, result.mlflow_page or '')}", soft_wrap=True)
 
@@ -84,38 +82,43 @@ def markdown_table(rounds: Sequence[RoundResult]) -> str:
     """The rounds side by side."""
     head = "| | " + " | ".join(f"round {one.round}" for one in rounds) + " |"
     lines = [head, "|---|" + "---:|" * len(rounds)]
-    for name, label, _ in SHOWN:
-        values = [one.metrics.get(name) for one in rounds]
-        if any(value is not None for value in values):
-            count = name in COUNTS
-            cells = [_value(value, count) + _suffix(_change(values, at, count)) for at, value in enumerate(values)]
-            lines.append(f"| {label} | {' | '.join(cells)} |")
+    for entry, values in _rows(rounds):
+        cells = [_value(entry, value) + _suffix(_change(entry, values, at)) for at, value in enumerate(values)]
+        lines.append(f"| {entry.label} | {' | '.join(cells)} |")
+    if len(rounds) > 2:
+        lines += ["", COMPARED_WITH]
     return "\n".join(lines)
 
 
-def _rich_cells(values: Sequence[float | None], better: bool | None, *, count: bool) -> list[str]:
-    cells = []
-    for index, value in enumerate(values):
-        cells.append(_value(value, count))
-        if index:
-            change = _change(values, index, count)
-            colour = "green" if change and not change.startswith("-") else "red"
-            cells.append(f"[{colour}]{change}[/]" if change and better else change)
+def _rows(rounds: Sequence[RoundResult]) -> Iterator[tuple[Metric, Values]]:
+    """What is shown and was measured in any round, each with its value per round."""
+    for name in SHOWN:
+        values = [one.metrics.get(name) for one in rounds]
+        if any(value is not None for value in values):
+            yield metric(name), values
+
+
+def _rich_cells(entry: Metric, values: Values) -> list[str]:
+    cells = [_value(entry, values[0])]
+    for at in range(1, len(values)):
+        moved, text = change(values, at) or 0.0, _change(entry, values, at)
+        colour = "green" if moved * entry.better > 0 else "red"
+        cells += [_value(entry, values[at]), f"[{colour}]{text}[/]" if moved and entry.better else text]
     return cells
 
 
-def _value(value: float | None, count: bool) -> str:
+def _value(entry: Metric, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}" if count else f"{value:.4f}"
+    return f"{value:,.0f}" if entry.unit == "count" else f"{value:.4f}"
 
 
-def _change(values: Sequence[float | None], index: int, count: bool) -> str:
-    value, before = values[index], values[index - 1] if index else None
-    if value is None or before is None:
+def _change(entry: Metric, values: Values, at: int) -> str:
+    moved = change(values, at)
+    if moved is None:
         return ""
-    return f"{value - before:+,.0f}" if count else f"{value - before:+.4f}"
+    return f"{moved:+,.0f}" if entry.unit == "count" else f"{moved:+.4f}"
 
 
-def _suffix(change: str) -> str:
-    return f" ({change})" if change else ""
+def _suffix(text: str) -> str:
+    return f" ({text})" if text else ""

@@ -8,7 +8,7 @@ import torch
 from components.common.errors import DataError, ModelError
 from components.common.progress import Progress
 from components.common.storage import open_store
-from components.common.tracking import NullTracker
+from components.common.tracking import Tracker
 from components.data.coco import import_coco
 from components.data.sampleworld import SampleWorldConfig, generate_sample_world
 from components.evaluation.captions import caption_metrics
@@ -23,7 +23,7 @@ from tests.helpers.tiny_models import CORPUS, tiny_config
 IMAGES = 14
 
 
-class Recorder(NullTracker):
+class Recorder(Tracker):
     def __init__(self):
         self.metrics, self.datasets = {}, []
 
@@ -64,7 +64,7 @@ def measure(bench, tmp_path, tracker=None, **config):
         EvaluationConfig(**config),
         round=1,
         store=store,
-        tracker=tracker or NullTracker(),
+        tracker=tracker or Tracker(),
         work_dir=tmp_path,
     )
 
@@ -125,7 +125,7 @@ def test_progress_is_told(bench, tmp_path):
         EvaluationConfig(),
         round=0,
         store=store,
-        tracker=NullTracker(),
+        tracker=Tracker(),
         work_dir=tmp_path,
         progress=bar,
     )

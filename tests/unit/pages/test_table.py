@@ -3,29 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from components.common.contracts import DatasetRef, ModelRef, RoundResult
-from components.pages.table import markdown_table, mlflow_words
+from components.pages.table import markdown_table, mlflow_words, print_result
+from tests.helpers.ended import bootstrap_result, round_result
 
-
-def _round(number: int, **metrics: float) -> RoundResult:
-    web = DatasetRef(name="web", uri="/w", digest="d", images=1, pairs=1)
-    models = {role: ModelRef(role=role, uri="/m", digest="d") for role in ("base", "captioner", "filter")}  # type: ignore[arg-type]
-    named = {name.replace("__", "/"): value for name, value in metrics.items()}
-    return RoundResult(round=number, web=web, metrics=named, **models)
+RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
 
 
 def test_rounds_side_by_side_with_changes() -> None:
+    more = {"capfilt/kept_pairs": 2400.0, "truth/filter_recall": 1.0}
     table = markdown_table(
-        [
-            _round(0, eval__retrieval__mean_recall=0.5, eval__caption__cider=1.25),
-            _round(
-                1,
-                eval__retrieval__mean_recall=0.625,
-                eval__caption__cider=1.0,
-                capfilt__kept_pairs=2400.0,
-                truth__filter_recall=1.0,
-            ),
-        ]
+        [round_result(0, {RECALL: 0.5, CIDER: 1.25}), round_result(1, {RECALL: 0.625, CIDER: 1.0, **more})]
     )
     assert table.splitlines() == [
         "| | round 0 | round 1 |",
@@ -35,6 +22,31 @@ def test_rounds_side_by_side_with_changes() -> None:
         "| pairs kept by CapFilt | – | 2,400 |",
         "| filter recall | – | 1.0000 |",
     ]
+
+
+def test_changes_are_since_the_first_figure() -> None:
+    """Small steps add up; the page compares in the same way (test_report.py)."""
+    figures = [(0.5, None), (0.6, 100.0), (0.58, 150.0)]
+    rounds = [
+        round_result(k, {RECALL: recall} | ({"capfilt/kept_pairs": kept} if kept else {}))
+        for k, (recall, kept) in enumerate(figures)
+    ]
+    lines = markdown_table(rounds).splitlines()
+    assert lines[2:4] == [
+        "| retrieval, mean recall | 0.5000 | 0.6000 (+0.1000) | 0.5800 (+0.0800) |",
+        "| pairs kept by CapFilt | – | 100 | 150 (+50) |",
+    ]
+    assert lines[-1] == "changes: since round 0; of what CapFilt did, since its first pass"
+
+
+def test_the_terminal_shows_what_the_words_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"truth/web_true": 0.75, "truth/synthetic_facts_right": float("nan")}
+    print_result(bootstrap_result([round_result(0, {CIDER: 1.0}), round_result(1, {CIDER: 2.0} | facts)]))
+    shown = capsys.readouterr().out
+    assert "+1.0000" in shown
+    assert "true: everything a text says fits its image; facts right: the share" in shown
+    assert "champion: round 1 (mean gain +24.8%)" in shown
+    assert "pages:" not in shown
 
 
 def test_where_the_rounds_are_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
