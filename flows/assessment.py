@@ -1,14 +1,22 @@
-"""Measuring a round, judging what CapFilt did, and promoting the winner; and measuring as a flow of its own."""
+"""Measuring a round, judging what CapFilt did, and summing a round up; and measuring as a flow of its own."""
 
 from collections.abc import Sequence
 
 from prefect import flow
 
-from components.common.contracts import DatasetRef, EvalReport, ModelRef, RawData, RoundResult
+from components.common.contracts import (
+    Calibration,
+    CapfiltResult,
+    DatasetRef,
+    Drift,
+    EvalReport,
+    ModelRef,
+    RoundResult,
+    TrainResult,
+)
 from components.common.storage import open_store, split_uri
 from components.config import load_config
 from flows.preparation import prepare
-from flows.rounds import publish_round
 from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
 
 
@@ -35,48 +43,61 @@ def assess(
         )
 
     name = f"round-{number}/evaluate"
-    report = context.run(Stage(name, "evaluate", getattr(component, "REVISION", 1), depends, EvalReport, work))
-    context.note(number, report.metrics)
-    return report
+    return context.run(Stage(name, "evaluate", component.REVISION, depends, EvalReport, work))
 
 
-def judge(context: BootstrapContext, number: int, web: DatasetRef, truth_uri: str) -> EvalReport:
-    """How right CapFilt's decisions were, where the kinds of the web texts are known. Nothing learns from this."""
+def judge(context: BootstrapContext, number: int, web: CapfiltResult, truth_uri: str | None) -> CapfiltResult:
+    """Add to a round's web data how right CapFilt's decisions were, where the kinds of the web texts are known.
+
+    Nothing learns from this.
+    """
+    if truth_uri is None:
+        return web
     from components.data.texts import dataset_candidates
     from components.evaluation import dataset as component
 
     folder, name = split_uri(truth_uri)
     info = open_store(folder).info(name)
-    depends = {"web": web.digest, "truth": info.size if info else None}
+    depends = {"web": web.dataset.digest, "truth": info.size if info else None}
 
     def work(stage: StageContext) -> EvalReport:
-        metrics = component.score_against_truth(dataset_candidates(web.uri), component.load_truth(truth_uri))
+        metrics = component.score_against_truth(dataset_candidates(web.dataset.uri), component.load_truth(truth_uri))
         stage.tracker.log_metrics(metrics, step=number)
         return EvalReport(round=number, metrics=metrics)
 
     report = context.run(Stage(f"round-{number}/judge", "judge", component.REVISION, depends, EvalReport, work))
-    context.note(number, report.metrics)
-    return report
+    return web.model_copy(update={"metrics": web.metrics | report.metrics})
 
 
-def promote(context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult]) -> tuple[int, tuple[str, ...]]:
-    """Register every round's models, decide which round won, and point `champion` at its models.
-
-    Returns:
-        the winning round's number, and the reasons in words.
-    """
-    from components.evaluation.gate import decide
-
-    champion = rounds[0]
-    reasons: tuple[str, ...] = ("the only round",)
-    for challenger in rounds[1:]:
-        decision = decide(challenger.metrics, champion.metrics, context.config.evaluation.gate)
-        reasons = tuple(decision.reasons)
-        if decision.promote:
-            champion = challenger
-    for result in rounds:
-        publish_round(context, raw, result, champion=result is champion)
-    return champion.round, reasons
+def sum_up(
+    number: int,
+    web: CapfiltResult,
+    base: TrainResult,
+    captioner: TrainResult,
+    filter: TrainResult,
+    report: EvalReport,
+    calibration: Calibration,
+    drift: Drift | None,
+) -> RoundResult:
+    """A round's models, data and figures, each training's under its role, and where its curves lie."""
+    trainings = {"pretrain": base, "captioner": captioner, "filter": filter}
+    figures = {
+        name.replace("train/", f"{role}/", 1): value
+        for role, training in trainings.items()
+        for name, value in training.metrics.items()
+    }
+    return RoundResult(
+        round=number,
+        web=web.dataset,
+        base=base.model,
+        captioner=captioner.model,
+        filter=filter.model,
+        metrics=web.metrics | figures | report.metrics | calibration.metrics,
+        details_uri=report.uri,
+        histories={role: one.history_uri for role, one in trainings.items() if one.history_uri is not None},
+        calibration=calibration,
+        drift=drift,
+    )
 
 
 @flow(name="assessment")

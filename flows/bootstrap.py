@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from prefect import flow
 from prefect.runtime import flow_run
 
-from components.common.contracts import BootstrapResult, RoundResult
+from components.common.contracts import BootstrapResult, CapfiltResult, RoundResult
 from components.config import load_config
-from flows.assessment import assess, judge, promote
+from flows.assessment import assess, judge, sum_up
 from flows.finetuning import finetune
 from flows.hooks import mark_killed
 from flows.layout import parent_run
 from flows.preparation import make_tokenizer, prepare
 from flows.pretraining import pretrain, start_model
-from flows.regeneration import calibrate, regenerate
+from flows.promotion import promote
+from flows.regeneration import calibrate, compare_filters, regenerate
 from flows.reporting import conclude
 from flows.stages import open_bootstrap
 
@@ -36,31 +37,22 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
     with open_bootstrap(config) as context:
         raw = prepare(context)
         tokenizer = make_tokenizer(context, raw)
-        web, init = raw.web, start_model(context, tokenizer)
+        init = start_model(context, tokenizer)
+        web = CapfiltResult(dataset=raw.web, metrics={})  # round 0 trains on the web data as it came
         rounds: list[RoundResult] = []
         for number in range(config.rounds + 1):
-            mixture = [(web, 1), (raw.train, config.data.human_repeat)]
+            mixture = [(web.dataset, 1), (raw.train, config.data.human_repeat)]
             base = pretrain(context, number, mixture, tokenizer, init)
-            captioner = finetune(context, number, "captioner", base, raw.train)
-            filter = finetune(context, number, "filter", base, raw.train)
-            report = assess(context, number, captioner, filter, raw.test)
-            calibration = calibrate(context, number, filter, raw.val)
-            rounds.append(
-                RoundResult(
-                    round=number,
-                    web=web,
-                    base=base,
-                    captioner=captioner,
-                    filter=filter,
-                    metrics=context.metrics[number],
-                    details_uri=report.uri,
-                )
-            )
+            captioner = finetune(context, number, "captioner", base.model, raw.train)
+            filter = finetune(context, number, "filter", base.model, raw.train)
+            report = assess(context, number, captioner.model, filter.model, raw.test)
+            calibration = calibrate(context, number, filter.model, raw.val)
+            drift = compare_filters(context, rounds, calibration)
+            rounds.append(sum_up(number, web, base, captioner, filter, report, calibration, drift))
             if config.init == "continue":
-                init = base
+                init = base.model
             if number < config.rounds:
-                web = regenerate(context, number + 1, raw.web, captioner, filter, calibration).dataset
-                if raw.truth_uri is not None:
-                    judge(context, number + 1, web, raw.truth_uri)
-        champion, reasons = promote(context, raw, rounds)
+                web = regenerate(context, number + 1, raw.web, captioner.model, filter.model, calibration)
+                web = judge(context, number + 1, web, raw.truth_uri)
+        champion, reasons = promote(rounds, config.evaluation.gate)
         return conclude(context, raw, rounds, champion, reasons)

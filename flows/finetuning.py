@@ -13,7 +13,7 @@ from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
 
 def finetune(
     context: BootstrapContext, number: int, role: Literal["captioner", "filter"], base: ModelRef, human: DatasetRef
-) -> ModelRef:
+) -> TrainResult:
     """Finetune a round's base model into its captioner or filter, on human captions alone."""
     from components.training import finetune as component
 
@@ -34,10 +34,7 @@ def finetune(
             label=name,
         )
 
-    stage = Stage(name, f"finetune-{role}", component.REVISION, depends, TrainResult, work)
-    result = context.run(stage)
-    context.note_training(number, role, result)
-    return result.model
+    return context.run(Stage(name, f"finetune-{role}", component.REVISION, depends, TrainResult, work))
 
 
 @flow(name="finetuning", flow_run_name="finetuning-{role}")
@@ -46,4 +43,4 @@ def finetuning(
 ) -> ModelRef:
     """Finetune one role from any base model, alone."""
     with open_bootstrap(load_config(config_path, overrides), "finetuning") as context:
-        return finetune(context, 0, role, base, prepare(context).train)
+        return finetune(context, 0, role, base, prepare(context).train).model

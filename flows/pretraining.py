@@ -14,7 +14,7 @@ Mixture = Sequence[tuple[DatasetRef, int]]
 
 def pretrain(
     context: BootstrapContext, number: int, mixture: Mixture, tokenizer: TokenizerRef, init: ModelRef | None
-) -> ModelRef:
+) -> TrainResult:
     """Pre-train the base model of a round on a mixture; from `init`, or from fresh weights."""
     from components.training import pretrain as component
 
@@ -43,10 +43,7 @@ def pretrain(
             label=name,
         )
 
-    stage = Stage(name, "pretrain", component.REVISION, depends, TrainResult, work)
-    result = context.run(stage)
-    context.note_training(number, "pretrain", result)
-    return result.model
+    return context.run(Stage(name, "pretrain", component.REVISION, depends, TrainResult, work))
 
 
 def start_model(context: BootstrapContext, tokenizer: TokenizerRef) -> ModelRef | None:
@@ -78,4 +75,4 @@ def pretraining(config_path: str, overrides: Sequence[str] = ()) -> ModelRef:
         raw = prepare(context)
         mixture = [(raw.web, 1), (raw.train, config.data.human_repeat)]
         tokenizer = make_tokenizer(context, raw)
-        return pretrain(context, 0, mixture, tokenizer, start_model(context, tokenizer))
+        return pretrain(context, 0, mixture, tokenizer, start_model(context, tokenizer)).model

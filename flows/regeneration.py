@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from components.common.contracts import Calibration, CapfiltResult, DatasetRef, ModelRef
+from components.common.contracts import Calibration, CapfiltResult, DatasetRef, Drift, ModelRef, RoundResult
 from components.common.progress import Progress
 from components.config import load_config
 from flows.preparation import prepare
@@ -15,9 +15,8 @@ logger = logging.getLogger(__name__)
 
 
 def calibrate(context: BootstrapContext, number: int, filter: ModelRef, human: DatasetRef) -> Calibration:
-    """A round's filter measured on the human validation split; a filter that has become worse is warned of."""
+    """A round's filter measured on the human validation split."""
     from components.regeneration import calibration as component
-    from components.regeneration.drift import find_drift
 
     config = context.config.captioning()
     name = f"round-{number}/calibrate"
@@ -28,12 +27,19 @@ def calibrate(context: BootstrapContext, number: int, filter: ModelRef, human: D
             filter, human, config, work_dir=stage.work_dir, tracker=stage.tracker, step=number, label=name
         )
 
-    result = context.run(Stage(name, "calibrate", component.REVISION, depends, Calibration, work))
-    context.note(number, result.metrics)
-    context.calibrations[number] = result
-    if drift := find_drift(context.calibrations.get(number - 1), result, config.calibration.drift):
-        logger.log(logging.WARNING if drift.worse else logging.INFO, "%s: %s", name, drift.text)
-    return result
+    return context.run(Stage(name, "calibrate", component.REVISION, depends, Calibration, work))
+
+
+def compare_filters(context: BootstrapContext, rounds: Sequence[RoundResult], after: Calibration) -> Drift | None:
+    """How the filter of a new round judges otherwise than the last one's; for the worse is warned of."""
+    from components.regeneration.drift import find_drift
+
+    before = rounds[-1].calibration if rounds else None
+    drift = find_drift(before, after, context.config.capfilt.calibration.drift)
+    if drift is not None:
+        level = logging.WARNING if drift.worse else logging.INFO
+        logger.log(level, "round-%d/calibrate: %s", len(rounds), drift.text)
+    return drift
 
 
 def regenerate(
@@ -70,9 +76,7 @@ def regenerate(
                 work_dir=stage.work_dir,
             )
 
-    result = context.run(Stage(name, "capfilt", component.REVISION, depends, CapfiltResult, work))
-    context.note(number, result.metrics)
-    return result
+    return context.run(Stage(name, "capfilt", component.REVISION, depends, CapfiltResult, work))
 
 
 @flow(name="regeneration")

@@ -1,24 +1,22 @@
-"""What a bootstrap leaves for people: the table of rounds, the page, and where Prefect and MLflow show them."""
+"""What a bootstrap leaves for people: the page, its result in the store, and what Prefect and MLflow show of it."""
 
 import base64
 import json
-import logging
 import shutil
 from collections.abc import Sequence
+from datetime import datetime, timezone
 
 import yaml
 from prefect.artifacts import create_markdown_artifact
 
 from components.common.contracts import BootstrapResult, RawData, RoundResult
 from components.common.storage import join_uri, open_store
-from components.common.tracking import MlflowTracker, runs_page
+from components.common.tracking import Tracker
 from components.pages.report_data import ReportData
-from flows.report_data import report_data
-from flows.rounds import describe_bootstrap
+from components.pages.results import report_key, store_result, write_page
+from components.pages.rounds import describe_bootstrap, publish_rounds
+from components.pages.table import markdown_table, mlflow_words
 from flows.stages import BootstrapContext
-from flows.table import markdown_table, mlflow_words
-
-logger = logging.getLogger(__name__)
 
 IMAGES = 8
 
@@ -26,30 +24,92 @@ IMAGES = 8
 def conclude(
     context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult], champion: int, reasons: tuple[str, ...]
 ) -> BootstrapResult:
-    """Write the report page, attach everything to MLflow and Prefect, and sum up."""
-    _log_inputs(context, raw, rounds)
-    report = _write_report(context, raw, rounds, champion, reasons)
-    datasets = (raw.train, raw.val, raw.test, *dict.fromkeys(result.web for result in rounds))
-    models = tuple(model for one in rounds for model in (one.base, one.captioner, one.filter))
+    """Sum up, write the report page, keep the result, and attach everything to MLflow and Prefect."""
+    result = _sum_up(context, raw, rounds, champion, reasons)
+    _write_report(context, result)
+    store_result(context.store, result)
+    _track(context, result)
+    _announce(result)
+    return result
+
+
+def _sum_up(
+    context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult], champion: int, reasons: tuple[str, ...]
+) -> BootstrapResult:
     tracker = context.tracker
     result = BootstrapResult(
         name=context.config.name,
+        bootstrap=context.config.bootstrap_id,
+        store=context.store.uri,
+        finished=datetime.now(timezone.utc),
+        raw=raw,
+        config=context.config.model_dump(mode="json"),
         rounds=tuple(rounds),
         champion=champion,
         reasons=reasons,
-        datasets=datasets,
-        models=models,
+        datasets=(raw.train, raw.val, raw.test, *dict.fromkeys(one.web for one in rounds)),
+        models=tuple(model for one in rounds for model in (one.base, one.captioner, one.filter)),
         stages=tuple(context.reports),
-        report=report,
-        mlflow_uri=tracker.uri if isinstance(tracker, MlflowTracker) else None,
+        report=None,
+        mlflow_uri=tracker.uri,
         mlflow_run=tracker.run_id,
-        mlflow_page=runs_page(tracker.experiment_id) if isinstance(tracker, MlflowTracker) else None,
+        mlflow_page=tracker.runs_page() or None,
     )
-    tracker.log_tags({"bootstrap.champion": f"round-{champion}"})
-    tracker.log_text(markdown_table(rounds), "rounds.md")
-    describe_bootstrap(context, rounds, champion, reasons, report)
-    _announce(result)
-    return result
+    return result.model_copy(update={"report": join_uri(context.store.uri, report_key(result))})
+
+
+def _write_report(context: BootstrapContext, result: BootstrapResult) -> None:
+    """The page in the store and in MLflow, there with some of its images."""
+    folder = context.scratch / "work" / f"report-{result.bootstrap[:16]}"
+    path = folder / "report.html"
+    data = write_page(result, path)
+    context.store.upload(path, report_key(result))
+    context.tracker.log_artifact(path)
+    _log_images(context.tracker, data)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _log_images(tracker: Tracker, data: ReportData) -> None:
+    """Some of the page's example images, with their texts, as MLflow artifacts."""
+    for one in data.capfilt:
+        folder = f"samples/round-{one.made_by + 1}"
+        for example in one.examples[:IMAGES]:
+            content = base64.b64decode(example.image.partition("base64,")[2])
+            tracker.log_figure_bytes(content, f"{folder}/{example.key}.jpg")
+        texts = [example.model_dump(mode="json", exclude={"image"}) for example in one.examples]
+        tracker.log_text(json.dumps(texts, ensure_ascii=False, indent=1), f"{folder}/texts.json")
+
+
+def _track(context: BootstrapContext, result: BootstrapResult) -> None:
+    """A run per round with its models, and on the bootstrap's own what went in and what came out."""
+    tracker = context.tracker
+    _log_settings(context)
+    _log_datasets(tracker, result)
+    runs = publish_rounds(tracker, result)
+    tracker.log_tags({"bootstrap.champion": f"round-{result.champion}"})
+    tracker.log_text(markdown_table(result.rounds), "rounds.md")
+    describe_bootstrap(tracker, result, runs)
+
+
+def _log_settings(context: BootstrapContext) -> None:
+    """The resolved config; as parameters only what is not the default: what tells one bootstrap from another."""
+    config, tracker = context.config, context.tracker
+    own = config.model_dump(mode="json", exclude_defaults=True, exclude={"tracking"})
+    tracker.log_params({"seed": config.seed, "rounds": config.rounds, **own})
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    tracker.log_text(text, "config.yaml")
+
+
+def _log_datasets(tracker: Tracker, result: BootstrapResult) -> None:
+    """Dataset versions as inputs, and their manifests."""
+    raw, webs = result.raw, [one.web for one in result.rounds]
+    for dataset, use in ((raw.train, "human-train"), (raw.val, "human-val"), (raw.test, "human-test")):
+        tracker.log_dataset(dataset, use)
+    for one in result.rounds:
+        tracker.log_dataset(one.web, f"round-{one.round}-web")
+    for dataset in {item.uri: item for item in (raw.train, raw.test, *webs)}.values():
+        manifest = open_store(dataset.uri).read("manifest.json")
+        tracker.log_text(manifest.decode(), f"manifests/{dataset.name}-{dataset.digest[:8]}.json")
 
 
 def _announce(result: BootstrapResult) -> None:
@@ -64,48 +124,3 @@ def _announce(result: BootstrapResult) -> None:
     create_markdown_artifact(
         "\n\n".join(lines), key=f"{key}-rounds", description=f"the rounds side by side; {champion}"
     )
-
-
-def _log_inputs(context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult]) -> None:
-    """Dataset versions and the resolved config on the parent run."""
-    tracker, config = context.tracker, context.config.model_dump(mode="json")
-    # of the settings only those that are not the defaults: what tells one bootstrap from another, on one screen
-    own = context.config.model_dump(mode="json", exclude_defaults=True, exclude={"tracking"})
-    tracker.log_params({"seed": context.config.seed, "rounds": context.config.rounds, **own})
-    for dataset, use in ((raw.train, "human-train"), (raw.val, "human-val"), (raw.test, "human-test")):
-        tracker.log_dataset(dataset, use)
-    for result in rounds:
-        tracker.log_dataset(result.web, f"round-{result.round}-web")
-    tracker.log_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "config.yaml")
-    for dataset in {item.uri: item for item in (raw.train, raw.test, *(result.web for result in rounds))}.values():
-        manifest = open_store(dataset.uri).read("manifest.json")
-        tracker.log_text(manifest.decode(), f"manifests/{dataset.name}-{dataset.digest[:8]}.json")
-
-
-def _write_report(
-    context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult], champion: int, reasons: tuple[str, ...]
-) -> str | None:
-    from components.pages.report import write_report
-
-    folder = context.scratch / "work" / f"report-{context.config.bootstrap_id[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "report.html"
-    data = report_data(context, raw, rounds, champion, reasons, folder)
-    write_report(data, path)
-    _log_images(context, data)
-    key = f"reports/{context.config.name}-{context.config.bootstrap_id[:8]}/report.html"
-    context.store.upload(path, key)
-    context.tracker.log_artifact(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    return join_uri(context.store.uri, key)
-
-
-def _log_images(context: BootstrapContext, data: ReportData) -> None:
-    """Some of the page's example images, with their texts, as MLflow artifacts."""
-    for one in data.capfilt:
-        folder = f"samples/round-{one.made_by + 1}"
-        for example in one.examples[:IMAGES]:
-            content = base64.b64decode(example.image.partition("base64,")[2])
-            context.tracker.log_figure_bytes(content, f"{folder}/{example.key}.jpg")
-        texts = [example.model_dump(mode="json", exclude={"image"}) for example in one.examples]
-        context.tracker.log_text(json.dumps(texts, ensure_ascii=False, indent=1), f"{folder}/texts.json")

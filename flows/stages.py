@@ -10,7 +10,6 @@ import json
 import logging
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,17 +21,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import BaseModel, ValidationError
 
-from components.common.contracts import (
-    Calibration,
-    Contract,
-    DatasetRef,
-    EvalReport,
-    ModelRef,
-    StageReport,
-    TrainResult,
-)
+from components.common.contracts import Contract, DatasetRef, EvalReport, ModelRef, StageReport
 from components.common.errors import StorageError
 from components.common.lock import exclusive
+from components.common.metrics import compared
 from components.common.progress import clock
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, open_store, split_uri
@@ -44,12 +36,6 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Contract)
 RETRY_SECONDS: list[float] = [5, 30]
-_COMPARED = ("eval/", "calibration/", "capfilt/", "truth/")
-
-
-def compared(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What rounds are compared by: without a training's own figures, whose curves are in the training's run."""
-    return {name: value for name, value in metrics.items() if name.startswith(_COMPARED)}
 
 
 @dataclass(frozen=True)
@@ -87,25 +73,27 @@ class Stage(Generic[R]):
         return digest_of({"kind": self.kind, "revision": self.revision, "depends": dict(self.depends)})
 
     @property
-    def labels(self) -> dict[str, str]:
-        """Tags of its MLflow run; `round` where its name begins with one."""
+    def round(self) -> int | None:
+        """The round it is part of; None: of none."""
         number = self.name.partition("/")[0].removeprefix("round-")
-        return {"stage": self.kind, "stage.digest": self.digest} | ({"round": number} if number.isdigit() else {})
+        return int(number) if number.isdigit() else None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Tags of its MLflow run."""
+        labels = {"stage": self.kind, "stage.digest": self.digest}
+        return labels if self.round is None else labels | {"round": str(self.round)}
 
 
 @dataclass
 class BootstrapContext:
-    """The store, the MLflow run and the story of one bootstrap."""
+    """The store and the MLflow run of one bootstrap, and the reports of its stages so far."""
 
     config: BootstrapConfig
     store: Store
     tracker: Tracker
     scratch: Path
     reports: list[StageReport] = field(default_factory=list)
-    metrics: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
-    histories: dict[int, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
-    calibrations: dict[int, Calibration] = field(default_factory=dict)
-    round_runs: dict[int, str] = field(default_factory=dict)
 
     def run(self, stage: Stage[R]) -> R:
         """The stage's result: from its record if it is finished, else by working, as a Prefect task on this thread.
@@ -137,23 +125,6 @@ class BootstrapContext:
             retry_condition_fn=_can_heal,
         )(body)()
         return results[-1]
-
-    def note(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Keep a round's metrics, and put them on the parent run with the round as step: MLflow draws the curve.
-
-        A bootstrap that is run again finds its stages done and its parent run there: known points are not repeated.
-        """
-        self.metrics[number].update(metrics)
-        curves = compared(metrics)
-        probe = next(iter(curves), None)
-        if probe is not None and self.tracker.known_point(probe, number) != curves[probe]:
-            self.tracker.log_metrics(curves, step=number)
-
-    def note_training(self, number: int, role: str, result: TrainResult) -> None:
-        """Keep a training's last figures, under its role, and where its curve lies."""
-        self.note(number, {name.replace("train/", f"{role}/", 1): value for name, value in result.metrics.items()})
-        if result.history_uri is not None:
-            self.histories[number][role] = result.history_uri
 
     def _find(self, stage: Stage[R]) -> tuple[R, float] | None:
         """The recorded result and the seconds it took, if the stage is finished and its outputs are still there."""
@@ -210,8 +181,19 @@ class BootstrapContext:
             child = self.tracker.child(stage.name, {**stage.labels, "cached": "true"})
             child.log_metrics(metrics)
             child.end()
+        if stage.round is not None:
+            self._draw_curves(stage.round, compared(metrics))
         self.reports.append(StageReport(stage=stage.name, seconds=seconds, cached=cached, metrics=metrics))
         logger.info("%s: %s", stage.name, "found done" if cached else f"done in {clock(seconds)}")
+
+    def _draw_curves(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Put a stage's figures on the bootstrap's run, the round as step, so that MLflow draws the rounds' curve.
+
+        A bootstrap that is run again finds its stages done and its run there: known points are not repeated.
+        """
+        probe = next(iter(metrics), None)
+        if probe is not None and self.tracker.known_point(probe, number) != metrics[probe]:
+            self.tracker.log_metrics(metrics, step=number)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from capfilt.cli.images import caption, match
 from capfilt.cli.measures import metrics, retrieval
 from capfilt.cli.options import Json
 from capfilt.cli.regenerate import regenerate
+from capfilt.cli.report import report
 from capfilt.cli.usage import OneLineUsage
 from components.common.programs import program
 
@@ -111,12 +112,12 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
         out.result(document)
         return
     from components.common.contracts import BootstrapResult
-    from flows.table import print_result
+    from components.pages.table import print_result
 
     print_result(BootstrapResult.model_validate(document), pages)
 
 
-for work in (regenerate, caption, match, metrics, retrieval):
+for work in (regenerate, caption, match, metrics, retrieval, report):
     app.command()(work)
 app.add_typer(datasets.app, name="dataset")
 

@@ -28,9 +28,7 @@ def metrics(
     Option("retrieval.top_k", default=128),
     Option("limit"),
     Option("precision", "--dtype"),
-    Option(
-        "position_zero", default="enc", help="first token of the texts: enc (as trained) or cls (BLIP's demo)"
-    ),
+    Option("position_zero", default="enc", help="first token of the texts: enc (as trained) or cls (BLIP's demo)"),
 )
 def retrieval(
     model: Model,
@@ -42,13 +40,18 @@ def retrieval(
     """Recall at 1, 5 and 10 both ways: ITC over all pairs, then ITM re-ranking."""
     with command(as_json=as_json) as out:
         config = given.config()
+        from components.common.progress import Progress
         from components.common.storage import normalise_uri, open_store
         from components.data.coco import import_coco
-        from components.evaluation.run import evaluate_retrieval
+        from components.data.views import load_eval_set
+        from components.evaluation.run import measure_retrieval
         from components.model.checkpoints.publishing import fetch_model
+        from components.model.checkpoints.weights import load_filter
 
         with tempfile.TemporaryDirectory(prefix="capfilt-") as scratch:
             test = import_coco(annotations, images, store=open_store(scratch), name="test", limit=config.limit)
-            folder = fetch_model(normalise_uri(model), scratch)
-            scores = evaluate_retrieval(folder, test, config)
+            filter = load_filter(fetch_model(normalise_uri(model), scratch), position_zero=config.position_zero)
+            samples = load_eval_set(test)
+            with Progress(len(samples), "images", "retrieval") as bar:
+                scores = measure_retrieval(filter, samples, config, bar.advance).metrics
         out.result(scores, "\n".join(f"{name:20} {value:.4f}" for name, value in scores.items()))

@@ -1,6 +1,7 @@
 """What stages hand to one another: small, frozen, JSON. Tensors and tars go through the store, never through here."""
 
-from typing import Literal
+from datetime import datetime
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -90,6 +91,13 @@ class Calibration(Contract):
         }
 
 
+class Drift(Contract):
+    """A filter that judges otherwise than the one of the round before."""
+
+    worse: bool = Field(description="whether its purity or its yield fell")
+    text: str = Field(description="what moved from where to where, and what that usually means")
+
+
 class StageReport(Contract):
     """One line of the run's story: which stage, how long, found done or worked."""
 
@@ -129,21 +137,34 @@ class TokenizerRef(Contract):
 
 
 class RoundResult(Contract):
-    """What a round had and made, and how good that is."""
+    """What a round had and made, and how good that is: all that is shown of it."""
 
     round: int
     web: DatasetRef = Field(description="the web data of this round: as imported in round 0, regenerated later")
     base: ModelRef
     captioner: ModelRef
     filter: ModelRef
-    metrics: dict[str, float] = Field(description="`eval/…` of its models; `capfilt/…` and `truth/…` of its data")
+    metrics: dict[str, float] = Field(
+        description="`eval/…` and `calibration/…` of its models, `capfilt/…` and `truth/…` of its data, and each "
+        "training's last figures, e.g. `pretrain/loss_itc`"
+    )
     details_uri: str | None = Field(default=None, description="the evaluation's per-image details")
+    histories: dict[str, str] = Field(
+        default_factory=dict, description="where each training's curve lies, by role: `pretrain`, `captioner`, `filter`"
+    )
+    calibration: Calibration = Field(description="its filter measured on human captions")
+    drift: Drift | None = Field(default=None, description="how its filter judges otherwise than the round's before")
 
 
 class BootstrapResult(Contract):
-    """The end of a bootstrap: its rounds, which one won, and where to look."""
+    """The end of a bootstrap: its rounds, which one won, and where to look. Table and pages are made from it alone."""
 
     name: str
+    bootstrap: str = Field(description="digest of everything that decides the outcome")
+    store: str = Field(description="URI of the store that everything was written to")
+    finished: datetime = Field(description="when, with its time zone")
+    raw: RawData = Field(description="what it started from")
+    config: dict[str, Any] = Field(description="the resolved config, as plain JSON")
     rounds: tuple[RoundResult, ...]
     champion: int = Field(description="the round whose models were promoted")
     reasons: tuple[str, ...] = Field(description="why")
@@ -156,3 +177,8 @@ class BootstrapResult(Contract):
     mlflow_page: str | None = Field(
         default=None, description="where MLflow's server shows the rounds, from its root on"
     )
+
+    @property
+    def label(self) -> str:
+        """Names it among others of its name: in MLflow, and in the keys of its files in the store."""
+        return f"{self.name}-{self.bootstrap[:8]}"

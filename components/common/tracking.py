@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from components.common.contracts import DatasetRef, ModelRef
@@ -50,10 +50,11 @@ class RunsView(NamedTuple):
     """which metrics have charts: a regular expression"""
 
 
-class Tracker(Protocol):
-    """One run of an experiment, as components see it."""
+class Tracker:
+    """One run of an experiment, as components see it. This one tracks nothing: what else there is builds on it."""
 
-    run_id: str | None
+    uri: str | None = None
+    run_id: str | None = None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Add points to curves."""
@@ -62,7 +63,7 @@ class Tracker(Protocol):
         """The newest value of a curve at a step, None if there is none: what is logged again can be left out."""
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record settings, nested ones flattened with dots, long values shortened."""
+        """Record settings, nested ones flattened with dots, long values shortened; those already there stay."""
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
@@ -74,7 +75,7 @@ class Tracker(Protocol):
         """Say in markdown what the experiment is, and what its list of runs shows first."""
 
     def log_dataset(self, ref: DatasetRef, context: str) -> None:
-        """Record a dataset version as an input of this run."""
+        """Record a dataset version as an input of this run: its manifest's URI, digest, and counts."""
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Attach a file."""
@@ -83,7 +84,7 @@ class Tracker(Protocol):
         """Attach text as a file called `name`."""
 
     def log_figure_bytes(self, data: bytes, name: str) -> None:
-        """Attach an image's bytes as a file called `name`."""
+        """Attach an image's bytes as a file called `name` (folders with `/`)."""
 
     def register_model(
         self,
@@ -95,112 +96,62 @@ class Tracker(Protocol):
         about: str = "",
         note: str = "",
     ) -> ModelRef:
-        """Register a model folder as a new version with alias `challenger`; the reference with its version.
+        """Register a model folder by its URI, once per digest, and point alias `challenger` at it.
 
         Args:
             about: what all models of this name are, in markdown.
             note: what this version is, in markdown.
+
+        Returns:
+            the reference with its version; without tracking as it came.
         """
+        return ref
 
     def set_alias(self, name: str, version: int, alias: str) -> None:
         """Point an alias of a registered model at a version."""
 
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> "Tracker":
         """A nested run; the same name gives the same run again, so a resumed stage goes on with its curves."""
+        return self
 
     def beside(self, name: str, tags: Mapping[str, str]) -> "Tracker":
         """A run of its own in the same experiment; the same tags give the same run again."""
+        return self
 
     def has_child(self, name: str) -> bool:
-        """Whether a nested run of this name was ever started."""
+        """Whether a nested run of this name was ever started, or nobody can tell: then there is none to make up for."""
+        return True
+
+    def page(self, tab: str = "") -> str:
+        """Path of this run's page on MLflow's server; empty without tracking. `tab`: `artifacts/FILE` …"""
+        return ""
+
+    def runs_page(self, *, charts: bool = False) -> str:
+        """Path of the experiment's list of runs on MLflow's server; empty without tracking."""
+        return ""
+
+    def comparison_page(self, run_ids: Sequence[str]) -> str:
+        """Path of the page on MLflow's server that shows runs side by side; empty without tracking."""
+        return ""
 
     def end(self, status: Status = "FINISHED") -> None:
         """Send what is buffered and close the run."""
 
     def environment(self) -> dict[str, str]:
         """Variables with which a child process finds this run (`tracker_from_environment`)."""
-
-
-class NullTracker:
-    """Tracks nothing."""
-
-    run_id: str | None = None
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Nothing."""
-
-    def known_point(self, name: str, step: int) -> float | None:
-        """None: nothing is known."""
-        return None
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Nothing."""
-
-    def describe(self, text: str) -> None:
-        """Nothing."""
-
-    def describe_experiment(self, text: str, view: RunsView) -> None:
-        """Nothing."""
-
-    def log_dataset(self, ref: DatasetRef, context: str) -> None:
-        """Nothing."""
-
-    def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Nothing."""
-
-    def log_text(self, text: str, name: str) -> None:
-        """Nothing."""
-
-    def log_figure_bytes(self, data: bytes, name: str) -> None:
-        """Nothing."""
-
-    def register_model(
-        self,
-        name: str,
-        ref: ModelRef,
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        *,
-        about: str = "",
-        note: str = "",
-    ) -> ModelRef:
-        """The reference as it came."""
-        return ref
-
-    def set_alias(self, name: str, version: int, alias: str) -> None:
-        """Nothing."""
-
-    def child(self, name: str, tags: Mapping[str, str] | None = None) -> "Tracker":
-        """Itself."""
-        return self
-
-    def beside(self, name: str, tags: Mapping[str, str]) -> "Tracker":
-        """Itself."""
-        return self
-
-    def has_child(self, name: str) -> bool:
-        """As if: there is nothing to make up for."""
-        return True
-
-    def end(self, status: Status = "FINISHED") -> None:
-        """Nothing."""
-
-    def environment(self) -> dict[str, str]:
-        """Nothing to hand on."""
         return {}
 
 
-class MlflowTracker:
+UNTRACKED = Tracker()
+"""For callers that name none."""
+
+
+class MlflowTracker(Tracker):
     """One MLflow run. `owner` says whether this process decides how the run ends."""
 
     def __init__(self, client: Any, uri: str, experiment_id: str, run_id: str, *, owner: bool = True) -> None:
-        self.run_id: str | None = run_id
-        self.uri = uri
-        self.experiment_id = experiment_id
-        self._client, self._run, self._owner = client, run_id, owner
+        self.run_id, self.uri, self.experiment_id = run_id, uri, experiment_id
+        self._client, self._uri, self._run, self._owner = client, uri, run_id, owner
         self._buffer: list[Any] = []
         self._last_flush = time.monotonic()
 
@@ -215,7 +166,6 @@ class MlflowTracker:
             self.flush()
 
     def known_point(self, name: str, step: int) -> float | None:
-        """The newest value of a curve at a step, None if there is none or nobody can tell."""
         self.flush()
         history = _attempt(f"read {name}", lambda: self._client.get_metric_history(self._run, name)) or []
         values = [(point.timestamp, float(point.value)) for point in history if point.step == step]
@@ -236,7 +186,6 @@ class MlflowTracker:
         return True
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record settings; those already there stay (MLflow's params are immutable)."""
         from mlflow.entities import Param
 
         def send() -> None:
@@ -248,18 +197,15 @@ class MlflowTracker:
         _attempt("send parameters", send)
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Set or replace tags."""
         from mlflow.entities import RunTag
 
         rows = [RunTag(key, str(value)[:_TAG_LENGTH]) for key, value in tags.items()]
         _attempt("send tags", lambda: self._client.log_batch(self._run, tags=rows))
 
     def describe(self, text: str) -> None:
-        """Say in markdown what this run is: MLflow shows it at the top of its page."""
         self.log_tags({_NOTE: text})
 
     def describe_experiment(self, text: str, view: RunsView) -> None:
-        """Say in markdown what the experiment is, and what its list of runs shows first."""
         state = {
             "searchFilter": view.filter,
             "orderByKey": "attributes.start_time",
@@ -276,7 +222,6 @@ class MlflowTracker:
             )
 
     def log_dataset(self, ref: DatasetRef, context: str) -> None:
-        """Record a dataset version as an input: its manifest's URI, digest, and counts."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
@@ -291,15 +236,12 @@ class MlflowTracker:
         self.log_tags({f"dataset.{context}.{ref.name}": ref.digest})
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Attach a file."""
         _attempt(f"attach {path.name}", lambda: self._client.log_artifact(self._run, str(path), folder or None))
 
     def log_text(self, text: str, name: str) -> None:
-        """Attach text as a file called `name`."""
         self.log_figure_bytes(text.encode(), name)
 
     def log_figure_bytes(self, data: bytes, name: str) -> None:
-        """Attach bytes as a file called `name` (folders with `/`)."""
         folder, _, file_name = name.rpartition("/")
         with tempfile.TemporaryDirectory(prefix="capfilt-") as scratch:
             path = Path(scratch) / file_name
@@ -316,7 +258,6 @@ class MlflowTracker:
         about: str = "",
         note: str = "",
     ) -> ModelRef:
-        """Register a model folder by its URI, once per digest, and point alias `challenger` at it."""
         version = _attempt(
             f"register {name}", lambda: self._version_of(name, ref, metrics, tags, about=about, note=note)
         )
@@ -372,11 +313,9 @@ class MlflowTracker:
                 raise
 
     def set_alias(self, name: str, version: int, alias: str) -> None:
-        """Point an alias at a version."""
         _attempt(f"set {name}@{alias}", lambda: self._client.set_registered_model_alias(name, alias, str(version)))
 
     def has_child(self, name: str) -> bool:
-        """Whether a nested run of this name was ever started (or nobody can tell)."""
         known = _attempt(f"look for {name}", lambda: (_find(self._client, self.experiment_id, self._child_of(name)),))
         return known is None or known[0] is not None
 
@@ -384,16 +323,23 @@ class MlflowTracker:
         return {"mlflow.parentRunId": self._run, "mlflow.runName": name}
 
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Tracker:
-        """The nested run of this name: the one there is, or a new one."""
         return self._other(name, self._child_of(name), {"mlflow.parentRunId": self._run, **(tags or {})})
 
     def beside(self, name: str, tags: Mapping[str, str]) -> Tracker:
-        """The run with these tags in the same experiment: the one there is, or a new one."""
         return self._other(name, tags, tags)
 
     def _other(self, name: str, search: Mapping[str, str], labels: Mapping[str, str]) -> Tracker:
         run = _attempt(f"start {name}", lambda: _find_or_create(self._client, self.experiment_id, name, search, labels))
-        return NullTracker() if run is None else MlflowTracker(self._client, self.uri, self.experiment_id, run)
+        return UNTRACKED if run is None else MlflowTracker(self._client, self._uri, self.experiment_id, run)
+
+    def page(self, tab: str = "") -> str:
+        return run_page(self.experiment_id, self._run, tab)
+
+    def runs_page(self, *, charts: bool = False) -> str:
+        return runs_page(self.experiment_id, charts=charts)
+
+    def comparison_page(self, run_ids: Sequence[str]) -> str:
+        return comparison_page(self.experiment_id, run_ids)
 
     def end(self, status: Status = "FINISHED") -> None:
         """Send what is buffered; the owner closes the run."""
@@ -402,8 +348,7 @@ class MlflowTracker:
             _attempt("close the run", lambda: self._client.set_terminated(self._run, status))
 
     def environment(self) -> dict[str, str]:
-        """What a child process needs to log into this run."""
-        return {URI_VARIABLE: self.uri, RUN_VARIABLE: self._run}
+        return {URI_VARIABLE: self._uri, RUN_VARIABLE: self._run}
 
 
 def open_tracker(
@@ -426,10 +371,10 @@ def open_tracker(
         resume: tags that identify a run to continue if there is one.
 
     Returns:
-        the tracker; a NullTracker with a warning if the server is out of reach.
+        the tracker; one that tracks nothing, with a warning, if the server is out of reach.
     """
     if uri is None:
-        return NullTracker()
+        return UNTRACKED
 
     def start() -> Tracker:
         client = _client(uri)
@@ -438,21 +383,21 @@ def open_tracker(
         run = run_id or _find_or_create(client, experiment_id, run_name, resume or {}, labels)
         return MlflowTracker(client, uri, experiment_id, run)
 
-    return _attempt(f"open {uri}", start) or NullTracker()
+    return _attempt(f"open {uri}", start) or UNTRACKED
 
 
 def tracker_from_environment() -> Tracker:
     """The run named by `Tracker.environment()`, in a child process that does not own it."""
     uri, run_id = os.environ.get(URI_VARIABLE), os.environ.get(RUN_VARIABLE)
     if not uri or not run_id:
-        return NullTracker()
+        return UNTRACKED
 
     def attach() -> Tracker:
         client = _client(uri)
         experiment_id = client.get_run(run_id).info.experiment_id
         return MlflowTracker(client, uri, experiment_id, run_id, owner=False)
 
-    return _attempt(f"open {uri}", attach) or NullTracker()
+    return _attempt(f"open {uri}", attach) or UNTRACKED
 
 
 def runs_page(experiment_id: str, *, charts: bool = False) -> str:

@@ -5,16 +5,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from components.common.metrics import PRIMARY, measured
 from components.model.config import DecodingConfig
 
-MEASURED = (
-    *(f"eval/caption/{name}" for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")),
-    "eval/caption/distinct_captions",
-    *(f"eval/retrieval/{side}_recall_at_{k}" for side in ("text", "image") for k in (1, 5, 10)),
-    "eval/retrieval/mean_recall",
-    "eval/retrieval/itc_mean_recall",
-)
-"""What is measured in every round, and so can decide which of them wins."""
+MEASURED = measured()
+"""What can decide which round wins."""
 
 
 class RetrievalConfig(BaseModel):
@@ -43,7 +38,7 @@ class GateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     metrics: tuple[str, ...] = Field(
-        default=("eval/retrieval/mean_recall", "eval/caption/cider"),
+        default=PRIMARY,
         min_length=1,
         description="metrics that are compared with the champion's; higher is better",
     )

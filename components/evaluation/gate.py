@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from components.common.metrics import metric
 from components.evaluation.config import GateConfig
 
 
@@ -33,21 +34,23 @@ def decide(candidate: Mapping[str, float], champion: Mapping[str, float] | None,
     mean = math.fsum(known) / len(known) if known else 0.0
     enough = mean > 0 and mean >= config.min_gain
     verdict = f"mean gain {mean:+.1%}" + ("" if enough else f", needed more than {max(config.min_gain, 0):.1%}")
-    losses = [f"{name} falls by more than {config.max_loss:.1%}" for name in lost]
+    losses = [f"{metric(name).in_words} falls by more than {config.max_loss:.1%}" for name in lost]
     return Promotion(enough and not lost, (*lines, verdict, *losses))
 
 
 def _broken(candidate: Mapping[str, float], config: GateConfig) -> list[str]:
     names = [*config.metrics, *config.floors]
-    missing = [f"{name} was not measured" for name in dict.fromkeys(names) if name not in candidate]
+    missing = [f"{metric(name).in_words} was not measured" for name in dict.fromkeys(names) if name not in candidate]
     return missing + [
-        f"{name} is {candidate[name]}" for name in dict.fromkeys(names) if not math.isfinite(candidate.get(name, 0))
+        f"{metric(name).in_words} is {candidate[name]}"
+        for name in dict.fromkeys(names)
+        if not math.isfinite(candidate.get(name, 0))
     ]
 
 
 def _floors(candidate: Mapping[str, float], config: GateConfig) -> list[str]:
     return [
-        f"{name} is {candidate[name]:.4f}, below its floor of {floor:.4f}"
+        f"{metric(name).in_words} is {candidate[name]:.4f}, below its floor of {floor:.4f}"
         for name, floor in config.floors.items()
         if name in candidate and candidate[name] < floor
     ]
@@ -64,5 +67,5 @@ def _gain(value: float, before: float | None) -> float | None:
 
 def _line(name: str, value: float, before: float | None, gain: float | None) -> str:
     if before is None or gain is None:
-        return f"{name} {value:.4f}, the champion's is not known"
-    return f"{name} {before:.4f} -> {value:.4f} ({gain:+.1%})"
+        return f"{metric(name).in_words} {value:.4f}, the champion's is not known"
+    return f"{metric(name).in_words} {before:.4f} -> {value:.4f} ({gain:+.1%})"

@@ -11,86 +11,55 @@ from typing import Any, Literal, NamedTuple
 from markupsafe import Markup
 
 from components.common.contracts import Calibration, PurityPoint, StageReport
+from components.common.metrics import BLEU_4, CIDER, PRIMARY, RECALL, Metric, change, meanings, metric
 from components.pages.charts import Series, line_chart, number
 from components.pages.report_data import CapfiltReport, Example, ExampleText, ReportData, RoundReport
-from components.pages.verdict import CIDER, PRIMARY, RECALL, best_round, verdict
+from components.pages.verdict import best_round, verdict
 
 __all__ = ["CapfiltReport", "Example", "ExampleText", "ReportData", "RoundReport", "render_report", "write_report"]
+Mood = Literal["up", "down", "flat"]
 
 
-class Metric(NamedTuple):
-    """How a metric is shown."""
-
-    name: str
-    label: str
-    percent: bool = False
-    better: Literal[-1, 0, 1] = 1
-
-
-TABLE: tuple[tuple[str, tuple[Metric, ...]], ...] = (
+TABLE: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "Retrieval",
         (
-            Metric(RECALL, "Mean recall", True),
-            *(
-                Metric(f"eval/retrieval/{way}_recall_at_{k}", f"{way.capitalize()} recall@{k}", True)
-                for way in ("text", "image")
-                for k in (1, 5, 10)
-            ),
-            Metric("eval/retrieval/itc_mean_recall", "Mean recall before re-ranking", True),
+            RECALL,
+            *(f"eval/retrieval/{way}_recall_at_{k}" for way in ("text", "image") for k in (1, 5, 10)),
+            "eval/retrieval/itc_mean_recall",
         ),
     ),
     (
         "Captioning",
         (
-            Metric(CIDER, "CIDEr"),
-            *(Metric(f"eval/caption/bleu_{n}", f"BLEU-{n}") for n in (4, 3, 2, 1)),
-            Metric("eval/caption/rouge_l", "ROUGE-L"),
-            Metric("eval/caption/distinct_captions", "Distinct captions", True, 0),
+            CIDER,
+            *(f"eval/caption/bleu_{n}" for n in (4, 3, 2, 1)),
+            "eval/caption/rouge_l",
+            "eval/caption/distinct_captions",
         ),
     ),
 )
 DATA_TABLE = (
-    Metric("capfilt/noise_ratio_web", "Web texts rejected", True, 0),
-    Metric("capfilt/noise_ratio_synthetic", "Synthetic captions rejected", True, 0),
-    Metric("capfilt/kept_pairs", "Pairs kept", False, 0),
-    Metric("truth/web_true_before", "Web texts that are right, before", True, 0),
-    Metric("truth/web_true", "Web texts that are right, after", True),
-    Metric("truth/synthetic_true_before", "Synthetic captions that are true, before", True),
-    Metric("truth/synthetic_true", "Synthetic captions that are true, after", True),
-    Metric("truth/web_facts_right_before", "Facts right in web texts, before", True, 0),
-    Metric("truth/web_facts_right", "Facts right in web texts, after", True),
-    Metric("truth/synthetic_facts_right_before", "Facts right in synthetic captions, before", True),
-    Metric("truth/synthetic_facts_right", "Facts right in synthetic captions, after", True),
-    Metric("truth/facts_right_by_chance", "Facts right by chance", True, 0),
-    Metric("truth/pairs_true", "All kept texts that are right", True),
-    Metric("truth/filter_precision", "Filter precision", True),
-    Metric("truth/filter_recall", "Filter recall", True),
-    Metric("truth/filter_auc", "Filter ROC-AUC"),
+    "capfilt/noise_ratio_web",
+    "capfilt/noise_ratio_synthetic",
+    "capfilt/kept_pairs",
+    "truth/web_true_before",
+    "truth/web_true",
+    "truth/synthetic_true_before",
+    "truth/synthetic_true",
+    "truth/web_facts_right_before",
+    "truth/web_facts_right",
+    "truth/synthetic_facts_right_before",
+    "truth/synthetic_facts_right",
+    "truth/facts_right_by_chance",
+    "truth/pairs_true",
+    "truth/filter_precision",
+    "truth/filter_recall",
+    "truth/filter_auc",
 )
-EXPLAINED = (
-    (
-        "truth/web_true",
-        "right, true",
-        "All that a text says fits its image: one wrong colour or place, and it does not count.",
-    ),
-    (
-        "truth/synthetic_facts_right",
-        "facts right",
-        "The share of what a text says (each colour, shape, size, texture, place and relation by itself) that fits its "
-        "image, on average over texts.",
-    ),
-    ("truth/facts_right_by_chance", "by chance", "The same captions, each under another image."),
-    ("truth/filter_precision", "filter precision", "Of the web texts the filter accepts, the share that is right."),
-    ("truth/filter_recall", "filter recall", "Of the web texts that are right, the share the filter accepts."),
-)
-CURVES = {
-    "loss_itc": "image–text contrast (ITC)",
-    "loss_itm": "image–text matching (ITM)",
-    "nll_lm": "language model (LM), nats per token",
-    "loss_lm": "language model (LM), smoothed",
-    "loss": "total",
-}
+EXPLAINED = ("truth/filter_precision", "truth/filter_recall")
+CHARTS = (RECALL, CIDER, BLEU_4)
+CURVES = ("loss_itc", "loss_itm", "nll_lm", "loss_lm", "loss")
 STAGES = {"pretrain": "Pre-training", "base": "Pre-training", "captioner": "Captioner", "filter": "Filter"}
 
 
@@ -107,7 +76,7 @@ class Row(NamedTuple):
     label: str
     cells: tuple[Cell, ...]
     change: str
-    mood: Literal["up", "down", "flat"]
+    mood: Mood
     primary: bool = False
 
 
@@ -136,9 +105,7 @@ def render_report(data: ReportData) -> str:
         tables=_tables(data.rounds),
         round_heads=[f"round {one.round}" for one in data.rounds],
         data_rows=_data_rows(data.capfilt),
-        explained=[
-            (term, words) for name, term, words in EXPLAINED if any(name in one.metrics for one in data.capfilt)
-        ],
+        explained=_explained({name for one in data.capfilt for name in one.metrics}),
         pass_heads=[f"by round {one.made_by}" for one in data.capfilt],
         progress_charts=_progress_charts(data.rounds),
         filters=[_filter(one, one.calibration) for one in data.rounds if one.calibration is not None],
@@ -156,52 +123,54 @@ def render_report(data: ReportData) -> str:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def _row(metric: Metric, values: Sequence[float | None], *, primary: bool = False) -> Row | None:
+def _row(name: str, values: Sequence[float | None]) -> Row | None:
     """A table row, or None if nothing was measured."""
+    entry = metric(name)
     known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
         return None
-    best = (max(known) if metric.better > 0 else min(known)) if metric.better and len(set(known)) > 1 else None
-    cells = tuple(Cell(_show(metric, value), value is not None and value == best) for value in values)
-    change, mood = _change(metric, values[0], values[-1]) if len(values) > 1 else ("", "flat")
-    return Row(metric.label, cells, change, mood, primary)
+    best = (max(known) if entry.better > 0 else min(known)) if entry.better and len(set(known)) > 1 else None
+    cells = tuple(Cell(_show(entry, value), value is not None and value == best) for value in values)
+    words, mood = _change(entry, change(values, len(values) - 1))
+    return Row(entry.label, cells, words, mood, name in PRIMARY)
 
 
-def _show(metric: Metric, value: float | None) -> str:
+def _show(entry: Metric, value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
-    if metric.percent:
-        return f"{value * 100:.1f} %"
-    return _amount(value) if metric.name.startswith("capfilt/") else f"{value:.3f}"
+    return _amount(value) if entry.unit == "count" else number(value, entry.unit == "share")
 
 
-def _change(metric: Metric, before: float | None, after: float | None) -> tuple[str, Literal["up", "down", "flat"]]:
-    if before is None or after is None or not math.isfinite(after - before):
+def _change(entry: Metric, moved: float | None) -> tuple[str, Mood]:
+    if moved is None:
         return "", "flat"
-    difference = after - before
-    if metric.percent:
-        text = f"{difference * 100:+.1f} pts"
-    elif metric.name.startswith("capfilt/"):
-        text = f"{difference:+,.0f}"
+    if entry.unit == "share":
+        text = f"{moved * 100:+.1f} pts"
     else:
-        text = f"{difference:+.3f}"
-    if not metric.better or not any(digit in text for digit in "123456789"):
+        text = f"{moved:+,.0f}" if entry.unit == "count" else f"{moved:+.3f}"
+    if not entry.better or not any(digit in text for digit in "123456789"):
         return text, "flat"
-    return text, "up" if difference * metric.better > 0 else "down"
+    return text, "up" if moved * entry.better > 0 else "down"
 
 
 def _tables(rounds: Sequence[RoundReport]) -> list[tuple[str, list[Row]]]:
     tables = []
-    for title, metrics in TABLE:
-        rows = [_row(m, [one.metrics.get(m.name) for one in rounds], primary=m.name in PRIMARY) for m in metrics]
+    for title, names in TABLE:
+        rows = [_row(name, [one.metrics.get(name) for one in rounds]) for name in names]
         if shown := [row for row in rows if row is not None]:
             tables.append((title, shown))
     return tables
 
 
 def _data_rows(passes: Sequence[CapfiltReport]) -> list[Row]:
-    rows = (_row(metric, [one.metrics.get(metric.name) for one in passes]) for metric in DATA_TABLE)
+    rows = (_row(name, [one.metrics.get(name) for one in passes]) for name in DATA_TABLE)
     return [row for row in rows if row is not None]
+
+
+def _explained(names: set[str]) -> list[tuple[str, str]]:
+    """Words of the tables that need saying what they mean."""
+    own = [(metric(name).label, metric(name).about) for name in EXPLAINED if name in names]
+    return [*meanings(names), *own]
 
 
 class Tile(NamedTuple):
@@ -210,28 +179,29 @@ class Tile(NamedTuple):
     label: str
     value: str
     note: str
-    mood: Literal["up", "down", "flat"]
+    mood: Mood
 
 
 def _tiles(data: ReportData) -> list[Tile]:
     first, best = data.rounds[0], best_round(data.rounds)
     tiles = []
-    for name, label in ((RECALL, "Retrieval, mean recall"), (CIDER, "Captioning, CIDEr")):
+    for name in PRIMARY:
         if name in best.metrics:
-            metric = Metric(name, label, name == RECALL)
-            change, mood = _change(metric, first.metrics.get(name), best.metrics[name])
-            note = f"{change} against round {first.round}" if best is not first and change else f"round {best.round}"
-            tiles.append(Tile(label, _show(metric, best.metrics[name]), note, mood if best is not first else "flat"))
+            entry = metric(name)
+            words, mood = _change(entry, change([first.metrics.get(name), best.metrics[name]], 1))
+            note = f"{words} against round {first.round}" if best is not first and words else f"round {best.round}"
+            mood = mood if best is not first else "flat"
+            tiles.append(Tile(_title(entry), _show(entry, best.metrics[name]), note, mood))
     if data.capfilt:
         metrics = data.capfilt[-1].metrics
-        if "capfilt/noise_ratio_web" in metrics:
-            tiles.append(
-                Tile("Web texts rejected", number(metrics["capfilt/noise_ratio_web"], True), "as noise", "flat")
-            )
+        rejected = metrics.get("capfilt/noise_ratio_web")
+        if rejected is not None:
+            tiles.append(Tile(_title(metric("capfilt/noise_ratio_web")), number(rejected, True), "as noise", "flat"))
         before, after = metrics.get("truth/web_true_before"), metrics.get("truth/web_true")
         if before is not None and after is not None:
-            change, mood = _change(Metric("", "", True), before, after)
-            tiles.append(Tile("Kept web texts that are right", number(after, True), f"{change} by the filter", mood))
+            entry = metric("truth/web_true")
+            words, mood = _change(entry, change([before, after], 1))
+            tiles.append(Tile(_title(entry), number(after, True), f"{words} by the filter", mood))
     return tiles
 
 
@@ -243,15 +213,11 @@ def _progress_charts(rounds: Sequence[RoundReport]) -> list[tuple[str, Markup]]:
     if len(rounds) < 2:
         return []
     charts = []
-    for title, name, percent in (
-        ("Mean recall", RECALL, True),
-        ("CIDEr", CIDER, False),
-        ("BLEU-4", "eval/caption/bleu_4", False),
-    ):
-        points = tuple((float(one.round), one.metrics[name]) for one in rounds if name in one.metrics)
-        chart = line_chart(
-            title, [Series(label=title, points=points, colour=1)], x_label="round", percent=percent, rounds=True
-        )
+    for entry in map(metric, CHARTS):
+        title = _title(entry)
+        points = tuple((float(one.round), one.metrics[entry.name]) for one in rounds if entry.name in one.metrics)
+        line, percent = Series(label=title, points=points, colour=1), entry.unit == "share"
+        chart = line_chart(title, [line], x_label="round", percent=percent, rounds=True)
         if chart:
             charts.append((title, chart))
     return charts
@@ -297,7 +263,7 @@ def _curve_groups(rounds: Sequence[RoundReport]) -> list[tuple[str, list[tuple[s
                 if name in one.curves
             ]
             if chart := line_chart(f"{stage}, {loss}", lines, x_label="step"):
-                charts.append((CURVES.get(loss, loss), chart))
+                charts.append((metric(f"train/{loss}").label, chart))
         if charts:
             groups.append((STAGES.get(stage, stage), charts))
     return groups
@@ -405,6 +371,10 @@ def _clock(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _title(entry: Metric) -> str:
+    return entry.label[0].upper() + entry.label[1:]
 
 
 def _amount(value: float) -> str:

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from components.common.metrics import PRIMARY, metric
 from components.pages.charts import number
 from components.pages.report_data import ReportData, RoundReport
-
-RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
-PRIMARY = (RECALL, CIDER)
 
 
 def best_round(rounds: Sequence[RoundReport]) -> RoundReport:
@@ -31,7 +29,7 @@ def verdict(data: ReportData) -> str:
     if not changes:
         return f"{len(data.rounds)} rounds ended, and nothing was measured that could be compared."
     words = " and ".join(
-        f"{_short_name(name)} {_direction(before, after)} from {_figure(name, before)} to {_figure(name, after)}"
+        f"{metric(name).in_words} {_direction(before, after)} from {_figure(name, before)} to {_figure(name, after)}"
         for name, before, after in changes
     )
     ups = [after > before for _, before, after in changes]
@@ -51,16 +49,12 @@ def _changes(first: RoundReport, other: RoundReport) -> list[tuple[str, float, f
 
 def _figures(one: RoundReport) -> str:
     return ", ".join(
-        f"{_short_name(name)} {_figure(name, one.metrics[name])}" for name in PRIMARY if name in one.metrics
+        f"{metric(name).in_words} {_figure(name, one.metrics[name])}" for name in PRIMARY if name in one.metrics
     )
 
 
-def _short_name(name: str) -> str:
-    return "retrieval recall" if name == RECALL else "CIDEr"
-
-
 def _figure(name: str, value: float) -> str:
-    return number(value, name == RECALL)
+    return number(value, metric(name).unit == "share")
 
 
 def _direction(before: float, after: float) -> str:

@@ -25,7 +25,7 @@ from components.common.errors import DataError, GateError, ModelError
 from components.common.progress import Progress
 from components.common.seeding import digest_of
 from components.common.storage import Store
-from components.common.tracking import Tracker
+from components.common.tracking import UNTRACKED, Tracker
 from components.data.decoding import Pixels
 from components.data.views import EvalImage, iterate_images
 from components.inference.arithmetic import Arithmetic, pick_device
@@ -59,7 +59,7 @@ def run_calibration(
     config: CapfiltConfig,
     *,
     work_dir: Path | None = None,
-    tracker: Tracker | None = None,
+    tracker: Tracker = UNTRACKED,
     step: int = 0,
     label: str = "calibration",
 ) -> Calibration:
@@ -98,9 +98,8 @@ def run_calibration(
         negatives=len(scores.wrong),
         bad_share=config.calibration.bad_share,
     )
-    if tracker is not None:
-        tracker.log_dataset(human, "validation")
-        tracker.log_metrics(calibration.metrics, step=step)
+    tracker.log_dataset(human, "validation")
+    tracker.log_metrics(calibration.metrics, step=step)
     return calibration
 
 

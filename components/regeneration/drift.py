@@ -1,15 +1,6 @@
 """Whether a filter judges as the one of the round before did."""
 
-from typing import NamedTuple
-
-from components.common.contracts import Calibration, PurityPoint
-
-
-class Drift(NamedTuple):
-    """A filter that judges otherwise than the one before, in words; `worse` if its purity or its yield fell."""
-
-    worse: bool
-    text: str
+from components.common.contracts import Calibration, Drift, PurityPoint
 
 
 def find_drift(before: Calibration | None, after: Calibration, limit: float) -> Drift | None:
@@ -32,7 +23,7 @@ def find_drift(before: Calibration | None, after: Calibration, limit: float) -> 
         f"at threshold {old.threshold:g} the filter's {_went('purity', old.purity, new.purity)} and its "
         f"{_went('yield', old.yield_share, new.yield_share)} since the round before"
     )
-    return Drift(min(purity, yields) < -limit, f"{moved}: {_meaning(purity, yields, limit)}")
+    return Drift(worse=min(purity, yields) < -limit, text=f"{moved}: {_meaning(purity, yields, limit)}")
 
 
 def _point(calibration: Calibration, threshold: float) -> PurityPoint:

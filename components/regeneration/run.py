@@ -12,7 +12,7 @@ from components.common.errors import ConfigError
 from components.common.progress import Progress
 from components.common.scratch import ScratchFolder
 from components.common.storage import Store
-from components.common.tracking import Tracker
+from components.common.tracking import UNTRACKED, Tracker
 from components.data.candidates import read_candidates
 from components.data.manifest import (
     Counts,
@@ -46,7 +46,7 @@ def run_capfilt(
     *,
     store: Store,
     name: str,
-    tracker: Tracker | None = None,
+    tracker: Tracker = UNTRACKED,
     progress: Progress | None = None,
     work_dir: Path | None = None,
     out: Store | None = None,
@@ -104,7 +104,7 @@ def _at_a_precision(plan: Plan, place: Callable[[Plan], Store]) -> Plan:
 class Run:
     """What is known of a run so far: finished shards, figures, and where to show them."""
 
-    def __init__(self, name: str, plan: Plan, store: Store, tracker: Tracker | None) -> None:
+    def __init__(self, name: str, plan: Plan, store: Store, tracker: Tracker) -> None:
         self.name, self.plan, self.store, self.tracker = name, plan, store, tracker
         self.progress: Progress | None = None
         self.recalled = 0
@@ -147,8 +147,7 @@ class Run:
         self._remember(shard)
         stats = self._totals()
         check_collapse(stats.captions, self.plan.config.guard, f"dataset {self.name}")
-        if self.tracker is not None:
-            self.tracker.log_metrics(self._metrics(stats), step=self._counts().samples)
+        self.tracker.log_metrics(self._metrics(stats), step=self._counts().samples)
 
     def seal(self) -> CapfiltResult:
         """Write the manifest: the dataset exists from now on."""
@@ -173,8 +172,7 @@ class Run:
                 counts.dropped_pairs,
                 self.plan.config.threshold,
             )
-        if self.tracker is not None:
-            self.tracker.log_metrics(metrics, step=counts.samples)
+        self.tracker.log_metrics(metrics, step=counts.samples)
         return CapfiltResult(dataset=ref, metrics=metrics)
 
     def _remember(self, shard: Finished) -> None:

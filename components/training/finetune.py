@@ -6,7 +6,7 @@ from typing import Literal
 
 from components.common.contracts import DatasetRef, ModelRef, TrainResult
 from components.common.storage import Store
-from components.common.tracking import Tracker
+from components.common.tracking import UNTRACKED, Tracker
 from components.training.config import TrainConfig
 from components.training.group import OnLine
 from components.training.launch import launch_training
@@ -24,7 +24,7 @@ def run_finetuning(
     *,
     store: Store,
     work_dir: Path,
-    tracker: Tracker | None = None,
+    tracker: Tracker = UNTRACKED,
     label: str | None = None,
     on_line: OnLine | None = None,
 ) -> TrainResult:

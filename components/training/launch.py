@@ -6,7 +6,7 @@ from typing import Any
 
 from components.common.contracts import TrainResult
 from components.common.progress import Progress
-from components.common.tracking import NullTracker, Tracker
+from components.common.tracking import UNTRACKED, Tracker
 from components.training.engine import check_compiler
 from components.training.group import SPEC_FILE, OnLine, run_group
 from components.training.spec import TrainSpec
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def launch_training(
-    spec: TrainSpec, *, work_dir: Path, tracker: Tracker | None = None, on_line: OnLine | None = None
+    spec: TrainSpec, *, work_dir: Path, tracker: Tracker = UNTRACKED, on_line: OnLine | None = None
 ) -> TrainResult:
     """Train in a process group of its own; started again in the same folder, a training goes on where it stopped.
 
@@ -32,7 +32,7 @@ def launch_training(
     work_dir.mkdir(parents=True, exist_ok=True)
     path = work_dir / SPEC_FILE
     path.write_text(spec.model_dump_json(indent=1))
-    watcher = _Watcher(spec.label, tracker or NullTracker())
+    watcher = _Watcher(spec.label, tracker)
     try:
         outcome = run_group(
             "components.training",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from components.common.contracts import DatasetRef, ModelRef, TrainResult
 from components.common.storage import Store
-from components.common.tracking import Tracker
+from components.common.tracking import UNTRACKED, Tracker
 from components.model.config import BlipConfig
 from components.training.config import TrainConfig
 from components.training.group import OnLine
@@ -25,7 +25,7 @@ def run_pretraining(
     store: Store,
     work_dir: Path,
     init: ModelRef | None = None,
-    tracker: Tracker | None = None,
+    tracker: Tracker = UNTRACKED,
     label: str = "pretrain",
     on_line: OnLine | None = None,
 ) -> TrainResult:

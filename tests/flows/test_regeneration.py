@@ -8,15 +8,16 @@ import pytest
 from prefect import flow
 from safetensors.torch import load_file, save_file
 
-from components.common.contracts import Calibration, ModelRef
+from components.common.contracts import Calibration, ModelRef, RoundResult
 from components.common.errors import GateError
 from components.common.storage import open_store
-from components.common.tracking import NullTracker
+from components.common.tracking import Tracker
 from components.config import SAMPLE_CONFIG, BootstrapConfig, load_config
 from components.data.manifest import load_manifest
 from flows.preparation import prepare
-from flows.regeneration import calibrate, regeneration
+from flows.regeneration import calibrate, compare_filters, regeneration
 from flows.stages import BootstrapContext
+from tests.helpers.ended import round_result
 from tests.helpers.tiny import overrides
 from tests.helpers.tiny_models import save_tiny_models
 
@@ -71,21 +72,25 @@ def test_a_filter_that_drifts_is_warned_of(
     models: Models, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config: BootstrapConfig = load_config(None, settings(root, capfilt__threshold=0.5))
-    context = BootstrapContext(config, open_store(config.store), NullTracker(), tmp_path / "scratch")
+    context = BootstrapContext(config, open_store(config.store), Tracker(), tmp_path / "scratch")
+
+    rounds: list[RoundResult] = []
 
     @flow(name="three-rounds")
     def three_rounds() -> None:
         val = prepare(context).val
         for number, filter in enumerate([models[1], models[1], turned(models[1], tmp_path)]):
-            calibrate(context, number, filter, val)
+            calibration = calibrate(context, number, filter, val)
+            drift = compare_filters(context, rounds, calibration)
+            rounds.append(round_result(number, calibration.metrics, calibration=calibration, drift=drift))
 
     with caplog.at_level(logging.INFO, logger="flows"):
         three_rounds()
     told = [record for record in caplog.records if "since the round before" in record.getMessage()]
     assert [record.getMessage().partition(":")[0] for record in told] == ["round-2/calibrate"]
-    points = [context.calibrations[number].chosen for number in (0, 1, 2)]
+    assert [one.drift is not None for one in rounds] == [False, False, True]
+    points = [one.calibration.chosen for one in rounds]
     assert points[0] == points[1]
     fell = min(points[2].purity - points[1].purity, points[2].yield_share - points[1].yield_share) < -0.05
     assert told[0].levelno == (logging.WARNING if fell else logging.INFO)
-    assert context.metrics[2] == context.calibrations[2].metrics
     assert [report.cached for report in context.reports if report.stage.endswith("calibrate")] == [False, True, False]

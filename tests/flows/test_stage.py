@@ -11,7 +11,7 @@ from components.common.contracts import DatasetRef, EvalReport, ModelRef, RawDat
 from components.common.errors import DataError, StorageError
 from components.common.lock import BusyError
 from components.common.storage import open_store
-from components.common.tracking import NullTracker
+from components.common.tracking import Tracker
 from components.config import BootstrapConfig, load_config
 from flows import stages
 from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> BootstrapConfig:
 
 @pytest.fixture
 def context(config: BootstrapConfig, tmp_path: Path) -> BootstrapContext:
-    return BootstrapContext(config, open_store(config.store), NullTracker(), tmp_path / "scratch")
+    return BootstrapContext(config, open_store(config.store), Tracker(), tmp_path / "scratch")
 
 
 def _run(context: BootstrapContext, work: Work, *, revision: int = 1, inputs: str = "a") -> EvalReport:

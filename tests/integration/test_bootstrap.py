@@ -13,6 +13,7 @@ import psutil
 import pytest
 from transformers import ViTConfig, ViTModel
 
+from components.common.metrics import find_metric
 from components.common.storage import open_store
 from components.data.manifest import load_manifest
 from tests.helpers.s3 import SECRET_KEY, serve_s3
@@ -81,7 +82,14 @@ def finished(folder: Path) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in server.environment().items():
                 patch.setenv(name, value)
+            page = folder / "again.html"
+            again = subprocess.run(
+                [*_command()[:3], "report", f"{server.uri}/root", "--out", str(page)],
+                cwd=work, env=_environment(server.environment()), capture_output=True, text=True, check=False,
+            )  # fmt: skip
             yield {
+                "again": again,
+                "page": page,
                 "refused": refused,
                 "first": json.loads(first.stdout),
                 "second": json.loads(second.stdout),
@@ -136,6 +144,28 @@ def test_everything_lies_in_the_bucket(finished: dict[str, Any]) -> None:
     for number in (0, 1):
         assert f"Purity and yield of the filter of round {number} by threshold: purity" in page
     assert not list((finished["work"] / ".capfilt" / "work").iterdir())
+
+
+def test_page_and_table_are_made_again_from_the_stored_result(finished: dict[str, Any]) -> None:
+    again, document = finished["again"], finished["second"]
+    assert again.returncode == 0, again.stderr
+    folder, _, name = document["report"].rpartition("/")
+    assert finished["page"].read_bytes() == open_store(folder).read(name)
+    assert f"{document['rounds'][1]['metrics']['eval/caption/cider']:.4f}" in again.stdout
+    for one in document["rounds"]:
+        assert set(one["histories"]) == {"pretrain", "captioner", "filter"}
+
+
+def test_every_logged_metric_is_in_the_catalogue(finished: dict[str, Any]) -> None:
+    from mlflow import MlflowClient
+
+    document = finished["second"]
+    client = MlflowClient(document["mlflow_uri"], registry_uri=document["mlflow_uri"])
+    experiment = client.get_run(document["mlflow_run"]).info.experiment_id
+    logged = {name for run in client.search_runs([experiment]) for name in run.data.metrics}
+    logged |= {name for one in document["rounds"] for name in one["metrics"]}
+    assert len(logged) > 60
+    assert sorted(name for name in logged if find_metric(name) is None) == []
 
 
 def test_the_second_time_everything_is_found(finished: dict[str, Any]) -> None:

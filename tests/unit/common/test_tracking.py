@@ -9,8 +9,8 @@ import pytest
 from components.common import tracking
 from components.common.contracts import DatasetRef, ModelRef
 from components.common.tracking import (
+    UNTRACKED,
     MlflowTracker,
-    NullTracker,
     RunsView,
     Tracker,
     comparison_page,
@@ -193,7 +193,7 @@ def test_a_child_process_logs_into_the_run_without_ending_it(
 
 def test_without_environment_nothing_is_tracked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(tracking.URI_VARIABLE, raising=False)
-    assert isinstance(tracker_from_environment(), NullTracker)
+    assert tracker_from_environment() is UNTRACKED
 
 
 def test_a_server_that_is_away_ends_nothing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

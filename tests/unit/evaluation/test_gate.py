@@ -39,5 +39,5 @@ def test_decisions(new, old, config, promote):
 
 def test_reasons_are_readable():
     reasons = decide(metrics(0.6, 0.5), metrics(0.5, 1.0), GateConfig()).reasons
-    assert reasons[0] == "eval/retrieval/mean_recall 0.5000 -> 0.6000 (+20.0%)"
-    assert "eval/caption/cider falls by more than 2.0%" in reasons
+    assert reasons[0] == "retrieval recall 0.5000 -> 0.6000 (+20.0%)"
+    assert "CIDEr falls by more than 2.0%" in reasons

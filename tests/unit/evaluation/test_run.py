@@ -10,7 +10,7 @@ import torch
 from components.common.errors import DataError, ModelError
 from components.common.progress import Progress
 from components.common.storage import open_store
-from components.common.tracking import NullTracker
+from components.common.tracking import Tracker
 from components.data.coco import import_coco
 from components.data.loader import load_eval_set
 from components.data.sampleworld import SampleWorldConfig, generate_sample_world
@@ -26,7 +26,7 @@ from tests.helpers.tiny_models import CORPUS, tiny_config
 IMAGES = 14
 
 
-class Recorder(NullTracker):
+class Recorder(Tracker):
     def __init__(self):
         self.metrics, self.datasets = {}, []
 
@@ -67,7 +67,7 @@ def measure(bench, tmp_path, tracker=None, **config):
         EvaluationConfig(**config),
         round=1,
         store=store,
-        tracker=tracker or NullTracker(),
+        tracker=tracker or Tracker(),
         work_dir=tmp_path,
     )
 
@@ -176,7 +176,7 @@ def test_progress_is_told(bench, tmp_path):
         EvaluationConfig(),
         round=0,
         store=store,
-        tracker=NullTracker(),
+        tracker=Tracker(),
         work_dir=tmp_path,
         progress=bar,
     )

@@ -2,18 +2,14 @@
 
 import json
 import logging
-from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from components.common.contracts import RawData, RoundResult
+from components.common.contracts import BootstrapResult, RoundResult
 from components.common.errors import CapfiltError
 from components.common.storage import open_store, split_uri
 from components.pages.gallery import describe_capfilt
 from components.pages.report_data import CapfiltReport, ReportData, RoundReport
-from components.regeneration.drift import find_drift
-from flows.stages import BootstrapContext
 
 logger = logging.getLogger(__name__)
 
@@ -21,58 +17,49 @@ EXAMPLES = 24
 Curve = tuple[tuple[float, float], ...]
 
 
-def report_data(
-    context: BootstrapContext,
-    raw: RawData,
-    rounds: Sequence[RoundResult],
-    champion: int,
-    reasons: tuple[str, ...],
-    cache_dir: Path,
-) -> ReportData:
+def report_data(result: BootstrapResult, cache_dir: Path) -> ReportData:
     """Everything the page shows; `cache_dir` takes shards that have to be fetched for their images."""
-    facts = {"store": context.store.uri, "bootstrap": context.config.bootstrap_id, "test split": raw.test.digest}
-    if context.tracker.run_id:
-        facts["MLflow run"] = context.tracker.run_id
+    facts = {"store": result.store, "bootstrap": result.bootstrap, "test split": result.raw.test.digest}
+    if result.mlflow_run:
+        facts["MLflow run"] = result.mlflow_run
     return ReportData(
-        name=context.config.name,
-        rounds=tuple(_round(context, raw, one) for one in rounds),
-        capfilt=tuple(_capfilt(context, raw, one, cache_dir) for one in rounds if one.round > 0),
-        stages=tuple(context.reports),
-        promoted=champion > 0 if len(rounds) > 1 else None,
-        reasons=reasons,
-        config=context.config.model_dump(mode="json"),
+        name=result.name,
+        rounds=tuple(_round(result, one) for one in result.rounds),
+        capfilt=tuple(_capfilt(result, one, cache_dir) for one in result.rounds if one.round > 0),
+        stages=result.stages,
+        promoted=result.champion > 0 if len(result.rounds) > 1 else None,
+        reasons=result.reasons,
+        config=result.config,
         facts=facts,
-        finished=datetime.now(timezone.utc),
+        finished=result.finished,
     )
 
 
-def _round(context: BootstrapContext, raw: RawData, one: RoundResult) -> RoundReport:
+def _round(result: BootstrapResult, one: RoundResult) -> RoundReport:
     curves: dict[str, Curve] = {}
-    for role, uri in context.histories[one.round].items():
+    for role, uri in one.histories.items():
         curves |= {f"{role}/{name}": points for name, points in read_history(uri).items()}
-    calibration, before = context.calibrations[one.round], context.calibrations.get(one.round - 1)
-    drift = find_drift(before, calibration, context.config.capfilt.calibration.drift)
     return RoundReport(
         round=one.round,
         metrics={name: value for name, value in one.metrics.items() if name.startswith("eval/")},
         curves=curves,
-        datasets=(one.web, raw.train),
+        datasets=(one.web, result.raw.train),
         models=(one.base, one.captioner, one.filter),
-        calibration=calibration,
-        drift=drift.text if drift else "",
-        drift_worse=bool(drift and drift.worse),
+        calibration=one.calibration,
+        drift=one.drift.text if one.drift else "",
+        drift_worse=bool(one.drift and one.drift.worse),
     )
 
 
-def _capfilt(context: BootstrapContext, raw: RawData, one: RoundResult, cache_dir: Path) -> CapfiltReport:
+def _capfilt(result: BootstrapResult, one: RoundResult, cache_dir: Path) -> CapfiltReport:
     return describe_capfilt(
         one.web,
-        raw.web,
+        result.raw.web,
         made_by=one.round - 1,
         metrics={name: value for name, value in one.metrics.items() if name.startswith(("capfilt/", "truth/"))},
-        truth_uri=raw.truth_uri,
+        truth_uri=result.raw.truth_uri,
         examples=EXAMPLES,
-        seed=context.config.seed,
+        seed=int(result.config.get("seed", 0)),
         cache_dir=cache_dir,
     )
 

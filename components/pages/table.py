@@ -1,0 +1,124 @@
+"""The table of rounds: on a terminal, and as markdown for Prefect's and MLflow's pages."""
+
+from collections.abc import Iterator, Sequence
+
+from components.common.contracts import BootstrapResult, RoundResult
+from components.common.metrics import Metric, change, meanings, metric
+from components.common.programs import program
+from components.common.progress import clock
+
+SHOWN = (
+    "eval/retrieval/mean_recall",
+    "eval/retrieval/text_recall_at_1",
+    "eval/retrieval/image_recall_at_1",
+    "eval/caption/cider",
+    "eval/caption/bleu_4",
+    "calibration/threshold",
+    "calibration/purity",
+    "calibration/yield",
+    "capfilt/noise_ratio_web",
+    "capfilt/noise_ratio_synthetic",
+    "capfilt/kept_pairs",
+    "truth/web_true_before",
+    "truth/web_true",
+    "truth/synthetic_true_before",
+    "truth/synthetic_true",
+    "truth/web_facts_right_before",
+    "truth/web_facts_right",
+    "truth/synthetic_facts_right_before",
+    "truth/synthetic_facts_right",
+    "truth/facts_right_by_chance",
+    "truth/pairs_true",
+    "truth/filter_precision",
+    "truth/filter_recall",
+)
+COMPARED_WITH = "changes: since round 0; of what CapFilt did, since its first pass"
+Values = Sequence[float | None]
+
+
+def print_result(result: BootstrapResult, pages: str = "") -> None:
+    """The rounds side by side with their changes, the winner, and where to look, on stdout.
+
+    Args:
+        pages: the command that serves MLflow's and Prefect's pages of this bootstrap; empty where it is not known.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(title=f"{result.name}: round 0 … {len(result.rounds) - 1}", title_justify="left")
+    table.add_column("")
+    for one in result.rounds:
+        table.add_column(f"round {one.round}", justify="right")
+        if one.round:
+            table.add_column("change", justify="right")
+    for entry, values in _rows(result.rounds):
+        table.add_row(entry.label, *_rich_cells(entry, values))
+    console.print(table)
+    if len(result.rounds) > 2:
+        console.print(COMPARED_WITH, soft_wrap=True)
+    if words := meanings(name for one in result.rounds for name in one.metrics):
+        console.print("; ".join(f"{word}: {meaning}" for word, meaning in words), soft_wrap=True)
+    console.print(f"champion: round {result.champion} ({'; '.join(result.reasons)})", soft_wrap=True)
+    worked = [stage.seconds for stage in result.stages if not stage.cached]
+    found = len(result.stages) - len(worked)
+    console.print(f"stages: {len(worked)} worked in {clock(sum(worked))}, {found} found done")
+    if result.report:
+        console.print(f"report: {result.report}", soft_wrap=True)
+    if pages:
+        console.print(f"pages: {pages}   (MLflow and Prefect)", soft_wrap=True)
+    if result.mlflow_uri:
+        console.print(f"MLflow: {mlflow_words(result.mlflow_uri, result.mlflow_page or '')}", soft_wrap=True)
+
+
+def mlflow_words(uri: str, page: str) -> str:
+    """Where the rounds are seen: an address, and before it, for a database file, the command that serves it."""
+    if uri.startswith("http"):
+        return f"{uri.rstrip('/')}/{page}"
+    return f"{program('mlflow')} ui --backend-store-uri {uri}, then http://127.0.0.1:5000/{page}"
+
+
+def markdown_table(rounds: Sequence[RoundResult]) -> str:
+    """The rounds side by side."""
+    head = "| | " + " | ".join(f"round {one.round}" for one in rounds) + " |"
+    lines = [head, "|---|" + "---:|" * len(rounds)]
+    for entry, values in _rows(rounds):
+        cells = [_value(entry, value) + _suffix(_change(entry, values, at)) for at, value in enumerate(values)]
+        lines.append(f"| {entry.label} | {' | '.join(cells)} |")
+    if len(rounds) > 2:
+        lines += ["", COMPARED_WITH]
+    return "\n".join(lines)
+
+
+def _rows(rounds: Sequence[RoundResult]) -> Iterator[tuple[Metric, Values]]:
+    """What is shown and was measured in any round, each with its value per round."""
+    for name in SHOWN:
+        values = [one.metrics.get(name) for one in rounds]
+        if any(value is not None for value in values):
+            yield metric(name), values
+
+
+def _rich_cells(entry: Metric, values: Values) -> list[str]:
+    cells = [_value(entry, values[0])]
+    for at in range(1, len(values)):
+        moved, text = change(values, at) or 0.0, _change(entry, values, at)
+        colour = "green" if moved * entry.better > 0 else "red"
+        cells += [_value(entry, values[at]), f"[{colour}]{text}[/]" if moved and entry.better else text]
+    return cells
+
+
+def _value(entry: Metric, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if entry.unit == "count" else f"{value:.4f}"
+
+
+def _change(entry: Metric, values: Values, at: int) -> str:
+    moved = change(values, at)
+    if moved is None:
+        return ""
+    return f"{moved:+,.0f}" if entry.unit == "count" else f"{moved:+.4f}"
+
+
+def _suffix(text: str) -> str:
+    return f" ({text})" if text else ""

@@ -1,0 +1,62 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.pages.table import markdown_table, mlflow_words, print_result
+from tests.helpers.ended import bootstrap_result, round_result
+
+RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
+
+
+def test_rounds_side_by_side_with_changes() -> None:
+    more = {"capfilt/kept_pairs": 2400.0, "truth/filter_recall": 1.0}
+    table = markdown_table(
+        [round_result(0, {RECALL: 0.5, CIDER: 1.25}), round_result(1, {RECALL: 0.625, CIDER: 1.0, **more})]
+    )
+    assert table.splitlines() == [
+        "| | round 0 | round 1 |",
+        "|---|---:|---:|",
+        "| retrieval, mean recall | 0.5000 | 0.6250 (+0.1250) |",
+        "| captions, CIDEr | 1.2500 | 1.0000 (-0.2500) |",
+        "| pairs kept by CapFilt | – | 2,400 |",
+        "| filter recall | – | 1.0000 |",
+    ]
+
+
+def test_changes_are_since_the_first_figure() -> None:
+    """Small steps add up; the page compares in the same way (test_report.py)."""
+    figures = [(0.5, None), (0.6, 100.0), (0.58, 150.0)]
+    rounds = [
+        round_result(k, {RECALL: recall} | ({"capfilt/kept_pairs": kept} if kept else {}))
+        for k, (recall, kept) in enumerate(figures)
+    ]
+    lines = markdown_table(rounds).splitlines()
+    assert lines[2:4] == [
+        "| retrieval, mean recall | 0.5000 | 0.6000 (+0.1000) | 0.5800 (+0.0800) |",
+        "| pairs kept by CapFilt | – | 100 | 150 (+50) |",
+    ]
+    assert lines[-1] == "changes: since round 0; of what CapFilt did, since its first pass"
+
+
+def test_the_terminal_shows_what_the_words_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"truth/web_true": 0.75, "truth/synthetic_facts_right": float("nan")}
+    print_result(bootstrap_result([round_result(0, {CIDER: 1.0}), round_result(1, {CIDER: 2.0} | facts)]))
+    shown = capsys.readouterr().out
+    assert "+1.0000" in shown
+    assert "true: everything a text says fits its image; facts right: the share" in shown
+    assert "champion: round 1 (mean gain +24.8%)" in shown
+    assert "pages:" not in shown
+
+
+def test_where_the_rounds_are_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = "#/experiments/1/runs?workflowType=machine_learning"
+    assert mlflow_words("http://tracking:5000/", page) == f"http://tracking:5000/{page}"
+    installed = Path(sys.executable).parent
+    for path, command in ((str(installed), "mlflow"), (str(tmp_path), f"{installed}/mlflow")):
+        monkeypatch.setenv("PATH", path)
+        monkeypatch.chdir(tmp_path)
+        words = mlflow_words("sqlite:////runs/mlflow.db", page)
+        assert words == f"{command} ui --backend-store-uri sqlite:////runs/mlflow.db, then http://127.0.0.1:5000/{page}"
+    monkeypatch.chdir(installed.parent)
+    assert mlflow_words("sqlite:////m.db", page).startswith(f"{installed.name}/mlflow ui ")
