@@ -15,11 +15,10 @@ from components.common.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from components.data.pipeline import Samples
-
     from capfilt.images import ImageLike
     from components.common.contracts import CapfiltResult, ModelRef
     from components.common.storage import Store
+    from components.data.pipeline import Samples
     from components.regeneration.config import CapfiltConfig
     from components.regeneration.policy import Policy
 
