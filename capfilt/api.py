@@ -265,7 +265,7 @@ def _calibrated(
     from components.data.coco import import_coco
     from components.regeneration.calibration import remembered, run_calibration, settle
 
-    annotations, images = map(fspath, human)
+    annotations, images = (fspath(place) for place in human)
     limit = config.calibration.images
     data = import_coco(annotations, images, store=open_store(str(folder)), name="calibration", limit=limit)
     measure = partial(run_calibration, judge, data, config, work_dir=folder)

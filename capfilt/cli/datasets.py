@@ -15,6 +15,7 @@ from components.regeneration.config import CapfiltConfig
 app = typer.Typer(help="Import datasets and look at them.", no_args_is_help=True)
 
 StoreUri = Annotated[str, typer.Option("--store", help="Root of the store: a folder or s3://bucket/prefix.")]
+RECUT = Shown(CapfiltConfig, "threshold", "policy")
 Limit = Annotated[int | None, typer.Option(min=1, help="The first N samples only.")]
 
 
@@ -109,7 +110,7 @@ def diff(
 
 
 @app.command()
-@Shown(CapfiltConfig, "threshold", "policy")
+@RECUT
 def recut(
     uri: Annotated[str, typer.Argument(help="A dataset made by CapFilt.")],
     out: Annotated[str, typer.Option(help="Root of the new dataset: a folder or s3://bucket/prefix.")],

@@ -9,10 +9,13 @@ from capfilt.cli.console import command
 from capfilt.cli.options import CAPTIONING, Given, Json, Model, Option, Shown
 from components.regeneration.config import CapfiltConfig
 
+CAPTION = Shown(CapfiltConfig, *CAPTIONING, "image_size")
+MATCH = Shown(CapfiltConfig, "position_zero", Option("precision", "--dtype"), "image_size")
+
 Images = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE")]
 
 
-@Shown(CapfiltConfig, *CAPTIONING, Option("image_size"))
+@CAPTION
 def caption(images: Images, model: Model, given: Given[CapfiltConfig], as_json: Json = False) -> None:
     """Write captions for images."""
     with command(as_json=as_json) as out:
@@ -23,7 +26,7 @@ def caption(images: Images, model: Model, given: Given[CapfiltConfig], as_json: 
         out.result(rows, "\n".join(f"{row['image']}: {text}" for row in rows for text in row["captions"]))
 
 
-@Shown(CapfiltConfig, Option("position_zero"), Option("precision", "--dtype"), Option("image_size"))
+@MATCH
 def match(
     images: Images,
     model: Model,

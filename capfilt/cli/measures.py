@@ -9,6 +9,14 @@ from capfilt.cli.console import command
 from capfilt.cli.options import Given, Json, Model, Option, Shown
 from components.evaluation.config import EvaluationConfig
 
+RETRIEVAL = Shown(
+    EvaluationConfig,
+    Option("retrieval.top_k", default=128),
+    "limit",
+    Option("precision", "--dtype"),
+    Option("position_zero", default="enc", help="first token of the texts: enc (as trained) or cls (BLIP's demo)"),
+)
+
 
 def metrics(
     references: Annotated[str, typer.Option(help="COCO captions JSON with the human captions.")],
@@ -23,13 +31,7 @@ def metrics(
         out.result(scores, "\n".join(f"{name:8} {value:.4f}" for name, value in scores.items()))
 
 
-@Shown(
-    EvaluationConfig,
-    Option("retrieval.top_k", default=128),
-    Option("limit"),
-    Option("precision", "--dtype"),
-    Option("position_zero", default="enc", help="first token of the texts: enc (as trained) or cls (BLIP's demo)"),
-)
+@RETRIEVAL
 def retrieval(
     model: Model,
     annotations: Annotated[str, typer.Option(help="COCO captions JSON or Karpathy JSON of the test split.")],

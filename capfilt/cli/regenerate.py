@@ -18,15 +18,15 @@ SETTINGS = Shown(
         help="choose the threshold so that at least this share of the kept texts fits its image, as estimated on "
         "--calibration, where near captions of other images stand for wrong texts; stops if no threshold does",
     ),
-    Option("calibration.bad_share"),
-    Option("policy"),
+    "calibration.bad_share",
+    "policy",
     *CAPTIONING,
-    Option("batch_size"),
-    Option("image_size"),
-    Option("position_zero"),
-    Option("engine"),
-    Option("workers"),
-    Option("limit"),
+    "batch_size",
+    "image_size",
+    "position_zero",
+    "engine",
+    "workers",
+    "limit",
 )
 
 

@@ -13,12 +13,29 @@ from capfilt.cli.console import INTERRUPTED, fit_terminal, tell
 class OneLineUsage(TyperGroup):
     """Typer's application, but that it says in one line what was typed wrong, and fits its output to the terminal."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **more: Any) -> Any:
-        """Run a command line (`sys.argv`) and end the process with its exit code."""
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command line (by default `sys.argv`) and end the process with its exit code.
+
+        Args:
+            args: what was typed, without the program's name.
+            prog_name: the program's name, for `--help`.
+            complete_var: environment variable by which a shell asks for completions.
+            standalone_mode: False to get the exit code back instead.
+            windows_expand_args: without meaning here: `args` is always given on.
+            extra: for the context of the command.
+        """
         typed = list(sys.argv[1:] if args is None else args)
         fit_terminal()
         try:
-            code = super().main(typed, *rest, standalone_mode=False, **more)
+            code = super().main(typed, prog_name, complete_var, False, windows_expand_args, **extra)
         except TyperException as error:
             code = error.exit_code
             if words := _words(error):

@@ -291,13 +291,32 @@ def test_metrics_of_files(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--top-p", "2"], "--top-p: Input should be less than or equal to 1"),
-        (["--decoding", "dream"], "--decoding: Input should be 'greedy'"),
-        (["--min-length", "30"], "min_length 30 must not exceed max_length 20"),
-        (["--captions-per-image", "2", "--decoding", "beam"], "use nucleus for several"),
+        (["--top-p", "much"], "--top-p: Input should be a valid number"),
+        (["--top-p", "0"], "--top-p: Input should be greater than 0"),
+        (["--decoding", "dream"], "--decoding: 'dream' is not one of 'greedy', 'beam', 'nucleus'"),
+        (["--dtype", "fp8"], "--dtype: 'fp8' is not one of 'auto', 'fp32', 'bf16'"),
+        (["--min-length", "30"], "--min-length 30 must not exceed --max-length 20"),
+        (["--captions-per-image", "2", "--decoding", "beam"], "set --decoding to nucleus for 2"),
+        (["--captions-per-imag", "2"], "--captions-per-image"),
     ],
 )
 def test_options_are_checked_before_a_model_is_loaded(arguments: list[str], message: str, tmp_path: Path) -> None:
+    """One line that names the option as it was typed; the same in the one document of --json."""
     (tmp_path / "x.jpg").write_bytes(b"x")
-    result = _call("caption", "--model", "nowhere", str(tmp_path / "x.jpg"), *arguments)
+    typed = ["caption", "--model", "nowhere", str(tmp_path / "x.jpg"), *arguments]
+    result = _call(*typed)
     assert result.exit_code == 2
     assert message in result.stderr
+    assert result.stderr.startswith("capfilt: ")
+    assert result.stderr.count("\n") == 1
+    document = json.loads(_call(*typed, "--json").stdout)
+    assert message in document["error"]
+    assert document["kind"] == "ConfigError"
+
+
+def test_without_arguments_there_is_help() -> None:
+    for group in ((), ("dataset",)):
+        result = _call(*group)
+        assert result.exit_code == 2
+        assert "Usage:" in result.output
+        assert "capfilt: " not in result.output

@@ -1,0 +1,95 @@
+"""The frame of every command: terminals of any encoding, and signals answered at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from capfilt.cli.console import GOES_ON
+
+LATIN = {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+
+
+def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    command = [sys.executable, "-m", "capfilt.cli.main", *arguments]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "koi8-r"])
+def test_a_terminal_that_is_not_utf8(encoding: str, tmp_path: Path) -> None:
+    """What it cannot show is replaced; nothing ends in an error for that."""
+    asked = f"--references={tmp_path}/犬 →.json"
+    missing = run("metrics", asked, "--predictions=x", PYTHONIOENCODING=encoding)
+    assert missing.returncode == 1, missing.stderr
+    assert b"? ?.json" in missing.stderr
+    assert b"UnicodeEncodeError" not in missing.stderr
+    shown = run("metrics", "--help", PYTHONIOENCODING=encoding)
+    assert shown.returncode == 0, shown.stderr
+    assert b"ROUGE-L" in shown.stdout
+
+
+def test_json_says_the_same_on_every_terminal(tmp_path: Path) -> None:
+    wanted = f"there is no file {tmp_path}/犬 →.jpg"
+    for environment in (LATIN, {"PYTHONIOENCODING": "utf-8"}):
+        done = run("match", "--model", "x", "--text", "a dog", f"{tmp_path}/犬 →.jpg", "--json", **environment)
+        assert done.returncode == 2
+        assert json.loads(done.stdout.decode(environment["PYTHONIOENCODING"]))["error"] == wanted
+
+
+SLOW = """
+import sys, time
+import components.regeneration.run as run
+def work(*inputs, **settings):
+    print("working", file=sys.stderr, flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(1.0)  # as a run that ends its threads and writes
+run.run_capfilt = work
+from capfilt.cli.main import app
+app()
+"""
+
+
+def interrupted(folder: Path, signals: list[int], *more: str) -> tuple[int, str, str, float]:
+    """A `regenerate` that is sent signals at work: exit code, stdout, stderr, and seconds until it spoke."""
+    for role in ("captioner", "filter"):
+        (folder / role).mkdir()
+        (folder / role / "config.json").write_text("{}")
+    places = ["--web", "web", "--captioner", str(folder / "captioner"), "--filter", str(folder / "filter")]
+    command = [sys.executable, "-c", SLOW, "regenerate", *places, "--out", str(folder / "out"), *more]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        lines = [process.stderr.readline()]
+        while lines[-1] != "working\n":
+            assert lines[-1], lines
+            lines.append(process.stderr.readline())
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(0.1)
+        start = time.monotonic()
+        told = process.stderr.readline()
+        seconds = time.monotonic() - start
+        out, rest = process.communicate(timeout=30)
+    return process.returncode, out, told + rest, seconds
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM]], ids=str)
+def test_a_stopped_command_says_so_once_and_at_once(signals: list[int], tmp_path: Path) -> None:
+    code, out, err, seconds = interrupted(tmp_path, signals)
+    assert code == 130
+    assert err == f"capfilt: {GOES_ON}\n"
+    assert out == ""
+    assert seconds < 0.5
+
+
+def test_a_stopped_command_leaves_one_json_document(tmp_path: Path) -> None:
+    code, out, err, _ = interrupted(tmp_path, [signal.SIGINT], "--json")
+    assert code == 130
+    assert json.loads(out) == {"error": GOES_ON, "kind": "Interrupted"}
+    assert err.count("stopping") == 1
