@@ -10,7 +10,6 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input -q -c constraints.txt
 TORCH_CPU ?= https://download.pytorch.org/whl/cpu
-CXX_NAME := $(firstword $(CXX) c++)
 COMPOSE ?= docker compose
 TEST_PROCESSES ?= 2
 ARGS ?=
@@ -20,7 +19,7 @@ ARGS ?=
 
 setup: tools $(STAMP)
 
-# Named with its remedy before anything is installed or started: Python, venv, and the compiler DeepSpeed needs once.
+# Named with its remedy before anything is installed or started: Python and venv.
 tools:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \
 	  echo "Python is missing: install Python 3.10 or newer (Debian/Ubuntu: apt install python3 python3-venv), or say make PYTHON=…" >&2; exit 1; }
@@ -28,8 +27,6 @@ tools:
 	  echo "$$($(PYTHON) --version) is too old: install Python 3.10 or newer and run make PYTHON=python3.11" >&2; exit 1; }
 	@test -e $(STAMP) || $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "Python's venv module is missing: apt install python3-venv (Fedora has it in python3)" >&2; exit 1; }
-	@command -v $(CXX_NAME) >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 || { \
-	  echo "A C++ compiler is missing (DeepSpeed builds one small op on first use): apt install g++ (Fedora: dnf install gcc-c++; macOS: xcode-select --install)" >&2; exit 1; }
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

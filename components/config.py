@@ -15,9 +15,8 @@ from components.data.sampleworld.config import SampleWorldConfig
 from components.evaluation.config import EvaluationConfig
 from components.model.config import BlipConfig, EncodersConfig
 from components.regeneration.config import CapfiltConfig
-from components.training.config import TrainConfig
+from components.training.config import TrainConfig, TrainedRole
 
-TrainedRole = Literal["pretrain", "captioner", "filter"]
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SAMPLE_CONFIG = CONFIGS / "sample.yaml"
 

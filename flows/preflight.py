@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before work starts: store, input, servers, compiler, disk, another run."""
+"""Everything that can be known to be wrong before work starts: store, input, servers, disk, another run."""
 
 import importlib.util
 import os
@@ -11,15 +11,12 @@ from typing import get_args
 from components.common.errors import CapfiltError, ConfigError, DataError, ModelError, StorageError
 from components.common.lock import refuse_if_busy
 from components.common.storage import open_store
-from components.config import BootstrapConfig, TrainedRole
+from components.config import BootstrapConfig
+from components.training.config import TrainedRole
 from flows.layout import LOCK_KEY, scratch_folder
 from flows.server import why_no_answer
 
 LEAST_FREE_BYTES = 1 << 30
-COMPILER_REMEDY = (
-    "there is no C++ compiler, and DeepSpeed builds one small op on first use: apt install g++ (Debian, Ubuntu), "
-    "dnf install gcc-c++ (Fedora), xcode-select --install (macOS)"
-)
 MLFLOW_REMEDY = "start it, mend MLFLOW_TRACKING_URI or tracking.uri, or go without: --set tracking.enabled=false"
 
 
@@ -30,9 +27,8 @@ def check_before_work(config: BootstrapConfig) -> None:
         ConfigError: a path that is not there, a file that is not what it must be, a placement that cannot be.
         StorageError: the store refuses us.
         BusyError: another bootstrap works on this store.
-        CapfiltError: no compiler, no room on the disk, or a server that does not answer.
+        CapfiltError: no room on the disk, or a server that does not answer.
     """
-    check_compiler()
     store = open_store(config.store)
     store.check()
     refuse_if_busy(store, LOCK_KEY)
@@ -41,20 +37,6 @@ def check_before_work(config: BootstrapConfig) -> None:
     if faults := [fault for check in checks for fault in check(config)]:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
     check_services(config)
-
-
-def find_compiler() -> str | None:
-    """The C++ compiler torch would call."""
-    wanted = os.environ.get("CXX")
-    return next(
-        (path for name in filter(None, (wanted, "c++", "g++", "clang++")) if (path := shutil.which(name))), None
-    )
-
-
-def check_compiler() -> None:
-    """Refuse to start without a compiler."""
-    if find_compiler() is None:
-        raise CapfiltError(COMPILER_REMEDY)
 
 
 def free_space(folder: Path) -> tuple[Path, int]:

@@ -157,7 +157,13 @@ def test_deployments_name_flows_that_exist() -> None:
 
 
 def test_constraints_are_portable() -> None:
-    """Versions alone: no local builds, no paths, and what the declared limits say."""
-    lines = (ROOT / "constraints.txt").read_text().split()
+    """Versions, some with a reason beside them: no local builds, no paths, and what the declared limits say."""
+    lines = [line.partition("  #")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()]
     assert all("==" in line and "+" not in line and "/" not in line for line in lines)
     assert {"torch==2.13.0", "deepspeed==0.19.7", "prefect==3.8.8"} <= set(lines)
+    versions = dict(line.lower().split("==") for line in lines)
+    assert _number(versions["fastapi"]) < (0, 151) and _number(versions["sqlalchemy"]) < (2, 1)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])

@@ -17,10 +17,8 @@ from components.common.storage import open_store
 from components.config import BootstrapConfig, load_config
 from flows.layout import scratch_folder
 from flows.preflight import (
-    COMPILER_REMEDY,
     LEAST_FREE_BYTES,
     MLFLOW_REMEDY,
-    find_compiler,
     free_space,
     mlflow_fault,
     ray_fault,
@@ -61,15 +59,10 @@ def _python(config: BootstrapConfig) -> Iterator[Finding]:
     yield Finding("Python", "ok" if good else "wrong", platform.python_version(), fix)
 
 
-def _compiler(config: BootstrapConfig) -> Iterator[Finding]:
-    path = find_compiler()
-    yield Finding("C++ compiler", "ok" if path else "wrong", path or "none", "" if path else COMPILER_REMEDY)
-
-
 def _machine(config: BootstrapConfig) -> Iterator[Finding]:
     import psutil
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     memory = psutil.virtual_memory().available
     tight = memory < 3 << 30
     yield Finding("CPU", "ok", f"{cores} cores")
@@ -138,7 +131,6 @@ def _server(name: str, place: str, fault: str | None, fix: str) -> Finding:
 
 _CHECKS: tuple[Callable[[BootstrapConfig], Iterator[Finding]], ...] = (
     _python,
-    _compiler,
     _machine,
     _gpu,
     _arithmetic,

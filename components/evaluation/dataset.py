@@ -159,7 +159,7 @@ def _facts_right(source: str, drawn: Sequence[tuple[Candidate, Judgement]]) -> d
 
 
 def _facts_by_chance(drawn: Sequence[tuple[Candidate, Scene]]) -> dict[str, float]:
-    """Every text judged by the picture of the next one."""
+    """Every text judged by the image of the next one."""
     others = [*drawn[1:], *drawn[:1]]
     shares = (judge_caption(scene, row.text).share for (row, _), (_, scene) in zip(drawn, others, strict=True))
     return _mean("truth/facts_right_by_chance", [share for share in shares if share is not None])

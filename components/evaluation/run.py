@@ -59,11 +59,13 @@ def run_evaluation(
         raise DataError(f"{test.uri}: the test split has no images to measure on")
     models = work_dir / "models"
     with progress or Progress(2 * len(samples), "image passes", f"round-{round}/evaluate") as bar:
-        writer = load_captioner(fetch_model(captioner.uri, models, digest=captioner.digest))
-        texts = caption_images(writer, samples, config, bar.advance)
-        del writer
-        judge = load_filter(fetch_model(filter.uri, models, digest=filter.digest), position_zero=config.position_zero)
-        retrieval = measure_retrieval(judge, samples, config, bar.advance)
+        loaded_captioner = load_captioner(fetch_model(captioner.uri, models, digest=captioner.digest))
+        texts = caption_images(loaded_captioner, samples, config, bar.advance)
+        del loaded_captioner
+        loaded_filter = load_filter(
+            fetch_model(filter.uri, models, digest=filter.digest), position_zero=config.position_zero
+        )
+        retrieval = measure_retrieval(loaded_filter, samples, config, bar.advance)
     metrics, scores = _caption_scores(samples, texts)
     metrics |= {f"eval/retrieval/{name}": value for name, value in retrieval.metrics.items()}
     details = {

@@ -29,8 +29,8 @@ NUCLEUS_CANDIDATES = 256
 """Likeliest tokens looked at first; only rows whose nucleus is wider have all of their tokens sorted."""
 
 
-class Captioner(Protocol):
-    """What `generate` needs of a model: its writing text stack."""
+class Writer(Protocol):
+    """What `generate` needs of a model, a captioner or VQA: its writing text stack."""
 
     training: bool
 
@@ -41,7 +41,7 @@ class Captioner(Protocol):
 
 @torch.inference_mode()
 def generate(
-    model: Captioner,
+    model: Writer,
     image_kv: ImageKV,
     prompt_ids: Sequence[int],
     config: DecodingConfig,
@@ -72,7 +72,7 @@ def generate(
 
 
 def _check(
-    model: Captioner, image_kv: ImageKV, prompt: Sequence[int], config: DecodingConfig, seeds: Sequence[int] | None
+    model: Writer, image_kv: ImageKV, prompt: Sequence[int], config: DecodingConfig, seeds: Sequence[int] | None
 ) -> None:
     if model.training:
         raise ModelError("the model is in training mode: call model.eval() before writing with it")

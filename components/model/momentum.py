@@ -64,12 +64,6 @@ class MomentumAverage:
             sources.append(source.detach().to(device=average.device, dtype=average.dtype))
         torch._foreach_lerp_(averages, sources, 1.0 - self.momentum)
 
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Make every copy equal to its original, as at the start."""
-        for average, source in self._pairs():
-            average.copy_(source)
-
     @property
     def device(self) -> torch.device:
         """Where the copies are."""

@@ -198,7 +198,7 @@ def lm_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.1) -> LmOutput
         smoothing: share of each target spread over the vocabulary.
 
     Both results are means over the tokens that count, zero if none does. The smoothed loss has a floor above zero
-    (`lm_floor`), so the plain one is what curves should be read from.
+    (1.358 at V = 30524 and 0.1: a smoothed target's entropy), so the plain one is what curves should be read from.
     """
     wanted = targets[:, 1:].reshape(-1)
     return token_loss(logits[:, :-1].reshape(wanted.shape[0], -1), wanted, smoothing)
@@ -215,20 +215,6 @@ def token_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.1) -> LmOut
             return LmOutput(nll, nll.detach())
         spread = (-log_probs.mean(dim=-1)).masked_fill(targets == IGNORED, 0.0).sum() / count
         return LmOutput((1 - smoothing) * nll + smoothing * spread, nll.detach())
-
-
-def lm_floor(vocab_size: int, smoothing: float) -> float:
-    """Least value the smoothed LM loss can take: the entropy of a smoothed target (1.358 at V = 30524 and 0.1)."""
-    if smoothing == 0:
-        return 0.0
-    other = smoothing / vocab_size
-    top = 1 - smoothing + other
-    return -top * math.log(top) - (vocab_size - 1) * other * math.log(other)
-
-
-def itc_chance(batch: int, queue: int) -> float:
-    """ITC loss of uniform logits, `ln(B + Q)`: near it, contrast has learned nothing."""
-    return math.log(batch + queue)
 
 
 def _count(labels: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from components.data.config import LoaderConfig
 
-Objective = Literal["pretrain", "captioner", "filter"]
-
+TrainedRole = Literal["pretrain", "captioner", "filter"]
+"""What a training makes: the base model by pre-training, or one of the two finetuned ones."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -153,7 +153,7 @@ class TrainConfig(LoaderConfig):
     log_every: int = Field(default=20, ge=1, description="optimizer steps between lines of the training curve")
     seed: int = Field(default=0, ge=0, description="seed of initial weights, dropout and data order")
 
-    def with_quirks(self, objective: Objective) -> "TrainConfig":
+    def with_quirks(self, objective: TrainedRole) -> "TrainConfig":
         """The config with the named options of `reference_quirks` set, if it is on."""
         if not self.reference_quirks:
             return self

@@ -21,7 +21,7 @@ import psutil
 from components.common.errors import CapfiltError, ConfigError
 from components.training.config import LaunchConfig
 from components.training.nodes import placement
-from components.training.outcome import Outcome, forget_outcome, read_outcome
+from components.training.outcome import ROOT, Outcome, forget_outcome, read_outcome
 from components.training.relay import received
 from components.training.stopping import PARENT_ENV, is_alive, launcher_mark
 
@@ -32,7 +32,6 @@ OnPoint = Callable[[dict[str, Any]], None]
 _TERM_SECONDS = 20.0  # Prefect kills the engine 30 s after it asked (reference/mlops.md 1.5)
 _TAIL_LINES = 20
 SPEC_FILE = "spec.json"
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_group(
@@ -99,7 +98,7 @@ def _started(
     child = subprocess.Popen(
         torchrun(config, module, arguments),
         env=environment(config, work_dir),
-        cwd=_ROOT,
+        cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -131,13 +130,12 @@ def join(work_dir: Path, launch_of: Callable[[Path], LaunchConfig], module: str 
         time.sleep(1.0)
     config = launch_of(spec)
     command = torchrun(config, module, ["--spec", str(spec.resolve())])
-    return subprocess.run(command, env=environment(config, work_dir), cwd=_ROOT, check=False).returncode
+    return subprocess.run(command, env=environment(config, work_dir), cwd=ROOT, check=False).returncode
 
 
 def threads(config: LaunchConfig) -> int:
     """CPU threads of each process: as configured, else the cores shared out."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return config.threads or max(1, cores // placement(config).processes)
+    return config.threads or max(1, len(os.sched_getaffinity(0)) // placement(config).processes)
 
 
 def environment(config: LaunchConfig, work_dir: Path) -> dict[str, str]:
@@ -146,7 +144,7 @@ def environment(config: LaunchConfig, work_dir: Path) -> dict[str, str]:
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "capfilt" / "torch_extensions"
     ours = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         # A thread that waits may spin for a moment only: on 2 cores endless spinning makes a step 10 x slower as soon

@@ -17,7 +17,8 @@ from components.training.stopping import PreemptedError
 
 _FINISHED = "outcome.json"
 _FAILURES = "failure-*.json"
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+"""Folder of our packages."""
 
 
 class Outcome(BaseModel):
@@ -63,9 +64,7 @@ def _place(error: BaseException) -> str:
     """Where in our own code an error came up, ` (file.py:12)`."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [
-        frame
-        for frame in frames
-        if Path(frame.filename).is_relative_to(_ROOT) and "site-packages" not in frame.filename
+        frame for frame in frames if Path(frame.filename).is_relative_to(ROOT) and "site-packages" not in frame.filename
     ]
     return "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in (own or frames)[-1:])
 

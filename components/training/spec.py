@@ -5,7 +5,7 @@ from pydantic import Field, model_validator
 from components.common.contracts import Contract, DatasetRef, ModelRef
 from components.common.seeding import digest_of
 from components.model.config import BlipConfig
-from components.training.config import Objective, TrainConfig
+from components.training.config import TrainConfig, TrainedRole
 
 _NOT_DECISIVE = {"launch", "log_every", "checkpoint", "loader_threads"}
 
@@ -20,7 +20,7 @@ class DatasetUse(Contract):
 class TrainSpec(Contract):
     """One training, whole."""
 
-    objective: Objective
+    objective: TrainedRole
     revision: int = Field(default=1, description="counts changes of the code that make another model of the same spec")
     label: str = Field(description="what progress is shown under, e.g. `round-1/pretrain`")
     config: TrainConfig

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from components.common import distributed
 from components.common.errors import DivergedError
+from components.model.objectives import ITM_PRIOR_LOSS
 
 logger = logging.getLogger(__name__)
 
-ITM_PRIOR = 0.6365
-"""Cross-entropy of always answering the 1:2 prior of ITM: what a collapsed matching head scores (blip.md 2.2)."""
 _SMOOTHED_LINES = 5
 _NAMED_KEYS = 8
 
@@ -140,7 +139,7 @@ class Alarms:
     """
 
     def __init__(self, *, itc_classes: int, patience: int) -> None:
-        self._levels = {"train/loss_itm": (ITM_PRIOR, 0.004)}
+        self._levels = {"train/loss_itm": (ITM_PRIOR_LOSS, 0.004)}
         if itc_classes > 1:
             self._levels["train/loss_itc"] = (math.log(itc_classes), 0.01 * math.log(itc_classes))
         self._patience = patience

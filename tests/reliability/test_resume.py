@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.common.errors import CapfiltError, DivergedError
+from components.training import group
 from components.training.config import TrainConfig
 from tests.helpers.distributed import curve, run_toy, toy_config
 
@@ -51,6 +52,21 @@ def test_going_on_with_another_number_of_processes(tmp_path: Path, before: int, 
     for ours, theirs in zip(moved[8:11], killed[8:], strict=True):
         assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
         assert ours["train/grad_norm"] == pytest.approx(theirs["train/grad_norm"], rel=1e-4)
+
+
+def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps, a checkpoint and going on from it, of two processes with no compiler and no ninja in reach."""
+    tools, built = tmp_path / "tools", tmp_path / "built"
+    tools.mkdir()
+    built.mkdir()
+    whole = group.environment
+    bare = {"PATH": str(tools), "TORCH_EXTENSIONS_DIR": str(built), "CXX": "", "CC": ""}
+    monkeypatch.setattr(group, "environment", lambda config, work_dir: whole(config, work_dir) | bare)
+    config = toy_config(deepspeed={"zero_stage": 1}, launch={"processes": 2, "threads": 1})
+    with pytest.raises(CapfiltError):
+        run_toy(config, tmp_path, ["--kill-at", "6"])
+    assert run_toy(config, tmp_path).result["start"] == 4
+    assert not list(built.iterdir())
 
 
 def test_truncated_checkpoint_is_passed_over(tmp_path: Path) -> None:

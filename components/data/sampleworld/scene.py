@@ -16,7 +16,6 @@ TEXTURES = ("plain", "striped", "dotted")
 GROUND_COLOURS = ("grey", "tan", "teal", "pink")
 GROUND_PATTERNS = ("plain", "gradient", "checkered")
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
-RELATIONS = ("left", "right", "above", "below", "inside", "around", "beside")
 Relation = Literal["left", "right", "above", "below", "inside", "around", "beside"]
 
 RADIUS = {"small": 0.08, "medium": 0.115, "large": 0.15}

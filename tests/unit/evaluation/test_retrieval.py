@@ -22,7 +22,7 @@ class KeysValues:
         return KeysValues(self.means[index])
 
 
-class Matcher:
+class ToyFilter:
     """Means of pixels and of token vectors through fixed random matrices; padding must not show."""
 
     def __init__(self, width=6, seed=0, noise=0.0):
@@ -96,8 +96,10 @@ def slow_recalls(model, task, pixels, top_k):
 def test_equals_the_plain_procedure(seed, top_k):
     captions = [1 + (seed + i) % 4 for i in range(23)]
     task, pixels = make_task(captions, seed)
-    got = retrieval_metrics(Matcher(seed=seed), task, RetrievalConfig(top_k=top_k, image_batch=5, pair_batch=7)).metrics
-    expected = slow_recalls(Matcher(seed=seed), task, pixels, top_k)
+    got = retrieval_metrics(
+        ToyFilter(seed=seed), task, RetrievalConfig(top_k=top_k, image_batch=5, pair_batch=7)
+    ).metrics
+    expected = slow_recalls(ToyFilter(seed=seed), task, pixels, top_k)
     assert {name: got[name] for name in RECALLS} == pytest.approx(expected, abs=1e-6)
     assert got["mean_recall"] == pytest.approx(sum(expected.values()) / 6, abs=1e-6)
 
@@ -105,9 +107,9 @@ def test_equals_the_plain_procedure(seed, top_k):
 @pytest.mark.parametrize("resident", [0, 8, 100])
 def test_batches_and_what_stays_in_memory_change_nothing(resident):
     task, _ = make_task([2] * 20)
-    expected = retrieval_metrics(Matcher(), task, RetrievalConfig())
+    expected = retrieval_metrics(ToyFilter(), task, RetrievalConfig())
     small = RetrievalConfig(image_batch=4, text_batch=3, pair_batch=5, resident_images=resident)
-    model = Matcher()
+    model = ToyFilter()
     got = retrieval_metrics(model, task, small)
     assert got.metrics == pytest.approx(expected.metrics)
     assert got.image_ranks == expected.image_ranks
@@ -116,7 +118,7 @@ def test_batches_and_what_stays_in_memory_change_nothing(resident):
 
 def test_pairs_are_scored_once():
     task, _ = make_task([1] * 12)
-    model = Matcher()
+    model = ToyFilter()
     done = []
     retrieval_metrics(model, task, RetrievalConfig(top_k=100, image_batch=5), done.append)
     assert model.pairs == 12 * 12
@@ -126,7 +128,7 @@ def test_pairs_are_scored_once():
 def test_equal_texts_have_equal_scores_whatever_batch_they_fall_into():
     """A model whose rounding depends on a text's place in its batch must not break the tie of twins."""
 
-    class Rounding(Matcher):
+    class Rounding(ToyFilter):
         def match_logits(self, ids, mask, kv):
             return super().match_logits(ids, mask, kv) + torch.arange(len(ids))[:, None] * 1e-6
 
@@ -142,7 +144,7 @@ def test_equal_texts_have_equal_scores_whatever_batch_they_fall_into():
 def test_a_model_that_knows_scores_one_and_one_that_says_the_same_is_at_chance():
     task, _ = make_task([1] * 40)
 
-    class Oracle(Matcher):
+    class Oracle(ToyFilter):
         def image_features(self, pixels):
             start = next(i for i in range(40) if torch.equal(task.squares(i, i + 1)[0], pixels[0]))
             eye = torch.eye(40)[start : start + len(pixels)]
@@ -157,7 +159,7 @@ def test_a_model_that_knows_scores_one_and_one_that_says_the_same_is_at_chance()
         def match_logits(self, ids, mask, kv):
             return torch.zeros(len(ids), 2)
 
-    class Constant(Matcher):
+    class Constant(ToyFilter):
         def text_features(self, ids, mask):
             return torch.ones(len(ids), 4) / 2
 
@@ -174,7 +176,7 @@ def test_a_model_that_knows_scores_one_and_one_that_says_the_same_is_at_chance()
 
 def test_an_answer_beyond_the_candidates_is_not_found():
     task, pixels = make_task([1] * 30, seed=3)
-    ranks = retrieval_metrics(Matcher(seed=3), task, RetrievalConfig(top_k=10)).text_ranks
+    ranks = retrieval_metrics(ToyFilter(seed=3), task, RetrievalConfig(top_k=10)).text_ranks
     assert any(math.isnan(rank) for rank in ranks)
     assert all(rank < 10 for rank in ranks if not math.isnan(rank))
 
@@ -182,7 +184,7 @@ def test_an_answer_beyond_the_candidates_is_not_found():
 def test_a_diverged_model_is_refused_rather_than_ranked():
     task, _ = make_task([1] * 12)
 
-    class Diverged(Matcher):
+    class Diverged(ToyFilter):
         def match_logits(self, ids, mask, kv):
             return super().match_logits(ids, mask, kv) * float("nan")
 
@@ -194,7 +196,7 @@ def test_images_without_captions_are_refused():
     task, pixels = make_task([1, 1, 1])
     lonely = RetrievalTask(4, task.squares, task.ids, task.mask, task.owners)
     with pytest.raises(DataError, match="at least one caption"):
-        retrieval_metrics(Matcher(), lonely, RetrievalConfig())
+        retrieval_metrics(ToyFilter(), lonely, RetrievalConfig())
     empty = RetrievalTask(0, task.squares, task.ids[:0], task.mask[:0], task.owners[:0])
     with pytest.raises(DataError, match="nothing to retrieve"):
-        retrieval_metrics(Matcher(), empty, RetrievalConfig())
+        retrieval_metrics(ToyFilter(), empty, RetrievalConfig())

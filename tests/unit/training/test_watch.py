@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from components.common.errors import DivergedError
-from components.training.watch import ITM_PRIOR, Alarms, History, Window
+from components.model.objectives import ITM_PRIOR_LOSS
+from components.training.watch import Alarms, History, Window
 
 
 def outputs(*values: float) -> list[dict[str, Tensor]]:
@@ -69,7 +70,7 @@ def test_alarms_speak_once_and_only_of_curves_that_stay(caplog: pytest.LogCaptur
     guess = math.log(64 + 2048)
     with caplog.at_level(logging.WARNING):
         for step in range(20, 401, 20):
-            alarms(step, {"train/loss_itm": ITM_PRIOR + 0.001, "train/loss_itc": guess if step % 60 else 3.0})
+            alarms(step, {"train/loss_itm": ITM_PRIOR_LOSS + 0.001, "train/loss_itc": guess if step % 60 else 3.0})
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1
     assert "stuck at 0.6375" in said[0]
