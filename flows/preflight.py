@@ -135,7 +135,7 @@ def _vocabulary_fault(config: BootstrapConfig) -> Iterator[str]:
 def _encoder_faults(config: BootstrapConfig) -> Iterator[str]:
     from components.model.checkpoints.publishing import check_model_folder
 
-    for name, uri in config.encoders.model_dump(exclude_none=True).items():
+    for name, uri in config.encoders.folders().items():
         try:
             check_model_folder(open_store(uri))
         except (ModelError, StorageError) as error:

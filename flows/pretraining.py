@@ -52,16 +52,22 @@ def start_model(context: BootstrapContext, tokenizer: TokenizerRef) -> ModelRef 
     from components.model.checkpoints.publishing import reference_model
 
     config = context.config
-    found = {name: reference_model(uri, "base") for name, uri in config.encoders.model_dump(exclude_none=True).items()}
+    found = {name: reference_model(uri, "base") for name, uri in config.encoders.folders().items()}
     if not found:
         return None
     seed = config.training("pretrain").seed
     depends = {"encoders": {name: ref.digest for name, ref in found.items()}, "model": config.model, "seed": seed}
-    depends["tokenizer"] = tokenizer.digest
+    depends |= {"tokenizer": tokenizer.digest, "as_released": config.encoders.as_released}
 
     def work(stage: StageContext) -> ModelRef:
         return encoders.publish_start(
-            config.model, found, tokenizer=tokenizer.uri, seed=seed, store=stage.model_store, work_dir=stage.work_dir
+            config.model,
+            found,
+            tokenizer=tokenizer.uri,
+            seed=seed,
+            store=stage.model_store,
+            work_dir=stage.work_dir,
+            as_released=config.encoders.as_released,
         )
 
     return context.run(Stage("start", "encoders", encoders.REVISION, depends, ModelRef, work))

@@ -15,7 +15,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.common.errors import DataError
 from components.common.storage import normalise_uri, open_store, split_uri
@@ -89,25 +89,39 @@ def _ngrams(words: Sequence[str]) -> list[Counts]:
 # ---------------------------------------------------------------------------------------------------------------- BLEU
 
 
+class BleuCounts(NamedTuple):
+    """What corpus BLEU adds up over images, per n-gram order 1 … 4: n-grams matched and made; and the two lengths."""
+
+    matched: tuple[int, ...]
+    made: tuple[int, ...]
+    length: int
+    reference_length: int
+
+
 def bleu_scores(references: Sequence[Sequence[str]], candidates: Sequence[str]) -> list[float]:
     """Corpus BLEU-1 … BLEU-4."""
-    matched, made = [0] * NGRAM_ORDER, [0] * NGRAM_ORDER
-    length = reference_length = 0
-    for refs, text in zip(references, candidates, strict=True):
-        words, ref_words = text.split(), [ref.split() for ref in refs]
-        length += len(words)
-        # The closest reference length; of two equally close, the shorter.
-        reference_length += min((abs(len(ref) - len(words)), len(ref)) for ref in ref_words)[1]
-        ref_counts = [_ngrams(ref) for ref in ref_words]
-        for index, counts in enumerate(_ngrams(words)):
-            made[index] += counts.total()
-            matched[index] += sum(
-                min(count, max(ref[index][gram] for ref in ref_counts)) for gram, count in counts.items()
-            )
-    return _combine_bleu(matched, made, length, reference_length)
+    counts = [bleu_counts(refs, text) for refs, text in zip(references, candidates, strict=True)]
+    matched, made = ([sum(order) for order in zip(*(one[index] for one in counts), strict=True)] for index in (0, 1))
+    return combine_bleu(matched, made, sum(one.length for one in counts), sum(one.reference_length for one in counts))
 
 
-def _combine_bleu(matched: Sequence[int], made: Sequence[int], length: int, reference_length: int) -> list[float]:
+def bleu_counts(references: Sequence[str], candidate: str) -> BleuCounts:
+    """One image's part of corpus BLEU."""
+    words, ref_words = candidate.split(), [ref.split() for ref in references]
+    # The closest reference length; of two equally close, the shorter.
+    reference_length = min((abs(len(ref) - len(words)), len(ref)) for ref in ref_words)[1]
+    ref_counts, own = [_ngrams(ref) for ref in ref_words], _ngrams(words)
+    matched = tuple(
+        sum(min(count, max(ref[index][gram] for ref in ref_counts)) for gram, count in counts.items())
+        for index, counts in enumerate(own)
+    )
+    return BleuCounts(matched, tuple(counts.total() for counts in own), len(words), reference_length)
+
+
+def combine_bleu(
+    matched: Sequence[float], made: Sequence[float], length: float, reference_length: float
+) -> list[float]:
+    """BLEU-1 … BLEU-4 of what the images add up to."""
     ratio = (length + _TINY) / (reference_length + _SMALL)
     brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
     scores, product = [], 1.0

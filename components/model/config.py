@@ -117,6 +117,15 @@ class EncodersConfig(_Config):
     text: str | None = Field(
         default=None, description="URI of a BERT's folder as transformers saves it; null: random weights"
     )
+    as_released: bool = Field(
+        default=False,
+        description="the reference's way: drop BERT's token types, and take the model's own LayerNorm epsilon and "
+        "BLIP's normalisation of images whatever the encoders had; else the model computes what they compute",
+    )
+
+    def folders(self) -> dict[str, str]:
+        """URIs of the encoders that are given, by part."""
+        return {name: uri for name, uri in (("vision", self.vision), ("text", self.text)) if uri is not None}
 
 
 def _check_heads(width: int, heads: int) -> None:

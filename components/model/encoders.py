@@ -2,10 +2,15 @@
 
 Read from folders as transformers or timm save them (`config.json`, `model.safetensors`). Both text roles start as BERT;
 cross-attention, projections and matching head are fresh, and so are the two tokens BERT does not know, [DEC] and [ENC]
-(reference/blip.md 1.2 and 1.3). BERT's token types and pooler have no place in BLIP and are left behind, as are
-classifiers.
+(reference/blip.md 1.2 and 1.3). Poolers and classifiers have no place in BLIP and are left behind; whatever else the
+network has no place for is refused, since without it the encoder computes something else.
+
+The network then computes what the encoders compute. BERT adds a row for the first segment to every token, and BLIP has
+no token types: that row goes into the positions. Images are normalised as the ViT's were, by what the model's folder
+says. `as_released` is the reference's way instead: token types dropped, BLIP's normalisation, the network's epsilon.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -18,25 +23,43 @@ from components.common.seeding import seed_everything
 from components.common.storage import Store
 from components.model.blip import BlipPretrain
 from components.model.checkpoints import layouts
+from components.model.checkpoints.folder import CLIP_MEAN, CLIP_STD
 from components.model.checkpoints.layouts import Slot, module_slots
 from components.model.checkpoints.publishing import fetch_model, fetch_tokenizer, publish_model
 from components.model.checkpoints.tensors import read_tensors
 from components.model.checkpoints.weights import save_model
 from components.model.config import BlipConfig
+from components.model.encoder_facts import Part, check_facts, read_facts, read_normalisation
 from components.model.text import ROLES
 from components.model.tokenizer import BLIP_TOKENS, BlipTokenizer
 from components.model.vision import resize_positions
 
-REVISION = 1
+REVISION = 2
 """Counts up when the same encoders would give another model."""
 
 _STACKS = ("text_encoder", "text_decoder.bert")
 _BIAS = "text_decoder.cls.predictions.bias"
+_TYPES, _POSITIONS = "embeddings.token_type_embeddings.weight", "embeddings.position_embeddings.weight"
+_LEFT_BEHIND: dict[Part, re.Pattern[str]] = {
+    "vision": re.compile(
+        r"^(visual_encoder\.)?((cls_|distillation_)?classifier|head|head_drop|fc_norm|pre_logits|pooler|decoder)\."
+        r"|mask_token$"
+    ),
+    "text": re.compile(rf"\.(pooler|classifier|qa_outputs|seq_relationship)\.|{re.escape(_TYPES)}$"),
+}
+"""Names, after renaming, of what has no part in an encoder's hidden states."""
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # in BERT's first files
 
 
 def publish_start(
-    config: BlipConfig, encoders: Mapping[str, ModelRef], *, tokenizer: str, seed: int, store: Store, work_dir: Path
+    config: BlipConfig,
+    encoders: Mapping[str, ModelRef],
+    *,
+    tokenizer: str,
+    seed: int,
+    store: Store,
+    work_dir: Path,
+    as_released: bool = False,
 ) -> ModelRef:
     """Make the model that pre-training starts from, and publish it at the root of `store`.
 
@@ -47,6 +70,7 @@ def publish_start(
         seed: decides what is fresh.
         store: where the model goes.
         work_dir: for copies of what lies in S3.
+        as_released: the reference's way (see above).
 
     Raises:
         ModelError: an encoder does not fit the network.
@@ -54,12 +78,17 @@ def publish_start(
     folders = {name: fetch_model(ref.uri, work_dir / name) for name, ref in encoders.items()}
     words = BlipTokenizer.load(fetch_tokenizer(tokenizer, work_dir / "tokenizer"))
     sized = config.for_tokenizer(words)
-    model = model_from_encoders(sized, vision=folders.get("vision"), text=folders.get("text"), seed=seed)
-    save_model(model, words, work_dir / "model")
+    vision = folders.get("vision")
+    model = model_from_encoders(sized, vision=vision, text=folders.get("text"), seed=seed, as_released=as_released)
+    own = None if vision is None or as_released else read_normalisation(vision)
+    mean, std = own or (CLIP_MEAN, CLIP_STD)
+    save_model(model, words, work_dir / "model", image_mean=mean, image_std=std)
     return publish_model(work_dir / "model", store, "base")
 
 
-def model_from_encoders(config: BlipConfig, *, vision: Path | None, text: Path | None, seed: int) -> BlipPretrain:
+def model_from_encoders(
+    config: BlipConfig, *, vision: Path | None, text: Path | None, seed: int, as_released: bool = False
+) -> BlipPretrain:
     """A model to start pre-training from.
 
     Args:
@@ -68,24 +97,36 @@ def model_from_encoders(config: BlipConfig, *, vision: Path | None, text: Path |
         text: folder of a BERT of the network's widths, whose vocabulary is the network's without [DEC] and [ENC].
             None: fresh.
         seed: decides what is fresh.
+        as_released: the reference's way (see above).
 
     Raises:
-        ModelError: no such encoder, or one of other sizes, with the names that do not fit.
+        ModelError: no such encoder, or one that computes something else than the network: with the names that do not
+            fit, or with what the folder says and what to set.
     """
     seed_everything(seed)
     model = BlipPretrain(config)
     if vision is not None:
-        _fill(model, *_vit(vision, config), vision)
+        _fill(model, *_vit(vision, config), "vision", vision)
+        _check(config, "vision", vision, as_released)
     if text is not None:
-        _fill(model, *_bert(text, model), text)
+        _fill(model, *_bert(text, model, as_released), "text", text)
+        _check(config, "text", text, as_released)
     return model
 
 
-def _fill(model: BlipPretrain, tensors: Mapping[str, Tensor], slots: Iterable[Slot], where: Path) -> None:
+def _check(config: BlipConfig, part: Part, folder: Path, as_released: bool) -> None:
+    """Hold what the folder says against the network; the reference has epsilons of its own."""
+    own = config.vision if part == "vision" else config.text
+    eps = None if as_released else own.layer_norm_eps
+    check_facts(read_facts(folder), part, folder, heads=own.heads, layer_norm_eps=eps)
+
+
+def _fill(model: BlipPretrain, tensors: Mapping[str, Tensor], slots: Iterable[Slot], part: Part, where: Path) -> None:
     """Put a file's tensors into the model, all or none."""
     slots = list(slots)
     wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
-    layouts.check_names(tensors, slots, wanted, set(tensors), str(where))
+    spare = {name for name in tensors if _LEFT_BEHIND[part].search(name)}
+    layouts.check_names(tensors, slots, wanted, spare, str(where))
     own = layouts.from_file(tensors, slots, str(where))
     positions = "vision_model.positions"
     if positions in own:
@@ -127,16 +168,18 @@ def _vit_slots(config: BlipConfig) -> Iterator[Slot]:
             yield from module_slots(f"{ours}.blocks.{index}.{own}", *places)
 
 
-def _bert(folder: Path, model: BlipPretrain) -> tuple[Mapping[str, Tensor], Iterator[Slot]]:
+def _bert(folder: Path, model: BlipPretrain, as_released: bool) -> tuple[Mapping[str, Tensor], Iterator[Slot]]:
     """A BERT's tensors under the names of BLIP's text stacks, and where they go."""
+    plain = _plain_bert(folder)
+    if not as_released and {_TYPES, _POSITIONS} <= plain.keys():
+        plain[_POSITIONS] = plain[_POSITIONS].float() + plain[_TYPES][0].float()
     tensors: dict[str, Tensor] = {}
-    for name, value in read_tensors(folder).items():
-        for old, new in _OLD_NAMES.items():
-            name = name.replace(old, new)
+    for name, value in plain.items():
         if name.startswith("cls."):
             tensors[f"text_decoder.{name}"] = value
         else:
-            tensors |= {f"{stack}.{name.removeprefix('bert.')}": value for stack in _STACKS}
+            tensors |= {f"{stack}.{name}": value for stack in _STACKS}
+    tensors = layouts.without_copies(tensors, str(folder))
     headless = _BIAS not in tensors
     slots = (
         slot
@@ -144,6 +187,16 @@ def _bert(folder: Path, model: BlipPretrain) -> tuple[Mapping[str, Tensor], Iter
         if ".cross_attention." not in slot.ours and not (headless and slot.ours.startswith("text.head."))
     )
     return _grown(tensors, model, folder), slots
+
+
+def _plain_bert(folder: Path) -> dict[str, Tensor]:
+    """A BERT's tensors under the names of transformers' `BertModel` of today."""
+    tensors = {}
+    for name, value in read_tensors(folder).items():
+        for old, new in _OLD_NAMES.items():
+            name = name.replace(old, new)
+        tensors[name.removeprefix("bert.")] = value
+    return tensors
 
 
 def _grown(tensors: Mapping[str, Tensor], model: BlipPretrain, folder: Path) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """A model that starts from BERT and a ViT computes what they compute, as transformers has them."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,17 +19,21 @@ from transformers import (
     ViTModel,
 )
 
+from components.common.contracts import ModelRef
 from components.common.errors import ModelError
+from components.common.storage import open_store
 from components.model.blip import BlipPretrain
-from components.model.config import BlipConfig, TextConfig, VisionConfig
-from components.model.encoders import model_from_encoders
+from components.model.checkpoints.folder import CLIP_MEAN, CLIP_STD, read_preprocessor
+from components.model.config import BlipConfig, EncodersConfig, TextConfig, VisionConfig
+from components.model.encoders import model_from_encoders, publish_start
+from components.model.tokenizer import BlipTokenizer
 from components.model.tokens import Tokens
 
-EPS = 1e-6
+EPS, TEXT_EPS, TIMM_EPS = 1e-3, 1e-2, 1e-6  # so large that another epsilon shows
 CONFIG = BlipConfig(
     vision=VisionConfig(image_size=48, patch_size=16, width=24, depth=2, heads=3, layer_norm_eps=EPS),
     text=TextConfig(
-        vocab_size=62, width=32, depth=2, heads=4, intermediate=64, max_positions=40,
+        vocab_size=62, width=32, depth=2, heads=4, intermediate=64, max_positions=40, layer_norm_eps=TEXT_EPS,
         cls_id=1, sep_id=2, dec_id=60, enc_id=61,
     ),
     embed_dim=16,
@@ -35,27 +41,44 @@ CONFIG = BlipConfig(
 )  # fmt: skip
 
 
-def bert_config(**changes: int) -> BertConfig:
+def bert_config(**changes: Any) -> BertConfig:
     sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     sizes |= {"intermediate_size": 64, "max_position_embeddings": 50, "pad_token_id": 0}
-    return BertConfig(**(sizes | changes))
+    return BertConfig(**(sizes | {"layer_norm_eps": TEXT_EPS} | changes))
 
 
-def vit_config(**changes: int) -> ViTConfig:
+def vit_config(**changes: Any) -> ViTConfig:
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96}
-    return ViTConfig(**(sizes | {"image_size": 48, "patch_size": 16} | changes), layer_norm_eps=EPS)
+    return ViTConfig(**(sizes | {"image_size": 48, "patch_size": 16, "layer_norm_eps": EPS} | changes))
 
 
 def saved(model: PreTrainedModel, folder: Path) -> Path:
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(0, 0.3)
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.weight.add_(1)  # else the last norm would shrink all that came before
     model.eval().save_pretrained(folder)
     return folder
 
 
-def start(vision: Path | None = None, text: Path | None = None, seed: int = 0) -> BlipPretrain:
-    return model_from_encoders(CONFIG, vision=vision, text=text, seed=seed).eval()
+def start(
+    vision: Path | None = None, text: Path | None = None, seed: int = 0, config: BlipConfig = CONFIG, **options: bool
+) -> BlipPretrain:
+    return model_from_encoders(config, vision=vision, text=text, seed=seed, **options).eval()
+
+
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def edited(folder: Path, file: str = "config.json", **changes: Any) -> Path:
+    """The folder, its file saying something else; None removes a key."""
+    path = folder / file
+    values = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({k: v for k, v in (values | changes).items() if v is not None}))
+    return folder
 
 
 @pytest.mark.parametrize("kind", [ViTModel, ViTForImageClassification])
@@ -64,7 +87,7 @@ def test_image_encoder_is_the_vit(kind: type[PreTrainedModel], tmp_path: Path) -
     model = start(vision=saved(theirs, tmp_path))
     pixels = torch.randn(2, 3, 48, 48)
     expected = getattr(theirs, "vit", theirs)(pixels).last_hidden_state
-    torch.testing.assert_close(model.vision_model(pixels), expected, atol=1e-4, rtol=1e-4)
+    assert_same(model.vision_model(pixels), expected)
 
 
 def test_vit_of_another_size_is_interpolated(tmp_path: Path) -> None:
@@ -72,7 +95,7 @@ def test_vit_of_another_size_is_interpolated(tmp_path: Path) -> None:
     model = start(vision=saved(theirs, tmp_path))
     pixels = torch.randn(2, 3, 48, 48)
     expected = theirs(pixels, interpolate_pos_encoding=True).last_hidden_state
-    torch.testing.assert_close(model.vision_model(pixels), expected, atol=1e-4, rtol=1e-4)
+    assert_same(model.vision_model(pixels), expected)
 
 
 def timm_names(vit: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -97,38 +120,95 @@ def timm_names(vit: dict[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-def test_timms_names(tmp_path: Path) -> None:
-    theirs = saved(ViTModel(vit_config()), tmp_path / "hf")
-    (tmp_path / "timm").mkdir()
-    save_file(timm_names(load_file(theirs / "model.safetensors")), tmp_path / "timm" / "model.safetensors")
-    for name, value in start(vision=theirs).state_dict().items():
-        assert torch.equal(value, start(vision=tmp_path / "timm").state_dict()[name]), name
+def timm_folder(vit: ViTModel, folder: Path, **config: Any) -> Path:
+    """A ViT as timm saves it."""
+    theirs = saved(vit, folder / "hf")
+    (folder / "timm").mkdir()
+    save_file(timm_names(load_file(theirs / "model.safetensors")), folder / "timm" / "model.safetensors")
+    (folder / "timm" / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224"} | config))
+    return folder / "timm"
 
 
-def without_token_types(model: BertModel) -> None:
-    """BLIP has no token types: what BERT adds for its first segment is left out on both sides."""
-    model.embeddings.token_type_embeddings.weight.data.zero_()
+TIMM_CONFIG = CONFIG.with_vision(layer_norm_eps=TIMM_EPS)
+
+
+def test_timms_vit(tmp_path: Path) -> None:
+    theirs = ViTModel(vit_config(layer_norm_eps=TIMM_EPS))
+    model = start(vision=timm_folder(theirs, tmp_path), config=TIMM_CONFIG)
+    for name, value in start(vision=tmp_path / "hf", config=TIMM_CONFIG).state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    pixels = torch.randn(2, 3, 48, 48)
+    assert_same(model.vision_model(pixels), theirs(pixels).last_hidden_state)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"architecture": "vit_small_patch16_224"}, r"it has 6 heads, not 3: set model\.vision\.heads=6"),
+        ({"architecture": "vit_tiny_patch16_224", "model_args": {"num_heads": 4}}, "it has 4 heads, not 3"),
+        ({"architecture": "vit_wee_patch16_reg1_gap_256"}, "how many heads timm's vit_wee_patch16_reg1_gap_256 has"),
+    ],
+)
+def test_timms_heads_follow_from_its_config(config: dict[str, Any], told: str, tmp_path: Path) -> None:
+    folder = timm_folder(ViTModel(vit_config(layer_norm_eps=TIMM_EPS)), tmp_path, **config)
+    with pytest.raises(ModelError, match=told):
+        start(vision=folder, config=TIMM_CONFIG)
+
+
+def test_a_vit_with_more_than_blip_has_is_refused(tmp_path: Path) -> None:
+    folder = timm_folder(ViTModel(vit_config(layer_norm_eps=TIMM_EPS)), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"blocks.0.ls1.gamma": torch.ones(24)}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"1 unexpected: .*blocks\.0\.ls1\.gamma"):
+        start(vision=folder, config=TIMM_CONFIG)
+
+
+def all_states(model: BlipPretrain, ids: Tensor, mask: Tensor) -> Tensor:
+    """States of all tokens of the text encoder, 0 on padding."""
+    tokens = Tokens.of(ids, mask)
+    return tokens.spread(model.text._encode(ids, tokens, None, None, first_only=False)) * mask[..., None]
+
+
+def some_texts() -> tuple[Tensor, Tensor]:
+    ids = torch.randint(3, 60, (4, 7))
+    ids[:, 0] = 1
+    mask = torch.ones(4, 7, dtype=torch.bool)
+    mask[1, 4:] = mask[3, 2:] = False
+    return ids, mask
 
 
 @pytest.mark.parametrize("kind", [BertModel, BertForPreTraining])
 def test_text_encoder_is_bert(kind: type[PreTrainedModel], tmp_path: Path) -> None:
     theirs = kind(bert_config())
     model = start(text=saved(theirs, tmp_path))
-    bert = getattr(theirs, "bert", theirs)
-    without_token_types(bert)
-    ids = torch.randint(3, 60, (4, 7))
-    ids[:, 0] = 1
-    mask = torch.ones(4, 7, dtype=torch.bool)
-    mask[1, 4:] = mask[3, 2:] = False
-    expected = bert(ids, attention_mask=mask.long()).last_hidden_state[:, 0]
-    torch.testing.assert_close(model.text.encode(ids, mask), expected, atol=1e-4, rtol=1e-4)
+    ids, mask = some_texts()
+    expected = getattr(theirs, "bert", theirs)(ids, attention_mask=mask.long()).last_hidden_state
+    assert_same(all_states(model, ids, mask), expected * mask[..., None])
+    assert_same(model.text.encode(ids, mask), expected[:, 0])
+
+
+def test_as_released_token_types_are_dropped(tmp_path: Path) -> None:
+    theirs = BertModel(bert_config())
+    saved(theirs, tmp_path)
+    ids, mask = some_texts()
+    full = theirs(ids, attention_mask=mask.long()).last_hidden_state * mask[..., None]
+    theirs.embeddings.token_type_embeddings.weight.data.zero_()
+    dropped = theirs(ids, attention_mask=mask.long()).last_hidden_state * mask[..., None]
+    released = all_states(start(text=tmp_path, as_released=True), ids, mask)
+    assert_same(released, dropped)
+    assert float((released - full).detach().norm() / full.detach().norm()) > 0.1
+
+
+def test_as_released_the_epsilon_is_the_networks_own(tmp_path: Path) -> None:
+    vision = saved(ViTModel(vit_config(layer_norm_eps=1e-12)), tmp_path / "vit")
+    text = saved(BertModel(bert_config(layer_norm_eps=1e-12)), tmp_path / "bert")
+    assert start(vision=vision, text=text, as_released=True).vision_model.norm.eps == EPS
 
 
 def test_decoder_is_bert_with_its_language_head(tmp_path: Path) -> None:
     """Without image: cross-attention that adds nothing and norms that change nothing, as a layer's input is normed."""
     theirs = BertLMHeadModel(BertConfig(**bert_config().to_dict() | {"is_decoder": True}))
     model = start(text=saved(theirs, tmp_path))
-    without_token_types(theirs.bert)
     ids = torch.randint(3, 60, (3, 6))
     with torch.no_grad():
         hidden = model.text._embed(ids, tokens := Tokens.of(ids, None), 0)
@@ -136,7 +216,7 @@ def test_decoder_is_bert_with_its_language_head(tmp_path: Path) -> None:
             hidden = layer.feed_forward(layer.decoder_attention.causal(hidden, tokens, None, index))
         logits = model.text.token_logits(tokens.spread(hidden))
         expected = theirs(ids).logits
-    torch.testing.assert_close(logits[..., :60], expected, atol=1e-4, rtol=1e-4)
+    assert_same(logits[..., :60], expected)
 
 
 def test_names_of_berts_first_files(tmp_path: Path) -> None:
@@ -146,6 +226,8 @@ def test_names_of_berts_first_files(tmp_path: Path) -> None:
            for name, value in tensors.items()}  # fmt: skip
     (tmp_path / "old").mkdir()
     save_file(old, tmp_path / "old" / "model.safetensors")
+    (tmp_path / "old" / "config.json").write_text((new / "config.json").read_text())
+    edited(tmp_path / "old", model_type=None)
     for name, value in start(text=new).state_dict().items():
         assert torch.equal(value, start(text=tmp_path / "old").state_dict()[name]), name
 
@@ -177,3 +259,87 @@ def test_a_vit_is_no_bert(tmp_path: Path) -> None:
     vision = saved(ViTModel(vit_config()), tmp_path)
     with pytest.raises(ModelError, match="missing"):
         start(text=vision)
+
+
+def test_more_layers_than_the_network_has_are_refused(tmp_path: Path) -> None:
+    text = saved(BertModel(bert_config(num_hidden_layers=3)), tmp_path)
+    with pytest.raises(ModelError, match=r"unexpected: .*encoder\.layer\.2\."):
+        start(text=text)
+
+
+@pytest.mark.parametrize("as_released", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_attention_heads": 8}, r"it has 8 heads, not 4: set model\.text\.heads=8"),
+        ({"num_attention_heads": None}, "it has 12 heads, not 4"),
+        ({"hidden_act": "relu"}, "it computes with 'relu', BLIP with 'gelu'"),
+        ({"position_embedding_type": "relative_key"}, "its positions are 'relative_key'"),
+        ({"model_type": "roberta"}, "its model_type is 'roberta', give one of bert"),
+    ],
+)
+def test_a_bert_that_computes_something_else_is_refused(
+    changes: dict[str, Any], told: str, as_released: bool, tmp_path: Path
+) -> None:
+    text = edited(saved(BertModel(bert_config()), tmp_path), **changes)
+    with pytest.raises(ModelError, match=told):
+        start(text=text, as_released=as_released)
+
+
+def test_what_differs_is_told_at_once(tmp_path: Path) -> None:
+    vision = saved(ViTModel(vit_config(num_attention_heads=6, layer_norm_eps=1e-12)), tmp_path)
+    told = r"it has 6 heads, not 3: set model\.vision\.heads=6; .* set model\.vision\.layer_norm_eps=1e-12$"
+    with pytest.raises(ModelError, match=told):
+        start(vision=vision)
+    mended = CONFIG.with_vision(heads=6, layer_norm_eps=1e-12)
+    assert start(vision=vision, config=mended).vision_model.norm.eps == 1e-12
+
+
+def test_weights_alone_do_not_tell_their_heads(tmp_path: Path) -> None:
+    text = saved(BertModel(bert_config()), tmp_path)
+    (text / "config.json").unlink()
+    with pytest.raises(ModelError, match="do not tell how many heads"):
+        start(text=text)
+
+
+def published(vision: Path, tmp_path: Path, *, as_released: bool = False) -> tuple[Any, Any]:
+    """Mean and deviation of images that the published start says."""
+    BlipTokenizer.train(["a red square left of a blue disc"], 100, min_count=1).save(tmp_path / "tokenizer")
+    ref = publish_start(
+        CONFIG,
+        {"vision": ModelRef(role="base", uri=str(vision), digest="")},
+        tokenizer=str(tmp_path / "tokenizer"),
+        seed=0,
+        store=open_store(str(tmp_path / "store")),
+        work_dir=tmp_path / "work",
+        as_released=as_released,
+    )
+    preprocessor = read_preprocessor(Path(ref.uri), 48)
+    return preprocessor.mean, preprocessor.std
+
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("file", "says", "expected"),
+    [
+        ("preprocessor_config.json", {"image_mean": MEAN, "image_std": STD, "resample": 2}, (MEAN, STD)),
+        ("preprocessor_config.json", {"do_normalize": False}, ((0.0,) * 3, (1.0,) * 3)),
+        ("preprocessor_config.json", {"size": 48}, ((0.5,) * 3, (0.5,) * 3)),
+        ("config.json", {"pretrained_cfg": {"mean": MEAN, "std": STD}}, (MEAN, STD)),
+        ("config.json", {"mean": MEAN, "std": STD}, (MEAN, STD)),
+        ("config.json", {}, (CLIP_MEAN, CLIP_STD)),
+    ],
+)
+def test_images_are_normalised_as_the_vits_were(
+    file: str, says: dict[str, Any], expected: tuple[Any, Any], tmp_path: Path
+) -> None:
+    vision = edited(saved(ViTModel(vit_config()), tmp_path / "vit"), file, **says)
+    assert published(vision, tmp_path) == expected
+    assert published(vision, tmp_path / "released", as_released=True) == (CLIP_MEAN, CLIP_STD)
+
+
+def test_folders_that_are_given() -> None:
+    assert EncodersConfig(text="bert").folders() == {"text": "bert"}
+    assert EncodersConfig(text="bert", vision="vit", as_released=True).folders() == {"vision": "vit", "text": "bert"}

@@ -39,6 +39,7 @@ def test_vision_transformers() -> None:
 @BOTH
 def test_starts_from_an_imagenet_vit_and_bert(config: BootstrapConfig) -> None:
     assert (config.init, config.encoders.text) == ("scratch", "s3://blip/raw/bert-base-uncased")
+    assert config.encoders.as_released
     assert config.encoders.vision == {
         12: "s3://blip/raw/deit-base-patch16-224",
         24: "s3://blip/raw/vit-large-patch16-224-in21k",
