@@ -24,6 +24,13 @@ def assess(
     context: BootstrapContext, number: int, captioner: ModelRef, filter: ModelRef, test: DatasetRef
 ) -> EvalReport:
     """Captioning and retrieval on the human test split: the same split and code in every round."""
+    return measure(context, f"round-{number}/evaluate", captioner, filter, test, number)
+
+
+def measure(
+    context: BootstrapContext, name: str, captioner: ModelRef, filter: ModelRef, test: DatasetRef, number: int = 0
+) -> EvalReport:
+    """The stage of this name: any captioner and filter measured on a test split, or found to have been."""
     from components.evaluation import run as component
 
     config = context.config.evaluation
@@ -42,7 +49,6 @@ def assess(
             work_dir=stage.work_dir,
         )
 
-    name = f"round-{number}/evaluate"
     return context.run(Stage(name, "evaluate", component.REVISION, depends, EvalReport, work))
 
 

@@ -54,5 +54,4 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
             if number < config.rounds:
                 web = regenerate(context, number + 1, raw.web, captioner.model, filter.model, calibration)
                 web = judge(context, number + 1, web, raw.truth_uri)
-        champion, reasons = promote(rounds, config.evaluation.gate)
-        return conclude(context, raw, rounds, champion, reasons)
+        return conclude(context, raw, rounds, promote(context, rounds, raw.test))

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 import yaml
 from prefect.artifacts import create_markdown_artifact
 
-from components.common.contracts import BootstrapResult, RawData, RoundResult
+from components.common.contracts import BootstrapResult, Promotion, RawData, RoundResult
 from components.common.storage import join_uri, open_store
 from components.common.tracking import Tracker
 from components.pages.report_data import ReportData
@@ -22,10 +22,10 @@ IMAGES = 8
 
 
 def conclude(
-    context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult], champion: int, reasons: tuple[str, ...]
+    context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult], promotion: Promotion
 ) -> BootstrapResult:
     """Sum up, write the report page, keep the result, and attach everything to MLflow and Prefect."""
-    result = _sum_up(context, raw, rounds, champion, reasons)
+    result = _sum_up(context, raw, rounds, promotion)
     _write_report(context, result)
     store_result(context.store, result)
     _track(context, result)
@@ -34,7 +34,7 @@ def conclude(
 
 
 def _sum_up(
-    context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult], champion: int, reasons: tuple[str, ...]
+    context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult], promotion: Promotion
 ) -> BootstrapResult:
     tracker = context.tracker
     result = BootstrapResult(
@@ -45,8 +45,7 @@ def _sum_up(
         raw=raw,
         config=context.config.model_dump(mode="json"),
         rounds=tuple(rounds),
-        champion=champion,
-        reasons=reasons,
+        **promotion.model_dump(),
         datasets=(raw.train, raw.val, raw.test, *dict.fromkeys(one.web for one in rounds)),
         models=tuple(model for one in rounds for model in (one.base, one.captioner, one.filter)),
         stages=tuple(context.reports),
@@ -86,7 +85,13 @@ def _track(context: BootstrapContext, result: BootstrapResult) -> None:
     _log_settings(context)
     _log_datasets(tracker, result)
     runs = publish_rounds(tracker, result)
-    tracker.log_tags({"bootstrap.champion": f"round-{result.champion}"})
+    tracker.log_tags(
+        {
+            "bootstrap.champion": "none" if result.champion is None else f"round-{result.champion}",
+            "bootstrap.promoted": "yes" if result.promoted else "no",
+            "bootstrap.reasons": "; ".join(result.reasons),
+        }
+    )
     tracker.log_text(markdown_table(result.rounds), "rounds.md")
     describe_bootstrap(tracker, result, runs)
 
@@ -115,12 +120,11 @@ def _log_datasets(tracker: Tracker, result: BootstrapResult) -> None:
 def _announce(result: BootstrapResult) -> None:
     """The outcome as a Prefect artifact; in words, for browsers open no path and no s3:// from Prefect's page."""
     key = "".join(letter if letter.isalnum() else "-" for letter in result.name.lower()).strip("-")
-    champion = f"champion: round {result.champion}"
-    lines = [f"{champion} ({'; '.join(result.reasons)})", markdown_table(result.rounds)]
+    lines = [f"{result.outcome} ({'; '.join(result.reasons)})", markdown_table(result.rounds)]
     if result.report:
         lines.append(f"report page: `{result.report}`")
     if result.mlflow_uri:
         lines.append(f"MLflow: `{mlflow_words(result.mlflow_uri, result.mlflow_page or '')}`")
     create_markdown_artifact(
-        "\n\n".join(lines), key=f"{key}-rounds", description=f"the rounds side by side; {champion}"
+        "\n\n".join(lines), key=f"{key}-rounds", description=f"the rounds side by side; {result.outcome}"
     )

@@ -156,6 +156,16 @@ class RoundResult(Contract):
     drift: Drift | None = Field(default=None, description="how its filter judges otherwise than the round's before")
 
 
+class Promotion(Contract):
+    """What became of the rounds at the gate."""
+
+    champion: int | None = Field(description="the round that did best; None: the gate lets none of them pass")
+    promoted: bool = Field(
+        description="whether its models are the registered champion now; not if an earlier bootstrap's are better"
+    )
+    reasons: tuple[str, ...] = Field(description="why")
+
+
 class BootstrapResult(Contract):
     """The end of a bootstrap: its rounds, which one won, and where to look. Table and pages are made from it alone."""
 
@@ -166,7 +176,8 @@ class BootstrapResult(Contract):
     raw: RawData = Field(description="what it started from")
     config: dict[str, Any] = Field(description="the resolved config, as plain JSON")
     rounds: tuple[RoundResult, ...]
-    champion: int = Field(description="the round whose models were promoted")
+    champion: int | None = Field(description="the round that did best; None: the gate lets none of them pass")
+    promoted: bool = Field(description="whether the champion's models are the registered ones now")
     reasons: tuple[str, ...] = Field(description="why")
     datasets: tuple[DatasetRef, ...]
     models: tuple[ModelRef, ...]
@@ -177,6 +188,13 @@ class BootstrapResult(Contract):
     mlflow_page: str | None = Field(
         default=None, description="where MLflow's server shows the rounds, from its root on"
     )
+
+    @property
+    def outcome(self) -> str:
+        """Which round won, and whether it was promoted, in a few words."""
+        if self.champion is None:
+            return "champion: none"
+        return f"champion: round {self.champion}" + ("" if self.promoted else ", not promoted")
 
     @property
     def label(self) -> str:

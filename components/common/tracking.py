@@ -107,8 +107,12 @@ class Tracker:
         """
         return ref
 
-    def set_alias(self, name: str, version: int, alias: str) -> None:
-        """Point an alias of a registered model at a version."""
+    def set_alias(self, name: str, version: int, alias: str, *, why: str = "") -> None:
+        """Point an alias of a registered model at a version; `why` becomes the version's tag `<alias>.reason`."""
+
+    def find_champions(self, names: Sequence[str]) -> list[ModelRef] | None:
+        """What alias `champion` of registered models points at, where it does; None: nobody can tell."""
+        return []
 
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> "Tracker":
         """A nested run; the same name gives the same run again, so a resumed stage goes on with its curves."""
@@ -312,8 +316,17 @@ class MlflowTracker(Tracker):
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def set_alias(self, name: str, version: int, alias: str) -> None:
+    def set_alias(self, name: str, version: int, alias: str, *, why: str = "") -> None:
+        if why:
+            tag = partial(self._client.set_model_version_tag, name, str(version), f"{alias}.reason")
+            _attempt(f"say why {name}@{alias}", lambda: tag(value=why[:_TAG_LENGTH]))
         _attempt(f"set {name}@{alias}", lambda: self._client.set_registered_model_alias(name, alias, str(version)))
+
+    def find_champions(self, names: Sequence[str]) -> list[ModelRef] | None:
+        def find() -> list[ModelRef]:
+            return [ref for name in names if (ref := _aliased(self._client, name, "champion")) is not None]
+
+        return _attempt("look for the champion", find)
 
     def has_child(self, name: str) -> bool:
         known = _attempt(f"look for {name}", lambda: (_find(self._client, self.experiment_id, self._child_of(name)),))
@@ -463,6 +476,22 @@ def _experiment(client: Any, uri: str, name: str) -> str:
     if uri.startswith("sqlite:///"):  # MLflow would take the working directory
         location = str(Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts")
     return str(client.create_experiment(name, artifact_location=location))
+
+
+def _aliased(client: Any, name: str, alias: str) -> ModelRef | None:
+    """The model that an alias points at; None if there is no such model or alias, or it was registered by others."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    tags = version.tags
+    if not {"digest", "uri", "role"} <= tags.keys():
+        return None
+    return ModelRef(role=tags["role"], uri=tags["uri"], digest=tags["digest"], registered_version=int(version.version))
 
 
 def _find_or_create(

@@ -9,14 +9,14 @@ from components.evaluation.config import GateConfig
 
 
 @dataclass(frozen=True)
-class Promotion:
+class GateDecision:
     """Promote or not, and why, one sentence per metric."""
 
     promote: bool
     reasons: tuple[str, ...]
 
 
-def decide(candidate: Mapping[str, float], champion: Mapping[str, float] | None, config: GateConfig) -> Promotion:
+def decide(candidate: Mapping[str, float], champion: Mapping[str, float] | None, config: GateConfig) -> GateDecision:
     """Compare a candidate's metrics with the champion's.
 
     Promoted if all metrics are there and finite, no floor is missed, no metric falls by more than `max_loss`, and the
@@ -24,9 +24,9 @@ def decide(candidate: Mapping[str, float], champion: Mapping[str, float] | None,
     """
     problems = _broken(candidate, config) + _floors(candidate, config)
     if problems:
-        return Promotion(False, tuple(problems))
+        return GateDecision(False, tuple(problems))
     if champion is None:
-        return Promotion(True, ("no champion yet",))
+        return GateDecision(True, ("no champion yet",))
     gains = {name: _gain(candidate[name], champion.get(name)) for name in config.metrics}
     lines = [_line(name, candidate[name], champion.get(name), gain) for name, gain in gains.items()]
     known = [gain for gain in gains.values() if gain is not None]
@@ -35,7 +35,7 @@ def decide(candidate: Mapping[str, float], champion: Mapping[str, float] | None,
     enough = mean > 0 and mean >= config.min_gain
     verdict = f"mean gain {mean:+.1%}" + ("" if enough else f", needed more than {max(config.min_gain, 0):.1%}")
     losses = [f"{metric(name).in_words} falls by more than {config.max_loss:.1%}" for name in lost]
-    return Promotion(enough and not lost, (*lines, verdict, *losses))
+    return GateDecision(enough and not lost, (*lines, verdict, *losses))
 
 
 def _broken(candidate: Mapping[str, float], config: GateConfig) -> list[str]:

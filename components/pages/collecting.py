@@ -27,12 +27,19 @@ def report_data(result: BootstrapResult, cache_dir: Path) -> ReportData:
         rounds=tuple(_round(result, one) for one in result.rounds),
         capfilt=tuple(_capfilt(result, one, cache_dir) for one in result.rounds if one.round > 0),
         stages=result.stages,
-        promoted=result.champion > 0 if len(result.rounds) > 1 else None,
+        promoted=_was_promoted(result),
         reasons=result.reasons,
         config=result.config,
         facts=facts,
         finished=result.finished,
     )
+
+
+def _was_promoted(result: BootstrapResult) -> bool | None:
+    """Whether a new model took the champion's place; None: there was only one, and nothing against it."""
+    if result.champion is None or not result.promoted:
+        return False
+    return result.champion > 0 if len(result.rounds) > 1 else None
 
 
 def _round(result: BootstrapResult, one: RoundResult) -> RoundReport:

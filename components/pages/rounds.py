@@ -26,7 +26,10 @@ ABOUT: dict[ModelRole, str] = {
     "captioner": "Writes a caption for every web image: a pre-trained model finetuned on human captions (LM).",
     "filter": "Says whether a text fits its image: a pre-trained model finetuned on human captions (ITC, ITM).",
 }
-ALIASES = "Alias `champion`: of the round that did best. `challenger`: of the newest round. One version per round."
+ALIASES = (
+    "Alias `champion`: of the round that did best, of all bootstraps. `challenger`: of the newest round. One version "
+    "per round."
+)
 
 
 def publish_rounds(tracker: Tracker, result: BootstrapResult) -> list[str]:
@@ -68,8 +71,8 @@ def _register_models(
         tags = {"round": str(one.round), "web_digest": one.web.digest}
         about = f"{ABOUT[model.role]}\n\n{ALIASES}"
         known = run.register_model(name, model, scores, tags, about=about, note=f"The {model.role} of {note}")
-        if one.round == result.champion and known.registered_version is not None:
-            run.set_alias(name, known.registered_version, "champion")
+        if result.promoted and one.round == result.champion and known.registered_version is not None:
+            run.set_alias(name, known.registered_version, "champion", why="; ".join(result.reasons))
 
 
 def _round_note(tracker: Tracker, result: BootstrapResult, one: RoundResult) -> str:
@@ -90,7 +93,7 @@ def describe_bootstrap(tracker: Tracker, result: BootstrapResult, rounds: Sequen
         rounds: ids of the rounds' runs.
     """
     page, table, charts = tracker.page("artifacts/report.html"), tracker.runs_page(), tracker.runs_page(charts=True)
-    outcome = f"Champion: round {result.champion} ({'; '.join(result.reasons)})."
+    outcome = f"{result.outcome.capitalize()} ({'; '.join(result.reasons)})."
     links = [f"[report page]({page})", f"[rounds in a table]({table})", f"[in charts]({charts})"]
     if len(rounds) > 1:
         links.append(f"[one beside the other]({tracker.comparison_page(rounds)})")

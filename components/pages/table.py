@@ -59,7 +59,7 @@ def print_result(result: BootstrapResult, pages: str = "") -> None:
         console.print(COMPARED_WITH, soft_wrap=True)
     if words := meanings(name for one in result.rounds for name in one.metrics):
         console.print("; ".join(f"{word}: {meaning}" for word, meaning in words), soft_wrap=True)
-    console.print(f"champion: round {result.champion} ({'; '.join(result.reasons)})", soft_wrap=True)
+    console.print(f"{result.outcome} ({'; '.join(result.reasons)})", soft_wrap=True)
     worked = [stage.seconds for stage in result.stages if not stage.cached]
     found = len(result.stages) - len(worked)
     console.print(f"stages: {len(worked)} worked in {clock(sum(worked))}, {found} found done")

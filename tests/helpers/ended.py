@@ -47,6 +47,7 @@ def bootstrap_result(rounds: Sequence[RoundResult], store: str = "/store", **mor
         "config": {"name": "sample", "seed": 3},
         "rounds": tuple(rounds),
         "champion": len(rounds) - 1,
+        "promoted": True,
         "reasons": ("mean gain +24.8%",),
         "datasets": (DATASET,),
         "models": (),
