@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.evaluation.gate import Promotion
+from components.evaluation.gate import GateDecision
 from components.evaluation.intervals import Comparison
 
 
@@ -34,7 +34,7 @@ class EvidenceConfig(BaseModel):
     )
 
 
-def weigh(comparisons: Sequence[Comparison], config: EvidenceConfig) -> Promotion:
+def weigh(comparisons: Sequence[Comparison], config: EvidenceConfig) -> GateDecision:
     """Promote if one metric rises beyond noise and none falls.
 
     A metric falls if its whole interval lies below 0, however little; if it is lower by more than `max_loss`; or, where
@@ -50,12 +50,12 @@ def weigh(comparisons: Sequence[Comparison], config: EvidenceConfig) -> Promotio
     """
     broken = [f"{one.metric} is not finite" for one in comparisons if not _finite(one)]
     if broken or not comparisons:
-        return Promotion(False, tuple(broken) or ("no metric was compared",))
+        return GateDecision(False, tuple(broken) or ("no metric was compared",))
     risen = [one.metric for one in comparisons if one.interval.low > config.min_gain * abs(one.before)]
     losses = [loss for one in comparisons if (loss := _loss(one, config)) is not None]
     needed = f" by more than {config.min_gain:.1%}" if config.min_gain else ""
     verdict = f"better beyond noise{needed}: {', '.join(risen) or 'nothing'}"
-    return Promotion(bool(risen) and not losses, (*map(_line, comparisons), verdict, *losses))
+    return GateDecision(bool(risen) and not losses, (*map(_line, comparisons), verdict, *losses))
 
 
 def _finite(one: Comparison) -> bool:
