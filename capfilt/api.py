@@ -80,18 +80,16 @@ def regenerate(
 
     config = _config(config, settings)
     if (config.target_precision is None) != (calibration is None):
-        raise ConfigError(
-            "target_precision and calibration (captions JSON, image folder) go together: give both, or none"
-        )
+        raise ConfigError("target_precision and calibration (captions JSON, images) go together: give both, or none")
     target = open_store(fspath(out))
     target.check()
     writer, judge = reference_model(fspath(captioner), "captioner"), reference_model(fspath(filter), "filter")
+    place: dict[str, Any] = {"store": target, "out": target, "name": target.uri.rpartition("/")[2]}
+    measured: dict[str, float] = {}
     with ScratchFolder("regenerate") as folder:
-        measured: dict[str, float] = {}
         if calibration is not None:
             config, measured = _calibrated(judge, calibration, config, target, folder)
-        name = target.uri.rpartition("/")[2]
-        result = run_capfilt(fspath(web), writer, judge, config, store=target, out=target, name=name, work_dir=folder)
+        result = run_capfilt(fspath(web), writer, judge, config, **place, work_dir=folder)
     return result.model_copy(update={"metrics": measured | result.metrics})
 
 

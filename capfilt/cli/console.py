@@ -110,30 +110,30 @@ def command(*, as_json: bool = False, verbose: bool = False, stopping: str = GOE
         stopping: what is said at once when a signal stops the command, which may take a while to end its work.
     """
     set_up_logging(verbose=verbose or os.environ.get("CAPFILT_VERBOSE") == "1")
-    with _stoppable(stopping):
-        try:
+    try:
+        with _stoppable(stopping):
             yield Output(as_json=as_json)
-        except ConfigError as error:
-            _fail(error, BAD_USAGE, as_json=as_json)
-        except CapfiltError as error:
-            _fail(error, FAILED, as_json=as_json)
-        except (KeyboardInterrupt, _TerminatedError):  # the signal's handler has said so
-            if as_json:
-                _print_json({"error": stopping, "kind": "Interrupted"})
-            raise typer.Exit(INTERRUPTED) from None
-        except (typer.Exit, typer.Abort):
-            raise
-        except BrokenPipeError:  # the reader of our output left, as `| head` does
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-            raise typer.Exit(FAILED) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                _defect(error, as_json=as_json)
-            where = f" ({error.filename})" if error.filename else ""
-            full = f"the disk is full{where}; free space and run the same command again: it goes on where it was"
-            _fail(StorageError(full), FAILED, as_json=as_json)
-        except Exception as error:  # noqa: BLE001 - a defect: told with its trace, and still with one JSON document
+    except ConfigError as error:
+        _fail(error, BAD_USAGE, as_json=as_json)
+    except CapfiltError as error:
+        _fail(error, FAILED, as_json=as_json)
+    except (KeyboardInterrupt, _TerminatedError):  # the signal's handler has said so
+        if as_json:
+            _print_json({"error": stopping, "kind": "Interrupted"})
+        raise typer.Exit(INTERRUPTED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        raise typer.Exit(FAILED) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             _defect(error, as_json=as_json)
+        where = f" ({error.filename})" if error.filename else ""
+        full = f"the disk is full{where}; free space and run the same command again: it goes on where it was"
+        _fail(StorageError(full), FAILED, as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - a defect: told with its trace, and still with one JSON document
+        _defect(error, as_json=as_json)
 
 
 def _defect(error: Exception, *, as_json: bool) -> NoReturn:
@@ -170,4 +170,4 @@ def _stoppable(words: str) -> Iterator[None]:
         yield
     finally:
         for one, handler in before.items():
-            signal.signal(one, handler)
+            signal.signal(one, signal.SIG_IGN if told else handler)  # told: another one must not spoil the exit code

@@ -23,7 +23,6 @@ app = typer.Typer(
     epilog="First steps: `capfilt doctor`, then `capfilt run` (the sample, ten minutes), then `capfilt ui`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Config = Annotated[

@@ -49,20 +49,29 @@ def work(*inputs, **settings):
     try:
         time.sleep(60)
     finally:
-        time.sleep(1.0)  # as a run that ends its threads and writes
+        time.sleep(PAUSE)  # as a run that ends its threads and writes
 run.run_capfilt = work
 from capfilt.cli.main import app
 app()
 """
 
 
-def interrupted(folder: Path, signals: list[int], *more: str) -> tuple[int, str, str, float]:
+def interrupted(folder: Path, signals: list[int], *more: str, pause: str = "1.0") -> tuple[int, str, str, float]:
     """A `regenerate` that is sent signals at work: exit code, stdout, stderr, and seconds until it spoke."""
     for role in ("captioner", "filter"):
         (folder / role).mkdir()
         (folder / role / "config.json").write_text("{}")
     places = ["--web", "web", "--captioner", str(folder / "captioner"), "--filter", str(folder / "filter")]
-    command = [sys.executable, "-c", SLOW, "regenerate", *places, "--out", str(folder / "out"), *more]
+    command = [
+        sys.executable,
+        "-c",
+        SLOW.replace("PAUSE", pause),
+        "regenerate",
+        *places,
+        "--out",
+        str(folder / "out"),
+        *more,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         lines = [process.stderr.readline()]
@@ -71,7 +80,7 @@ def interrupted(folder: Path, signals: list[int], *more: str) -> tuple[int, str,
             lines.append(process.stderr.readline())
         for number in signals:
             process.send_signal(number)
-            time.sleep(0.1)
+            time.sleep(0.05)
         start = time.monotonic()
         told = process.stderr.readline()
         seconds = time.monotonic() - start
@@ -86,6 +95,12 @@ def test_a_stopped_command_says_so_once_and_at_once(signals: list[int], tmp_path
     assert err == f"capfilt: {GOES_ON}\n"
     assert out == ""
     assert seconds < 0.5
+
+
+def test_signals_on_the_way_out_change_nothing(tmp_path: Path) -> None:
+    code, _, err, _ = interrupted(tmp_path, [signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGINT], pause="0")
+    assert code == 130
+    assert err == f"capfilt: {GOES_ON}\n"
 
 
 def test_a_stopped_command_leaves_one_json_document(tmp_path: Path) -> None:

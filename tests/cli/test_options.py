@@ -77,6 +77,11 @@ def test_choices_are_shown_and_every_field_is_described() -> None:
         assert field_at(CapfiltConfig, option.key).description
 
 
+def test_shells_complete_choices() -> None:
+    typed = {"_CAPFILT_COMPLETE": "complete_bash", "COMP_WORDS": "capfilt caption --decoding ", "COMP_CWORD": "3"}
+    assert CliRunner().invoke(app, [], env=typed, prog_name="capfilt").output.split() == ["greedy", "beam", "nucleus"]
+
+
 def test_faults_name_options_as_they_are_typed() -> None:
     given = Given(regenerate.SETTINGS, {"target_precision": 0.4, "calibration.bad_share": 0.5, "decoding.top_p": 2.0})
     with pytest.raises(ConfigError, match="--top-p: Input should be less than or equal to 1, not 2.0"):
