@@ -6,8 +6,9 @@ per image has the document frequencies of the whole split. What the details of a
 runs can be compared too. All metrics here are functions of sums over images.
 
 Intervals are BCa: corrected for bias and skewness (Efron 1987, as scipy.stats.bootstrap has it). They speak of the test
-images alone: another seed of the training varies besides. A recall of 0 or 1 on every image has an interval of no
-width.
+images alone: another seed of the training varies besides. On a hundred images and more they are right as often as they
+say, within 2 %; on sixty, 95 % of a skewed metric are 93 %. A recall of 0 or 1 on every image has an interval of no
+width, which says nothing.
 
 Shapes: N images, R resamples, s sums, m metrics.
 """
@@ -112,7 +113,12 @@ def measured(details: Mapping[str, Any]) -> Measured:
     try:
         images = sorted(_IMAGES.validate_python(details.get("images")), key=lambda image: image.key)
     except ValidationError as error:
-        raise DataError(f"these are no details of an evaluation: {error}; evaluate the round again") from error
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, ("images", *first["loc"])))
+        raise DataError(
+            f"these are no details of an evaluation: {place}: {first['msg']}, and {error.error_count() - 1} more; "
+            "evaluate the round again"
+        ) from error
     if len(images) < 2:
         raise DataError(f"an interval needs at least two test images, not {len(images)}; raise evaluation.limit")
     if len({image.key for image in images}) != len(images):

@@ -21,6 +21,24 @@ class OptimConfig(_Config):
 
     lr: float = Field(default=3e-4, gt=0, description="peak learning rate, reached at the end of the warm-up")
     min_lr: float = Field(default=0.0, ge=0, description="learning rate that the decay ends at")
+    lr_vision: float = Field(
+        default=1.0, gt=0, description="learning rate of the vision transformer, in learning rates of what starts fresh"
+    )
+    lr_text: float = Field(
+        default=1.0,
+        gt=0,
+        description="learning rate of what BERT has (embeddings, self-attention, feed-forward blocks), in learning "
+        "rates of what starts fresh (cross-attention, projections, heads)",
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="factor of the learning rate per layer of vision and text, from the output to the embeddings",
+    )
+    freeze: tuple[Literal["vision", "text"], ...] = Field(
+        default=(), description="encoders that stay as they are: vision, text (of it what lr_text names)"
+    )
     warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate of the first warm-up step")
     warmup_steps: int = Field(default=0, ge=0, description="optimizer steps of linear warm-up")
     schedule: Literal["cosine", "exponential", "constant"] = Field(

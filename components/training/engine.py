@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from components.common import distributed
 from components.common.errors import ConfigError, ModelError
+from components.model.groups import Place, places
 from components.training.config import OptimConfig, TrainConfig
 from components.training.flops import counted
 
@@ -113,18 +114,28 @@ def end_process_group() -> None:
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; matrices decay, biases, norms and scalars do not (blip.md 10)."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in module.parameters():
+    """AdamW over the trainable parameters; matrices decay, biases, norms and scalars do not (blip.md 10).
+
+    Its groups carry `lr_factor`, by which encoders learn slower or faster than what starts fresh.
+    """
+    where = places(module)
+    members: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            (decayed if parameter.ndim >= 2 or config.decay_everything else plain).append(parameter)
+            plain = parameter.ndim < 2 and not config.decay_everything
+            members.setdefault((plain, lr_factor(where[name], config)), []).append(parameter)
     groups = [
-        {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((decayed, config.weight_decay), (plain, 0.0))
-        if parameters
+        {"params": members[plain, factor], "weight_decay": 0.0 if plain else config.weight_decay}
+        | {"lr": config.lr * factor, "lr_factor": factor}
+        for plain, factor in sorted(members)
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def lr_factor(place: Place, config: OptimConfig) -> float:
+    """By what the learning rate is multiplied for a parameter at this place."""
+    factors = {"vision": config.lr_vision, "text": config.lr_text, "fresh": 1.0}
+    return factors[place.part] * config.layer_decay**place.height
 
 
 def deepspeed_config(config: TrainConfig, accumulation: int) -> dict[str, Any]:
@@ -175,6 +186,7 @@ class Engine:
         self.accumulation = accumulation or config.accumulation
         settings = deepspeed_config(config, self.accumulation)
         optimizer = build_optimizer(module, config.optim)
+        self._lr_factors: list[float] = [group["lr_factor"] for group in optimizer.param_groups]
         try:
             self._engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
         except (ValueError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
@@ -202,8 +214,8 @@ class Engine:
 
     def update(self, lr: float) -> Tensor:
         """One optimizer step at the given learning rate. Returns the gradient's norm before clipping."""
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+        for group, factor in zip(self._engine.optimizer.param_groups, self._lr_factors, strict=True):
+            group["lr"] = lr * factor
         norm = None
         if not self._engine.zero_optimization() and not self._engine.gradient_clipping():
             gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]

@@ -24,6 +24,7 @@ from components.model.checkpoints import weights
 from components.model.checkpoints.publishing import fetch_tokenizer
 from components.model.checkpoints.tensors import WEIGHTS_FILE
 from components.model.checkpoints.weights import LoadedModel, Preprocessor
+from components.model.groups import freeze
 from components.model.learning import (
     CaptionObjective,
     ContrastiveObjective,
@@ -155,7 +156,8 @@ def build_subject(spec: TrainSpec, work_dir: Path) -> Subject:
 
 
 def _prepared(subject: Subject, config: TrainConfig) -> Subject:
-    """Set what is no part of the model: recomputed activations, compilation."""
+    """Set what is no part of the model: what is frozen, recomputed activations, compilation."""
+    freeze(subject.objective, config.optim.freeze)
     vision = subject.loaded.model.vision_model
     wanted = config.checkpointed_layers
     if wanted is not None:

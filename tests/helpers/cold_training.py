@@ -1,7 +1,8 @@
 """A pre-training whose temperature is pushed below its range and back, under each ZeRO stage.
 
-Run by the launcher: `--work-dir FOLDER`. The outcome holds, per stage, the temperature that every step used and the
-sum of all weights at the end; and the same of a plain loop over torch's AdamW, which clamps as BLIP's own code does.
+Run by the launcher: `--work-dir FOLDER`. The outcome holds, per stage, the temperature that every step used, the sum of
+all weights at the end and how far each part of the model moved; and the same of a plain loop over torch's AdamW, which
+clamps as BLIP's own code does. `…-grouped`: the same once more with a frozen part and a slower one.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.model.groups import freeze, places
 from components.model.learning import ModelBatch
 from components.training.config import TrainConfig
 from components.training.engine import Engine, build_optimizer, end_process_group, start_process_group
@@ -38,7 +40,7 @@ class Pushed(nn.Module):
 
 def train_plainly(config: TrainConfig) -> dict[str, Any]:
     """The reference's way: no engine, and the clamp at the start of every forward pass."""
-    module = Pushed().train()
+    module = prepared(config)
     optimizer = build_optimizer(module, config.optim)
     seen = []
     for step in range(DOWN + UP):
@@ -50,11 +52,11 @@ def train_plainly(config: TrainConfig) -> dict[str, Any]:
         optimizer.zero_grad()
         module.objective.after_step()
         seen.append(losses["temperature"].item())
-    return {"temperatures": seen, "weights": total(module)}
+    return {"temperatures": seen, "weights": total(module), "moved": moved(module)}
 
 
 def train_in_engine(config: TrainConfig) -> dict[str, Any]:
-    module = Pushed().train()
+    module = prepared(config)
     engine = Engine(module, config, bounds=module.objective.bounds())
     seen = []
     for step in range(DOWN + UP):
@@ -66,7 +68,22 @@ def train_in_engine(config: TrainConfig) -> dict[str, Any]:
         seen.append(losses["temperature"].item())
     exported = engine.state_dict()["objective.model.temperature"].item()
     engine.close()
-    return {"temperatures": seen, "weights": total(module), "exported": exported}
+    return {"temperatures": seen, "weights": total(module), "moved": moved(module), "exported": exported}
+
+
+def prepared(config: TrainConfig) -> Pushed:
+    module = Pushed().train()
+    freeze(module, config.optim.freeze)
+    return module
+
+
+def moved(module: Pushed) -> dict[str, float]:
+    """How far the parameter that moved most has gone, by part."""
+    start, most = dict(Pushed().named_parameters()), dict[str, float]()
+    for name, place in places(module).items():
+        distance = (module.get_parameter(name) - start[name]).abs().max().item()
+        most[place.part] = max(most.get(place.part, 0.0), distance)
+    return most
 
 
 def batch() -> ModelBatch:
@@ -80,6 +97,11 @@ def total(module: nn.Module) -> float:
     return sum(
         parameter.double().sum().item() for name, parameter in module.named_parameters() if "temperature" not in name
     )
+
+
+def grouped(config: TrainConfig) -> TrainConfig:
+    optim = {"freeze": ("text",), "lr_vision": 0.1, "layer_decay": 0.5}
+    return config.model_copy(update={"optim": config.optim.model_copy(update=optim)})
 
 
 def main() -> None:
@@ -97,8 +119,10 @@ def main() -> None:
             for stage in range(3)
         ]
         start_process_group(settings[0])
-        result: dict[str, Any] = {str(config.deepspeed.zero_stage): train_in_engine(config) for config in settings}
-        result["plain"] = train_plainly(settings[0])
+        result: dict[str, Any] = {"plain": train_plainly(settings[0])}
+        result["plain-grouped"] = train_plainly(grouped(settings[0]))
+        for stage, config in enumerate(settings):
+            result[f"{stage}"], result[f"{stage}-grouped"] = train_in_engine(config), train_in_engine(grouped(config))
         if torch.distributed.get_rank() == 0:
             write_outcome(work_dir, result)
         torch.distributed.barrier()

@@ -17,6 +17,7 @@ from components.data.sampleworld import SampleWorldConfig, generate_sample_world
 from components.evaluation.captions import caption_metrics
 from components.evaluation.config import MEASURED, EvaluationConfig
 from components.evaluation.run import measure_retrieval, run_evaluation
+from components.evaluation.intervals import METRICS, IntervalConfig, estimates, measured
 from components.model.blip import BlipCaptioner, BlipFilter
 from components.model.checkpoints.publishing import publish_model
 from components.model.checkpoints.weights import load_filter, save_model
@@ -194,3 +195,13 @@ def test_other_versions_are_refused(bench, tmp_path):
 def test_sampling_is_refused_where_rounds_are_compared():
     with pytest.raises(ValueError, match="beam"):
         EvaluationConfig(decoding={"method": "nucleus"})
+
+
+def test_the_details_suffice_for_intervals_of_what_was_measured(bench, tmp_path):
+    report = measure(bench, tmp_path)
+    details = json.loads(open_store(report.uri.rsplit("/", 1)[0]).read(report.uri.rsplit("/", 1)[1]))
+    found = estimates(measured(details), IntervalConfig(resamples=100))
+    assert {name: one.value for name, one in found.items()} == pytest.approx(
+        {name: report.metrics[name] for name in METRICS}, abs=1e-6
+    )
+    assert set(MEASURED) - set(METRICS) == {"eval/caption/distinct_captions", "eval/retrieval/itc_mean_recall"}
