@@ -1,4 +1,4 @@
-"""The temperature's range holds whatever holds the optimizer's copy of it: BLIP's own loop and ZeRO 0, 1 and 2."""
+"""What no step may do, under BLIP's own loop and ZeRO 0, 1 and 2: leave the temperature's range, spoil the weights."""
 
 from pathlib import Path
 
@@ -24,3 +24,12 @@ def test_a_temperature_at_its_floor_comes_back_at_once_under_every_zero_stage(tm
         assert floor <= result[stage]["exported"] <= TEMPERATURE_RANGE[1]
     assert result["0"]["temperatures"] == result["plain"]["temperatures"], "to the last bit"
     assert result["0"]["weights"] == result["plain"]["weights"]
+
+
+def test_a_step_that_is_not_finite_in_one_process_is_taken_in_none(tmp_path: Path) -> None:
+    """Weights stay to the bit, all processes know, and moments are whole: the next step moves again."""
+    launch = LaunchConfig(processes=2, threads=1)
+    result = run_group("tests.helpers.vetoed_training", ["--work-dir", str(tmp_path)], launch, work_dir=tmp_path).result
+    assert len(result) == 12
+    for way, seen in result.items():
+        assert seen == {"refused": [[False, True, False]] * 2, "moved": True, "kept": True, "goes on": True}, way
