@@ -115,7 +115,7 @@ class BootstrapConfig(_Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "BootstrapConfig":
-        if faults := [*self._long_texts(), *self._cut_patches()]:
+        if faults := [*self._long_texts(), *self._cut_patches(), *self._lonely_pairs()]:
             raise ValueError("\n".join(faults))
         return self
 
@@ -139,6 +139,15 @@ class BootstrapConfig(_Config):
             size: int | None = getattr(self, name).image_size
             if size is not None and size % patch:
                 yield f"`{name}.image_size` is {size}: it must be a multiple of model.vision.patch_size, {patch}"
+
+    def _lonely_pairs(self) -> Iterator[str]:
+        """Batches without a wrong pair to learn from, of which a filter comes that accepts everything."""
+        for role in get_args(TrainedRole):
+            training: TrainConfig = getattr(self, role)
+            launch = training.launch
+            processes = launch.processes and launch.processes * launch.nodes
+            if fault := training.lack_of_negatives(role, processes):
+                yield fault
 
     @property
     def bootstrap_id(self) -> str:

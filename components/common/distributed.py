@@ -72,6 +72,21 @@ def _cpu_group() -> Any:
     return _cpu_groups["group"]
 
 
+def highest_of_processes(value: Tensor) -> Tensor:
+    """The highest of equally shaped tensors of all processes, on their device."""
+    if world_size() > 1:
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return value
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """What each process holds, in rank order: small picklable values among our own processes."""
+    values = [value] * world_size()
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def mean_over_processes(values: Tensor) -> Tensor:
     """Average of equally shaped tensors over all processes, for logs."""
     if world_size() == 1:

@@ -13,8 +13,10 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 32  # pairs per task: few enough to share a batch among threads, enough to hide the cost of a task
 _LISTED = 1000
+_MOST_BAD = 1000  # pairs looked at for one that can take the place of a whole batch that cannot be used
 
 
 class LoaderState(Contract):
@@ -154,23 +157,36 @@ class PairLoader:
             self._pending.append(self._begin())
         start = time.perf_counter()
         pending = self._pending.popleft()
-        batch, bad = pending.finish()
+        batch, bad = pending.finish(self._behind(pending))
         self.wait_seconds += time.perf_counter() - start
         self._state = pending.state
         self._note(bad)
         return batch
 
+    def _behind(self, pending: "_Pending") -> Iterator["_Pair"]:
+        """Usable pairs behind a batch in the sequence, as far as they are looked for."""
+        most = min(_MOST_BAD, self.pairs_per_epoch)
+        for first in range(0, most, _CHUNK):
+            count = min(_CHUNK, most - first)
+            images = np.empty((count, self.size, self.size, 3), np.uint8)
+            rows = self._rows(pending.epoch, pending.start + self.config.batch_size + first, count)
+            made = self._make.rows(rows, images)
+            for at in range(count):
+                if at not in made.bad:
+                    yield _Pair(images[at], made.texts[at], made.image_ids[at], made.keys[at])
+
     def _begin(self) -> "_Pending":
         """Hand the next batch to the threads."""
         size = self.config.batch_size
         start = self._ahead.consumed + self.rank * size
-        rows = self._rows(self._ahead.epoch, start, size)
+        epoch = self._ahead.epoch
+        rows = self._rows(epoch, start, size)
         consumed = self._ahead.consumed + self.world * size
         self._ahead = _normal(LoaderState(epoch=self._ahead.epoch, consumed=consumed), self.pairs_per_epoch)
         images = np.empty((size, self.size, self.size, 3), np.uint8)
         parts = [slice(at, min(at + _CHUNK, size)) for at in range(0, size, _CHUNK)]
         tasks = [self._pool.submit(self._make.rows, rows[part], images[part]) for part in parts]
-        return _Pending(self._ahead, images, tasks)
+        return _Pending(self._ahead, epoch, start, images, tasks)
 
     def _rows(self, epoch: int, start: int, count: int) -> list[_Row]:
         """Rows at `[start, start + count)` of the sequence, which goes on into the next epochs."""
@@ -326,19 +342,32 @@ class _Made:
     bad: dict[int, BadSample]
 
 
+class _Pair(NamedTuple):
+    """One row of a batch."""
+
+    image: Pixels
+    text: str
+    image_id: int
+    key: str
+
+
 @dataclass(frozen=True)
 class _Pending:
-    """A batch in the making, and the state behind it."""
+    """A batch in the making, where it starts in which epoch, and the state behind it."""
 
     state: LoaderState
+    epoch: int
+    start: int
     images: Pixels
     tasks: Sequence["Future[_Made]"]
 
-    def finish(self) -> tuple[PairBatch, list[BadSample]]:
+    def finish(self, behind: Iterator[_Pair]) -> tuple[PairBatch, list[BadSample]]:
         """Wait for the batch; rows without an image become copies of the next row that has one.
 
+        Where none has, usable pairs `behind` the batch take their places.
+
         Raises:
-            DataError: no row has.
+            DataError: there are none either.
         """
         texts, ids, keys = list[str](), list[int](), list[str]()
         bad: dict[int, BadSample] = {}
@@ -348,8 +377,16 @@ class _Pending:
             texts, ids, keys = texts + made.texts, ids + made.image_ids, keys + made.keys
         size = len(texts)
         if len(bad) == size:
-            raise DataError(f"a whole batch of unusable images, e.g. {bad[0].key}: {bad[0].detail}; check the data")
-        for at in bad:
-            other = next(row % size for row in range(at + 1, at + size) if row % size not in bad)
-            self.images[at], texts[at], ids[at], keys[at] = self.images[other], texts[other], ids[other], keys[other]
+            others = list(islice(behind, size))
+            if not others:
+                raise DataError(
+                    f"a whole batch of unusable images, e.g. {bad[0].key}: {bad[0].detail}; nor is one of those behind "
+                    "it any better: check the data"
+                )
+            for at in bad:
+                self.images[at], texts[at], ids[at], keys[at] = others[at % len(others)]
+        else:
+            for at in bad:
+                row = next(row % size for row in range(at + 1, at + size) if row % size not in bad)
+                self.images[at], texts[at], ids[at], keys[at] = self.images[row], texts[row], ids[row], keys[row]
         return PairBatch(self.images, texts, np.asarray(ids, np.int64), keys), list(bad.values())

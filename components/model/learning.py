@@ -154,7 +154,7 @@ class ContrastiveObjective(Objective):
         return self._teacher[0]
 
     def forward(self, batch: ModelBatch) -> dict[str, Tensor]:
-        """`loss`, `loss_itc`, `loss_itm`, `itm_accuracy`, `temperature`."""
+        """`loss`, `loss_itc`, `loss_itm`, `itm_accuracy`, `itm_negatives`, `temperature`."""
         losses, watched, _ = self._contrast_and_match(batch)
         return _report(losses, watched)
 
@@ -188,8 +188,12 @@ class ContrastiveObjective(Objective):
         else:
             logits, labels = self._match(batch, image_kv, self._similarities(contrast, image_embed, text_embed))
         losses = {"loss_itc": contrast.loss, "loss_itm": objectives.itm_loss(logits, labels)}
-        accuracy = objectives.itm_accuracy(logits, labels)
-        return losses, {"itm_accuracy": accuracy, "temperature": model.temperature[0]}, image_kv
+        watched = {
+            "itm_accuracy": objectives.itm_accuracy(logits, labels),
+            "itm_negatives": objectives.negatives_share(labels),
+            "temperature": model.temperature[0],
+        }
+        return losses, watched, image_kv
 
     def _contrast(self, batch: ModelBatch, image_embed: Tensor, text_embed: Tensor) -> objectives.ItcOutput:
         """ITC of features `[B, d]` against the teacher's keys."""
@@ -274,7 +278,7 @@ class PretrainObjective(ContrastiveObjective):
     usual_ramp_epochs = 2.0
 
     def forward(self, batch: ModelBatch) -> dict[str, Tensor]:
-        """`loss`, `loss_itc`, `loss_itm`, `loss_lm`, `nll_lm`, `itm_accuracy`, `temperature`."""
+        """`loss`, `loss_itc`, `loss_itm`, `loss_lm`, `nll_lm`, `itm_accuracy`, `itm_negatives`, `temperature`."""
         losses, watched, image_kv = self._contrast_and_match(batch)
         language = language_loss(self.model, batch.ids, batch.mask, image_kv)
         return _report(losses | {"loss_lm": language.loss}, watched | {"nll_lm": language.nll})

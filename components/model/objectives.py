@@ -148,6 +148,11 @@ def hard_negative_indices(
     return Negatives(torch.multinomial(drawable, 1, generator=generator).squeeze(1), valid)
 
 
+def negatives_share(labels: Tensor) -> Tensor:
+    """Share of the wrong pairs of ITM that could be drawn, by labels `[3B]` (`itm_labels`)."""
+    return (labels[labels.shape[0] // 3 :] != IGNORED).float().mean()
+
+
 def itm_labels(text_negatives_valid: Tensor, image_negatives_valid: Tensor) -> Tensor:
     """Labels `[3B]` for: matching pairs, (own text, hard image), (hard text, own image); -100 where none was drawn.
 

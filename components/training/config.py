@@ -171,6 +171,25 @@ class TrainConfig(LoaderConfig):
     log_every: int = Field(default=20, ge=1, description="optimizer steps between lines of the training curve")
     seed: int = Field(default=0, ge=0, description="seed of initial weights, dropout and data order")
 
+    def lack_of_negatives(self, role: TrainedRole, processes: int | None = None) -> str | None:
+        """Why a training of this role would learn of no wrong pair; None if it does.
+
+        A match is learned beside texts and images of other pairs in the same micro-batch: without one, accepting
+        everything is perfect.
+
+        Args:
+            role: what is trained.
+            processes: in all, where that is known already.
+        """
+        others = self.all_rank_negatives and processes != 1
+        if role == "captioner" or self.batch_size > 1 or others:
+            return None
+        return (
+            f"`{role}.batch_size` is {self.batch_size}: wrong pairs are made of the others in a process's micro-batch, "
+            "and without one everything is learned to match; use 2 at least, as many as fit for hard ones "
+            "(accumulation does not help), or several processes with all_rank_negatives"
+        )
+
     def with_quirks(self, objective: TrainedRole) -> "TrainConfig":
         """The config with the named options of `reference_quirks` set, if it is on."""
         if not self.reference_quirks:

@@ -15,7 +15,7 @@ import shutil
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from components.common import distributed
 from components.common.errors import ConfigError, ModelError
 from components.model.groups import Place, places
 from components.training.config import OptimConfig, TrainConfig
+from components.training.finite import Veto
 from components.training.flops import counted
 
 logger = logging.getLogger(__name__)
@@ -185,16 +186,20 @@ class Engine:
         deepspeed = _deepspeed()
         self.accumulation = accumulation or config.accumulation
         settings = deepspeed_config(config, self.accumulation)
-        optimizer = build_optimizer(module, config.optim)
-        self._lr_factors: list[float] = [group["lr_factor"] for group in optimizer.param_groups]
+        self._optimizer = build_optimizer(module, config.optim)
+        self._lr_factors: list[float] = [group["lr_factor"] for group in self._optimizer.param_groups]
         try:
-            self._engine = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
+            self._engine = deepspeed.initialize(model=module, optimizer=self._optimizer, config=settings)[0]
         except (ValueError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
             raise ConfigError(f"DeepSpeed refuses its settings {settings}: {error}; see deepspeed.extra") from error
         self.device: torch.device = self._engine.device
         self.flops: float | None = None
         self._count_flops = count_flops
         self._bounds = bounds
+        self._losses: list[Tensor] = []
+        self._veto = Veto()
+        if self._engine.zero_optimization():
+            self._watch_norm(self._engine.optimizer)
 
     def forward_backward(self, batch: Any) -> dict[str, Tensor]:
         """One micro-batch: losses and gradients. Call `accumulation` times, then `update`."""
@@ -207,23 +212,49 @@ class Engine:
 
     def _forward_backward(self, batch: Any) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = self._engine(batch)
+        self._losses.append(outputs["loss"].detach())
         self._engine.backward(outputs["loss"])
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
         return {name: value.detach() for name, value in outputs.items()}
 
     def update(self, lr: float) -> Tensor:
-        """One optimizer step at the given learning rate. Returns the gradient's norm before clipping."""
+        """One optimizer step at the given learning rate, unless a loss or the gradient is not finite in any process.
+
+        Returns the gradient's norm before clipping; not a number if it is not finite.
+        """
+        # torch's fused AdamW has this for gradient scalers: with a one here it touches nothing (torch 2.10 to 2.13).
+        self._optimizer.found_inf = self._veto.on(self._losses)  # type: ignore[attr-defined]
+        self._losses = []
         for group, factor in zip(self._engine.optimizer.param_groups, self._lr_factors, strict=True):
             group["lr"] = lr * factor
         norm = None
-        if not self._engine.zero_optimization() and not self._engine.gradient_clipping():
+        if not self._engine.zero_optimization():
             gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
+            self._veto.on_norm(norm)
         self._engine.step()
         self._clamp()
         norm = self._engine.get_global_grad_norm() if norm is None else norm
-        return torch.as_tensor(0.0 if norm is None else norm).detach()
+        return self._veto.honest(torch.as_tensor(0.0 if norm is None else norm).detach())
+
+    def _watch_norm(self, zero: Any) -> None:
+        """Look at the norms of the gradient's groups where ZeRO has just made them, before it steps."""
+
+        def watched(make: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **options: Any) -> Any:
+                norm = make(*arguments, **options)
+                self._veto.on_norm(torch.as_tensor(norm))
+                return norm
+
+            return call
+
+        for name in ("get_grad_norm_direct", "complete_grad_norm_calculation_for_cpu_offload"):
+            setattr(zero, name, watched(getattr(zero, name)))
+
+    def refused(self, *, now: bool) -> bool:
+        """Whether a step was not taken, the same in all processes: `now` the last one, else one of those before it."""
+        return self._veto.was_used(now=now)
 
     @torch.no_grad()
     def _clamp(self) -> None:

@@ -9,6 +9,8 @@ killed, the workers notice and leave (stopping.py). All this is measured in refe
 import contextlib
 import logging
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +33,11 @@ OnLine = Callable[[str], None]
 OnPoint = Callable[[dict[str, Any]], None]
 _TERM_SECONDS = 20.0  # Prefect kills the engine 30 s after it asked (reference/mlops.md 1.5)
 _TAIL_LINES = 20
+_KILLED = re.compile(r"exitcode\s*:\s*-9\b")  # torchrun's report of a worker
+_KILLED_HINT = (
+    "a process was killed by SIGKILL, as a rule by the system's memory guard or the container's limit: lower "
+    "batch_size, cache_decoded_mb, prefetch or launch.processes, or set checkpointed_layers: true"
+)
 SPEC_FILE = "spec.json"
 
 
@@ -61,6 +68,7 @@ def run_group(
     _claim(work_dir)
     forget_outcome(work_dir)
     tail: list[str] = []
+    killed = False
     with (work_dir / "training.log").open("a") as log, _started(module, arguments, config, work_dir) as child:
         assert child.stdout is not None
         for line in child.stdout:
@@ -71,19 +79,21 @@ def run_group(
                 continue
             log.write(line)
             log.flush()
+            killed = killed or _KILLED.search(line) is not None
             tail = [*tail[1 - _TAIL_LINES :], line.rstrip("\n")]
             if on_line is not None:
                 on_line(line.rstrip("\n"))
         code = child.wait()
     outcome = read_outcome(work_dir)
-    if outcome is None:
-        raise CapfiltError(_unexplained(code, work_dir, tail))
+    # A process that is killed says nothing; the others say that their connection to it broke.
+    if outcome is None or (outcome.is_crash and killed):
+        raise CapfiltError(_unexplained(code, work_dir, tail, killed=killed or code == -signal.SIGKILL))
     outcome.raise_if_failed()
     return outcome
 
 
-def _unexplained(code: int, work_dir: Path, tail: Sequence[str]) -> str:
-    hint = "killed from outside, by the system's memory guard as a rule; try a smaller batch_size" if code < 0 else ""
+def _unexplained(code: int, work_dir: Path, tail: Sequence[str], *, killed: bool) -> str:
+    hint = _KILLED_HINT if killed else ""
     lines = "\n  ".join(tail)
     return f"the training processes ended with code {code} and no result{f' ({hint})' if hint else ''}; " + (
         f"full log: {work_dir / 'training.log'}; its last lines:\n  {lines}"

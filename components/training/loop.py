@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from components.common import distributed
+from components.common.errors import DivergedError
 from components.training.checkpoint import Checkpoints
 from components.training.config import TrainConfig
 from components.training.engine import Engine
@@ -74,7 +75,7 @@ def train(training: Training, stop: StopSignal, start: int = 0) -> None:
     """Train from step `start` to the end of the schedule.
 
     Raises:
-        DivergedError: a loss was not finite.
+        DivergedError: a loss was not finite, or the gradient; the weights were left as they were before that step.
         PreemptedError: stopped by a signal, with a checkpoint saved.
     """
     engine, schedule, window = training.engine, training.schedule, Window(training.engine.device)
@@ -85,12 +86,14 @@ def train(training: Training, stop: StopSignal, start: int = 0) -> None:
             outputs.append(engine.forward_backward(batch))
             keys += names
         lr = schedule.lr(step)
-        norm = engine.update(lr)
-        training.objective.after_step()
-        window.add(step + 1, outputs, norm, keys)
+        window.add(step + 1, outputs, engine.update(lr), keys)
         stopping = distributed.any_process(stop.requested)
         saving = stopping or schedule.is_due(step + 1, schedule.config.checkpoint.every_steps)
-        if saving or schedule.is_due(step + 1, schedule.config.log_every):
+        telling = saving or schedule.is_due(step + 1, schedule.config.log_every)
+        if engine.refused(now=telling):
+            raise DivergedError(window.diverged())
+        training.objective.after_step()
+        if telling:
             window.waited = training.feed.waited
             training.feed.waited = 0.0
             metrics = window.flush() | {"train/lr": lr, "train/epoch": (step + 1) / schedule.steps_per_epoch}

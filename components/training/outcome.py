@@ -32,6 +32,11 @@ class Outcome(BaseModel):
     retryable: bool = Field(default=False, description="whether trying again can heal it (StorageError)")
     result: dict[str, Any] = Field(default_factory=dict, description="what the module left behind")
 
+    @property
+    def is_crash(self) -> bool:
+        """Whether a process failed of something nobody foresaw, such as the loss of another process."""
+        return self.status == "failed" and not self.kind
+
     def raise_if_failed(self) -> None:
         """Raise the group's error in this process, as the class it was."""
         if self.status == "preempted":

@@ -8,18 +8,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from components.common import distributed
-from components.common.errors import DivergedError
 from components.model.objectives import ITM_PRIOR_LOSS
 
 logger = logging.getLogger(__name__)
 
+_FEW_NEGATIVES = 0.5
 _SMOOTHED_LINES = 5
 _NAMED_KEYS = 8
+_REMEDY = (
+    "lower optim.lr, lengthen optim.warmup_steps or set optim.clip (e.g. 1.0), then start again: training goes on from "
+    "the last checkpoint"
+)
 
 Metrics = dict[str, float]
 Hook = Callable[[int, Metrics], None]
@@ -36,17 +41,9 @@ class Window:
     waited: float = 0.0
     started: float = field(default_factory=time.monotonic)
     steps: int = 0
-    waits_for_device: bool = False
-
-    def __post_init__(self) -> None:
-        self.waits_for_device = self.device.type != "cpu"
 
     def add(self, step: int, outputs: Sequence[Mapping[str, Tensor]], norm: Tensor, keys: Sequence[str]) -> None:
-        """Take in one optimizer step: outputs of its micro-batches, and the keys of its pairs.
-
-        Raises:
-            DivergedError: on CPU at once; on a GPU at the next `flush`, for looking means waiting for the device.
-        """
+        """Take in one optimizer step: outputs of its micro-batches, the gradient's norm, the keys of its pairs."""
         for name in outputs[0]:
             mean = torch.stack([output[name].float() for output in outputs]).mean()
             self.parts.setdefault(f"train/{name}", []).append(mean)
@@ -54,16 +51,9 @@ class Window:
         self.keys.append((step, keys))
         self.samples += len(keys)
         self.steps += 1
-        if not self.waits_for_device and not math.isfinite(float(self.parts["train/loss"][-1])):
-            self._check(self.parts["train/loss"])
 
     def flush(self) -> Metrics:
-        """Averages over the window and over all processes; the window starts anew.
-
-        Raises:
-            DivergedError: a loss of this process was not finite.
-        """
-        self._check(self.parts["train/loss"])
+        """Averages over the window and over all processes; the window starts anew."""
         names = sorted(self.parts)
         table = torch.stack([torch.stack(self.parts[name]).mean() for name in names])
         means = distributed.mean_over_processes(table).tolist()
@@ -76,18 +66,20 @@ class Window:
         self.started = time.monotonic()
         return metrics
 
-    def _check(self, losses: Sequence[Tensor]) -> None:
-        values = torch.stack(list(losses)).tolist()
-        for value, (step, keys) in zip(values, self.keys, strict=True):
+    def diverged(self) -> str:
+        """Why a step was not taken, with the pairs of the process whose loss it was. All processes call this."""
+        told = [text for text in distributed.gather_objects(self._not_finite("train/loss")) if text is not None]
+        if told:
+            return f"the loss is {told[0]}; {_REMEDY}"
+        return f"the gradient's norm is {self._not_finite('train/grad_norm')}, though the loss is finite; {_REMEDY}"
+
+    def _not_finite(self, name: str) -> str | None:
+        """The first value of the window that is not finite, with its step and pairs."""
+        for value, (step, keys) in zip(torch.stack(self.parts[name]).tolist(), self.keys, strict=True):
             if not math.isfinite(value):
-                named = ", ".join(keys[:_NAMED_KEYS]) + (
-                    f" and {len(keys) - _NAMED_KEYS} more" if len(keys) > 8 else ""
-                )
-                raise DivergedError(
-                    f"the loss is {value} at step {step} (pairs {named}); lower optim.lr, lengthen "
-                    "optim.warmup_steps or set optim.clip (e.g. 1.0), then start again: training goes on from the "
-                    "last checkpoint"
-                )
+                more = f" and {len(keys) - _NAMED_KEYS} more" if len(keys) > _NAMED_KEYS else ""
+                return f"{value} at step {step} (pairs {', '.join(keys[:_NAMED_KEYS])}{more})"
+        return None
 
 
 class History:
@@ -135,31 +127,46 @@ class Alarms:
 
     Args:
         itc_classes: columns of the contrastive softmax, batch + queue; 0 where there is no ITC.
-        patience: steps before anything is said, and steps that a curve must stay put.
+        patience: steps before anything is said of a loss that stays put, and that it must stay put.
     """
 
     def __init__(self, *, itc_classes: int, patience: int) -> None:
-        self._levels = {"train/loss_itm": (ITM_PRIOR_LOSS, 0.004)}
+        self._rules = {
+            "train/loss_itm": _Rule(ITM_PRIOR_LOSS, 0.004, patience),
+            "train/itm_negatives": _Rule(0.0, _FEW_NEGATIVES, 0),
+        }
         if itc_classes > 1:
-            self._levels["train/loss_itc"] = (math.log(itc_classes), 0.01 * math.log(itc_classes))
-        self._patience = patience
+            self._rules["train/loss_itc"] = _Rule(math.log(itc_classes), 0.01 * math.log(itc_classes), patience)
         self._since: dict[str, int] = {}
-        self._said: list[str] = []
+        self._said: set[str] = set()
 
     def __call__(self, step: int, metrics: Metrics) -> None:
         """Look at one line of the curve."""
-        for name, (level, tolerance) in self._levels.items():
+        for name, rule in self._rules.items():
             value = metrics.get(name)
-            if value is None or abs(value - level) > tolerance:
+            if value is None or abs(value - rule.level) > rule.tolerance:
                 self._since.pop(name, None)
                 continue
-            since = self._since.setdefault(name, step)
-            if step >= self._patience and step - since >= self._patience and name not in self._said:
-                self._said.append(name)
-                logger.warning("step %d: %s", step, _MEANING[name].format(value=value, level=level, steps=step - since))
+            steps = step - self._since.setdefault(name, step)
+            if min(step, steps) >= rule.patience and name not in self._said:
+                self._said.add(name)
+                logger.warning("step %d: %s", step, _MEANING[name].format(value=value, level=rule.level, steps=steps))
+
+
+class _Rule(NamedTuple):
+    """What a figure must not stay at, how near that is, and for how many steps."""
+
+    level: float
+    tolerance: float
+    patience: int
 
 
 _MEANING = {
+    "train/itm_negatives": (
+        "only {value:.0%} of the wrong pairs that matching (ITM) learns from could be drawn: a batch holds little but "
+        "one image, so that accepting everything is learned. Raise batch_size, or look for the same image again and "
+        "again in the data (`capfilt dataset show`)."
+    ),
     "train/loss_itm": (
         "ITM loss is stuck at {value:.4f}, the score of answering the prior (1 match in 3) whatever the pair, for "
         "{steps} steps. Usually the batch is too small for hard negatives, the learning rate too high for the text "

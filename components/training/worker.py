@@ -87,6 +87,8 @@ def run(spec: TrainSpec, work_dir: Path, stop: StopSignal) -> TrainResult:
     spec = spec.model_copy(update={"config": config})
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     device = start_process_group(config)
+    if fault := config.lack_of_negatives(spec.objective, distributed.world_size()):
+        raise ConfigError(f"{spec.label}: {fault}")
     seed_everything(config.seed)  # the same in all processes: equal first weights
     subject = _prepared(build_subject(spec, work_dir), config)
     kept = config.checkpoint

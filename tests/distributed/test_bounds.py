@@ -1,5 +1,9 @@
-"""Whatever holds the optimizer's copy of parameters, BLIP's own loop or ZeRO 0, 1 and 2: the temperature stays in its
-range, every group learns at its own rate, and what is frozen does not move."""
+"""What no step may do, under BLIP's own loop and ZeRO 0, 1 and 2: leave the temperature's range, spoil the weights.
+
+Every group learns at its own rate, and what is frozen does not move.
+"""
+
+from pathlib import Path
 
 from typing import Any
 
@@ -43,3 +47,12 @@ def test_groups_learn_at_their_own_rates_and_what_is_frozen_does_not_move(result
         assert apart["fresh"] > 0.1 * LR * steps, way
         temperatures = result[f"{way}-grouped"]["temperatures"]
         assert temperatures == pytest.approx(result[way]["temperatures"], abs=2e-3), "what is fresh learns as before"
+
+
+def test_a_step_that_is_not_finite_in_one_process_is_taken_in_none(tmp_path: Path) -> None:
+    """Weights stay to the bit, all processes know, and moments are whole: the next step moves again."""
+    launch = LaunchConfig(processes=2, threads=1)
+    result = run_group("tests.helpers.vetoed_training", ["--work-dir", str(tmp_path)], launch, work_dir=tmp_path).result
+    assert len(result) == 12
+    for way, seen in result.items():
+        assert seen == {"refused": [[False, True, False]] * 2, "moved": True, "kept": True, "goes on": True}, way

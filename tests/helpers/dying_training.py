@@ -26,7 +26,7 @@ def main() -> int:
     options = parser.parse_args()
 
     class DyingWindow(Window):
-        """Weights and teacher have moved, nothing has been written."""
+        """Weights have moved, nothing has been written."""
 
         def add(self, step: int, outputs: Sequence[Mapping[str, Tensor]], norm: Tensor, keys: Sequence[str]) -> None:
             if step == options.kill_at:

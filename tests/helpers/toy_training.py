@@ -110,7 +110,7 @@ def run(config: TrainConfig, options: argparse.Namespace) -> None:
         if distributed.is_main():
             history.append(step, {name: metrics[name] for name in ("train/loss", "train/grad_norm", "train/lr")})
             print(f"step {step}", flush=True)
-        if step == options.kill_at:
+        if step == options.kill_at and options.kill_rank in (None, distributed.rank()):
             os.kill(os.getpid(), 9)
         time.sleep(options.step_seconds)
 
@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--config", required=True)
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--kill-at", type=int)
+    parser.add_argument("--kill-rank", type=int, help="this process alone")
     parser.add_argument("--poison", type=int)
     parser.add_argument("--no-dropout", action="store_true")
     parser.add_argument("--step-seconds", type=float, default=0.0)

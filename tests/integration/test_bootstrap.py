@@ -21,8 +21,8 @@ from tests.helpers.tiny import options
 
 pytestmark = pytest.mark.timeout(900)
 WATCHED = (
-    "loss", "loss_itc", "loss_itm", "loss_lm", "nll_lm", "itm_accuracy", "temperature", "queue_fill", "grad_norm",
-    "lr", "epoch", "samples_per_second", "seconds_per_step", "data_wait_share",
+    "loss", "loss_itc", "loss_itm", "loss_lm", "nll_lm", "itm_accuracy", "itm_negatives", "temperature", "queue_fill",
+    "grad_norm", "lr", "epoch", "samples_per_second", "seconds_per_step", "data_wait_share",
 )  # fmt: skip
 
 

@@ -54,6 +54,13 @@ def test_going_on_with_another_number_of_processes(tmp_path: Path, before: int, 
         assert ours["train/grad_norm"] == pytest.approx(theirs["train/grad_norm"], rel=1e-4)
 
 
+def test_a_process_killed_for_memory_is_named_rather_than_the_broken_connection(tmp_path: Path) -> None:
+    """One of two is killed, as the memory guard does it; the other one's complaint is not the cause."""
+    config = toy_config(launch={"processes": 2, "threads": 1})
+    with pytest.raises(CapfiltError, match=r"killed by SIGKILL, .* lower batch_size, cache_decoded_mb"):
+        run_toy(config, tmp_path, ["--kill-at", "2", "--kill-rank", "1"])
+
+
 def test_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps, a checkpoint and going on from it, of two processes with no compiler and no ninja in reach."""
     tools, built = tmp_path / "tools", tmp_path / "built"

@@ -71,6 +71,8 @@ def test_tracking_is_no_part_of_what_a_bootstrap_is() -> None:
         ("evaluation.gate.metrics=[eval/captions/cider]", "did you mean 'eval/caption/cider'"),
         ("evaluation.gate.metrics=[]", "at least 1"),
         ("evaluation.gate.floors={mean_recal: 0.3}", "no metric is called 'mean_recal'"),
+        ("filter.batch_size=1", r"`filter.batch_size` is 1: wrong pairs are made of the others .* use 2 at least"),
+        ("pretrain.batch_size=1", "`pretrain.batch_size` is 1"),
         ("pretrain.optim.min_lr=1", r"min_lr \(1\) is above lr"),
         ("pretrain.optim.betas=[0.9, 1]", "less than 1"),
     ],
@@ -79,6 +81,17 @@ def test_settings_that_contradict_one_another(override: str, message: str) -> No
     """They would end a bootstrap hours later, or quietly do something else than was meant."""
     with pytest.raises(ConfigError, match=message):
         load_config(None, [override])
+
+
+def test_a_pair_alone_has_no_wrong_one() -> None:
+    """A captioner needs none; several processes that share theirs have some, and several machines."""
+    load_config(None, ["captioner.batch_size=1"])
+    alone = ["filter.batch_size=1", "filter.all_rank_negatives=true"]
+    load_config(None, [*alone, "filter.launch.processes=2"])
+    load_config(None, [*alone, "filter.launch.processes=1", "filter.launch.nodes=2"])
+    with pytest.raises(ConfigError, match=r"`filter.batch_size` is 1"):
+        load_config(None, [*alone, "filter.launch.processes=1"])
+    assert load_config(None, alone).filter.lack_of_negatives("filter", 1) is not None
 
 
 def test_vocabulary_beside_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,8 +147,8 @@ def test_going_on_with_another_number_of_processes_repeats_and_skips_nothing(dat
 
 def test_threads_prefetch_and_cache_do_not_change_a_bit(data) -> None:
     config = LoaderConfig(image_size=SIZE, batch_size=40, shuffle_shards=2)
-    plain, _ = run(data, 4, config.model_copy(update={"threads": 1, "prefetch": 1, "cache_decoded_mb": 0}))
-    other, _ = run(data, 4, config.model_copy(update={"threads": 4, "prefetch": 5}))
+    plain, _ = run(data, 4, config.model_copy(update={"loader_threads": 1, "prefetch": 1, "cache_decoded_mb": 0}))
+    other, _ = run(data, 4, config.model_copy(update={"loader_threads": 4, "prefetch": 5}))
     assert all(np.array_equal(a.images, b.images) and a.keys == b.keys for a, b in zip(plain, other, strict=True))
     assert not np.array_equal(plain[0].images, run(data, 1, config, seed=2)[0][0].images)
 
@@ -197,6 +197,22 @@ def test_a_bad_picture_gives_its_place_to_the_next_of_the_batch(
         for key, text in zip(batch.keys, batch.texts, strict=True):
             assert key != "odd/k3" and text == f"text {key[-1]}"
     assert all(max(Counter(batch.keys).values()) <= 2 for batch in batches)
+
+
+@pytest.mark.parametrize(("size", "bad"), [(1, [3]), (2, [2, 3, 4]), (4, [0, 1, 2, 3, 4, 5])])
+def test_one_bad_image_ends_no_training_however_small_the_batch(tmp_path: Path, size: int, bad: list[int]) -> None:
+    """Pairs behind a batch without a usable image take its place; going on gives the same."""
+    images = [b"no" if number in bad else encoded(photo(number)) for number in range(8)]
+    ref = seal_images(open_store(str(tmp_path)), images)
+    config = CONFIG.model_copy(update={"batch_size": size})
+    whole, _ = run([(ref, 1)], 24, config)
+    for batch in whole:
+        assert len(batch.keys) == size
+        for key, text, number, pixels in zip(batch.keys, batch.texts, batch.image_ids, batch.images, strict=True):
+            assert int(key[-1]) not in bad and text == f"text {key[-1]}"
+            assert number == int(sha256_hex(images[int(key[-1])])[:16], 16) >> 1 and pixels.any()
+    _, state = run([(ref, 1)], 5, config)
+    assert pairs(run([(ref, 1)], 19, config, state=state)[0]) == pairs(whole[5:])
 
 
 def test_a_batch_without_one_good_picture_stops(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def objective(kind: str) -> Objective:
 
 PARTS = {
     "captioner": {"loss_lm", "nll_lm"},
-    "filter": {"loss_itc", "loss_itm", "itm_accuracy", "temperature"},
-    "pretrain": {"loss_itc", "loss_itm", "loss_lm", "nll_lm", "itm_accuracy", "temperature"},
+    "filter": {"loss_itc", "loss_itm", "itm_accuracy", "itm_negatives", "temperature"},
+    "pretrain": {"loss_itc", "loss_itm", "loss_lm", "nll_lm", "itm_accuracy", "itm_negatives", "temperature"},
 }
 
 
@@ -181,7 +181,13 @@ def test_a_batch_of_one_image_trains(kind: str, image_ids: list[int]) -> None:
     results = stage(batch(size=len(image_ids), image_ids=image_ids))
     results["loss"].backward()
     assert torch.isfinite(results["loss"])
+    assert results["itm_negatives"] == 0
     assert all(torch.isfinite(parameter.grad).all() for parameter in stage.parameters())
+
+
+@pytest.mark.parametrize(("image_ids", "share"), [([1, 2, 3, 4], 1.0), ([5, 5, 6, 7], 1.0), ([5, 5, 5, 5], 0.0)])
+def test_the_share_of_wrong_pairs_that_could_be_drawn_is_told(image_ids: list[int], share: float) -> None:
+    assert objective("filter")(batch(image_ids=image_ids))["itm_negatives"] == pytest.approx(share)
 
 
 def test_reference_may_call_a_right_caption_wrong() -> None:

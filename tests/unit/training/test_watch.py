@@ -2,13 +2,13 @@
 
 import logging
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from components.common.errors import DivergedError
 from components.model.objectives import ITM_PRIOR_LOSS
 from components.training.watch import Alarms, History, Window
 
@@ -30,25 +30,21 @@ def test_a_window_averages_micro_batches_and_steps_and_starts_anew() -> None:
     assert window.flush()["train/loss"] == 9.0
 
 
-def test_a_loss_that_is_not_finite_names_step_and_pairs() -> None:
+def test_a_loss_that_is_not_finite_is_told_with_step_and_pairs() -> None:
     window = Window(torch.device("cpu"))
     window.add(7, outputs(1.0), torch.tensor(1.0), ["fine"])
-    keys = [f"web/{number}" for number in range(12)]
-    with pytest.raises(
-        DivergedError, match=r"loss is nan at step 8 \(pairs web/0, .*web/7 and 4 more\); lower optim.lr"
-    ):
-        window.add(8, outputs(math.nan), torch.tensor(1.0), keys)
+    window.add(8, outputs(math.nan), torch.tensor(math.nan), [f"web/{number}" for number in range(12)])
+    window.add(9, outputs(math.inf), torch.tensor(1.0), ["later"])
+    told = window.diverged()
+    assert re.match(r"the loss is nan at step 8 \(pairs web/0, .*web/7 and 4 more\); lower optim.lr", told)
 
 
-def test_on_a_device_a_bad_loss_is_found_at_the_next_look() -> None:
-    """A GPU is only waited for when somebody looks."""
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_told_where_the_loss_is(norm: float) -> None:
     window = Window(torch.device("cpu"))
-    window.waits_for_device = True
-    window.add(1, outputs(1.0), torch.tensor(1.0), ["a"])
-    window.add(2, outputs(math.inf), torch.tensor(1.0), ["b"])
-    window.add(3, outputs(1.0), torch.tensor(1.0), ["c"])
-    with pytest.raises(DivergedError, match=r"inf at step 2 \(pairs b\)"):
-        window.flush()
+    window.add(1, outputs(1.0), torch.tensor(0.0), ["a"])
+    window.add(2, outputs(1.0), torch.tensor(norm), ["b"])
+    assert re.match(r"the gradient's norm is (nan|inf) at step 2 \(pairs b\), though the loss", window.diverged())
 
 
 def test_the_curve_is_cut_back_to_a_checkpoint_and_loses_a_torn_line(tmp_path: Path) -> None:
@@ -84,3 +80,12 @@ def test_alarm_of_contrastive_loss_at_chance(caplog: pytest.LogCaptureFixture) -
             alarms(step, {"train/loss_itc": math.log(100) - 0.01})
     assert len(caplog.records) == 1
     assert "guessing among batch + queue (4.605)" in caplog.records[0].getMessage()
+
+
+def test_alarm_of_wrong_pairs_that_cannot_be_drawn(caplog: pytest.LogCaptureFixture) -> None:
+    alarms = Alarms(itc_classes=0, patience=200)
+    with caplog.at_level(logging.WARNING):
+        for step, share in ((20, 1.0), (40, 0.6), (60, 0.25), (80, 0.2)):
+            alarms(step, {"train/itm_negatives": share})
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith("step 60: only 25% of the wrong pairs")
