@@ -25,6 +25,7 @@ def mark_killed(flow: Any, flow_run: Any, state: Any) -> None:
         logger.warning("cannot close the MLflow run of %s: %s", flow_run.name, error)
         return
     tracker.end("KILLED")
+    tracker.farewell()
     logger.info(
         "%s was cut short (%s); run it again and it goes on where it stopped", flow_run.name, state.name.lower()
     )

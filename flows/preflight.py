@@ -11,13 +11,17 @@ from typing import get_args
 from components.common.errors import CapfiltError, ConfigError, DataError, ModelError, StorageError
 from components.common.lock import refuse_if_busy
 from components.common.storage import open_store
+from components.common.tracking import public_uri, why_unusable
 from components.config import BootstrapConfig
 from components.training.config import TrainedRole
 from flows.layout import LOCK_KEY, scratch_folder
 from flows.server import why_no_answer
 
 LEAST_FREE_BYTES = 1 << 30
-MLFLOW_REMEDY = "start it, mend MLFLOW_TRACKING_URI or tracking.uri, or go without: --set tracking.enabled=false"
+MLFLOW_REMEDY = (
+    "start it, mend MLFLOW_TRACKING_URI or tracking.uri (a server's address or sqlite:///FILE), or go without: "
+    "--set tracking.enabled=false"
+)
 
 
 def check_before_work(config: BootstrapConfig) -> None:
@@ -59,16 +63,18 @@ def check_services(config: BootstrapConfig) -> None:
     """Refuse to start where MLflow's server or the Ray cluster that shall be used is out of reach."""
     tracking = config.tracking_uri(scratch_folder(config))
     if fault := mlflow_fault(tracking):
-        raise CapfiltError(f"no MLflow server at {tracking} ({fault}): {MLFLOW_REMEDY}")
+        raise CapfiltError(f"no MLflow at {public_uri(str(tracking))} ({fault}): {MLFLOW_REMEDY}")
     if config.capfilt.engine == "ray" and (fault := ray_fault()):
         raise CapfiltError(fault)
 
 
 def mlflow_fault(uri: str | None) -> str | None:
-    """Why the MLflow server at a tracking URI gives no answer; None if it does, or if there is no server to ask."""
-    if uri is None or not uri.startswith("http"):
+    """Why MLflow cannot work with a tracking URI: no server answers, or it refuses us, the place or its database."""
+    if uri is None:
         return None
-    return why_no_answer(f"{uri.rstrip('/')}/health")
+    if uri.startswith("http") and (fault := why_no_answer(f"{public_uri(uri).rstrip('/')}/health")):
+        return fault
+    return why_unusable(uri)
 
 
 def ray_fault() -> str | None:

@@ -149,15 +149,8 @@ class BootstrapContext:
         folder = self.scratch / "work" / f"{stage.kind}-{stage.digest[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
         child = self.tracker.child(stage.name, stage.labels)
-        try:
+        with child.closing():
             result = stage.work(StageContext(child, folder, self.store.child("models", stage.kind, stage.digest[:16])))
-        except Exception:
-            child.end("FAILED")
-            raise
-        except BaseException:  # cancelled or interrupted
-            child.end("KILLED")
-            raise
-        child.end()
         self._record(stage, result, time.monotonic() - start)
         shutil.rmtree(folder, ignore_errors=True)
         return result
@@ -211,14 +204,10 @@ def open_bootstrap(config: BootstrapConfig, run_name: str = "bootstrap") -> Iter
         tracker = open_tracker(config.tracking_uri(scratch), **parent_run(config))
         context = BootstrapContext(config, store, tracker, scratch)
         try:
-            yield context
-        except Exception:
-            tracker.end("FAILED")
-            raise
-        except BaseException:
-            tracker.end("KILLED")
-            raise
-        tracker.end()
+            with tracker.closing():
+                yield context
+        finally:
+            tracker.farewell()
 
 
 def _can_heal(task: Any, run: Any, state: State[Any]) -> bool:

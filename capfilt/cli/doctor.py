@@ -14,6 +14,7 @@ from typing import Literal
 from capfilt.cli.console import Output
 from components.common.errors import CapfiltError
 from components.common.storage import open_store
+from components.common.tracking import public_uri
 from components.config import BootstrapConfig, load_config
 from flows.layout import scratch_folder
 from flows.preflight import (
@@ -114,7 +115,7 @@ def _store(config: BootstrapConfig) -> Iterator[Finding]:
 
 def _servers(config: BootstrapConfig) -> Iterator[Finding]:
     tracking = config.tracking_uri(scratch_folder(config))
-    yield _server("MLflow", tracking or "no tracking", mlflow_fault(tracking), MLFLOW_REMEDY)
+    yield _server("MLflow", public_uri(tracking or "no tracking"), mlflow_fault(tracking), MLFLOW_REMEDY)
     prefect = os.environ.get("PREFECT_API_URL")
     fault = why_no_answer(f"{prefect.rstrip('/')}/health") if prefect else None
     yield _server("Prefect", prefect or "a local server for each run", fault, PREFECT_REMEDY)

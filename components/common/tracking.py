@@ -1,22 +1,28 @@
 """Experiment tracking: how rounds are compared. The only importer of mlflow.
 
-Tracking is a witness, never a judge: if the server is away, measurements wait in a buffer, a warning is logged, and the
-work goes on. Models and datasets stay in the store; MLflow gets their URIs and digests (reference: house.md section 5).
-No pickles, no model flavors: a registered version points at a safetensors folder.
+Tracking is a witness, never a judge: if the server is away, what is to be said waits, a warning is logged, and the work
+goes on; a server that hangs holds up no training, as all is said on a thread of its own. Models and datasets stay in
+the store; MLflow gets their URIs and digests. No pickles, no model flavors: a registered version points at a
+safetensors folder.
 """
 
+import contextlib
 import json
 import logging
 import os
+import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from components.common.contracts import DatasetRef, ModelRef
+from components.common.seeding import digest_of
+from components.common.sending import Sender, first_line
 from components.common.storage import join_uri
 
 logger = logging.getLogger(__name__)
@@ -25,12 +31,17 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 URI_VARIABLE = "CAPFILT_TRACKING_URI"
 RUN_VARIABLE = "CAPFILT_RUN_ID"
 FLUSH_SECONDS = 5.0
+FAREWELL_SECONDS = 20.0  # what a hung server is given at the end
+OPEN_SECONDS = 180.0  # a new database file is made of some dozens of migrations
 MAX_BUFFERED = 100_000  # metrics kept while the server is away
 _BATCH = 1000  # MLflow's limit of metrics per call
 _PARAM_BATCH = 100  # MLflow's limit of params per call
+_NAME_LENGTH = 250  # of metrics, parameters and tags
+_FILE_NAME_BYTES = 200
 _PARAM_LENGTH = 500
 _TAG_LENGTH = 5000
 _DIGEST_LENGTH = 32  # MLflow refuses digests above 36 characters
+_PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _SHARED_VIEW = "mlflow.sharedViewState."  # what MLflow's own `Share` button writes
 _VIEW = "rounds"
@@ -139,7 +150,23 @@ class Tracker:
         return ""
 
     def end(self, status: Status = "FINISHED") -> None:
-        """Send what is buffered and close the run."""
+        """Close the run when all is sent; nobody waits for that."""
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """End as the work within ends: finished, failed, or killed where it was cancelled or interrupted."""
+        try:
+            yield
+        except Exception:
+            self.end("FAILED")
+            raise
+        except BaseException:
+            self.end("KILLED")
+            raise
+        self.end()
+
+    def farewell(self, seconds: float = FAREWELL_SECONDS) -> None:
+        """Wait until all is sent, at most so long: the last call before a process ends."""
 
     def environment(self) -> dict[str, str]:
         """Variables with which a child process finds this run (`tracker_from_environment`)."""
@@ -151,60 +178,83 @@ UNTRACKED = Tracker()
 
 
 class MlflowTracker(Tracker):
-    """One MLflow run. `owner` says whether this process decides how the run ends."""
+    """One MLflow run. `owner` says whether this process decides how the run ends.
 
-    def __init__(self, client: Any, uri: str, experiment_id: str, run_id: str, *, owner: bool = True) -> None:
-        self.run_id, self.uri, self.experiment_id = run_id, uri, experiment_id
-        self._client, self._uri, self._run, self._owner = client, uri, run_id, owner
-        self._buffer: list[Any] = []
-        self._last_flush = time.monotonic()
+    All is said on the sender's thread. Where MLflow is away when the run is asked for, `find` is called again before
+    the first thing is said of it.
+    """
+
+    def __init__(
+        self,
+        line: "_Line",
+        experiment_id: str,
+        find: Callable[[], str],
+        *,
+        run_id: str | None = None,
+        owner: bool = True,
+    ) -> None:
+        self.run_id, self.uri, self.experiment_id = run_id, public_uri(line.uri), experiment_id
+        self._line, self._client, self._sender = line, line.client, line.sender
+        self._find, self._owner = find, owner
+        self._points: deque[tuple[str, float, int, int]] = deque(maxlen=MAX_BUFFERED)
+        self._awaited = False
+
+    def _run(self) -> str:
+        """The run's id; on the sender's thread only."""
+        if self.run_id is None:
+            self.run_id = self._find()
+        return self.run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Add points to curves; they are sent in batches every few seconds."""
+        now = int(time.time() * 1000)
+        self._points.extend((_short(name), float(value), now, step) for name, value in metrics.items())
+        if not self._awaited:
+            self._awaited = True
+            self._sender.tell("send metrics", self._send_points, after=FLUSH_SECONDS)
+
+    def _send_points(self) -> None:
+        """Send what has come together; what nobody answers to stays for the next time."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        self._buffer.extend(Metric(name, float(value), now, step) for name, value in metrics.items())
-        del self._buffer[:-MAX_BUFFERED]
-        if time.monotonic() - self._last_flush >= FLUSH_SECONDS:
-            self.flush()
+        self._awaited = False
+        while batch := [self._points.popleft() for _ in range(min(_BATCH, len(self._points)))]:
+            try:
+                self._client.log_batch(self._run(), metrics=[Metric(*point) for point in batch])
+            except Exception as error:
+                if is_away(error):
+                    self._points.extendleft(reversed(batch))
+                raise
 
     def known_point(self, name: str, step: int) -> float | None:
-        self.flush()
-        history = _attempt(f"read {name}", lambda: self._client.get_metric_history(self._run, name)) or []
-        values = [(point.timestamp, float(point.value)) for point in history if point.step == step]
+        self._sender.hurry()
+        read = partial(self._read_curve, name)
+        values = [(time, value) for time, at, value in self._sender.ask(f"read {name}", read) or [] if at == step]
         return max(values)[1] if values else None
 
-    def flush(self) -> None:
-        """Send buffered metrics; what cannot be sent stays for the next time."""
-        self._last_flush = time.monotonic()
-        while self._buffer:
-            batch = self._buffer[:_BATCH]
-            sent = _attempt("send metrics", partial(self._send, batch))
-            if not sent:
-                return
-            del self._buffer[: len(batch)]
-
-    def _send(self, batch: list[Any]) -> bool:
-        self._client.log_batch(self._run, metrics=batch)
-        return True
+    def _read_curve(self, name: str) -> list[tuple[int, int, float]]:
+        history = self._client.get_metric_history(self._run(), _short(name))
+        return [(point.timestamp, point.step, float(point.value)) for point in history]
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
         def send() -> None:
-            known = self._client.get_run(self._run).data.params
+            from mlflow.entities import Param
+
+            known = self._client.get_run(self._run()).data.params
             fresh = [Param(key, value) for key, value in flatten(params).items() if key not in known]
             for start in range(0, len(fresh), _PARAM_BATCH):
-                self._client.log_batch(self._run, params=fresh[start : start + _PARAM_BATCH])
+                self._client.log_batch(self._run(), params=fresh[start : start + _PARAM_BATCH])
 
-        _attempt("send parameters", send)
+        self._sender.tell("send parameters", send)
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
+        def send() -> None:
+            from mlflow.entities import RunTag
 
-        rows = [RunTag(key, str(value)[:_TAG_LENGTH]) for key, value in tags.items()]
-        _attempt("send tags", lambda: self._client.log_batch(self._run, tags=rows))
+            rows = [RunTag(_short(key), str(value)[:_TAG_LENGTH]) for key, value in tags.items()]
+            self._client.log_batch(self._run(), tags=rows)
+
+        self._sender.tell("send tags", send)
 
     def describe(self, text: str) -> None:
         self.log_tags({_NOTE: text})
@@ -220,37 +270,44 @@ class MlflowTracker(Tracker):
             "chartsSearchFilter": view.charts,
         }
         for key, value in ((_NOTE, text), (_SHARED_VIEW + _VIEW, json.dumps(state))):
-            _attempt(
-                "describe the experiment",
-                partial(self._client.set_experiment_tag, self.experiment_id, key, value),
-            )
+            set_tag = partial(self._client.set_experiment_tag, self.experiment_id, key, value)
+            self._sender.tell("describe the experiment", set_tag)
 
     def log_dataset(self, ref: DatasetRef, context: str) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+        def send() -> None:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(
-            name=ref.name,
-            digest=ref.digest[:_DIGEST_LENGTH],
-            source_type="s3" if ref.uri.startswith("s3://") else "local",
-            source=json.dumps({"uri": join_uri(ref.uri, "manifest.json")}),
-            profile=json.dumps({"images": ref.images, "pairs": ref.pairs}),
-        )
-        labels = [InputTag("mlflow.data.context", context), InputTag("digest", ref.digest)]
-        _attempt("record a dataset", lambda: self._client.log_inputs(self._run, [DatasetInput(dataset, labels)]))
+            dataset = Dataset(
+                name=ref.name,
+                digest=ref.digest[:_DIGEST_LENGTH],
+                source_type="s3" if ref.uri.startswith("s3://") else "local",
+                source=json.dumps({"uri": join_uri(ref.uri, "manifest.json")}),
+                profile=json.dumps({"images": ref.images, "pairs": ref.pairs}),
+            )
+            labels = [InputTag("mlflow.data.context", context), InputTag("digest", ref.digest)]
+            self._client.log_inputs(self._run(), [DatasetInput(dataset, labels)])
+
+        self._sender.tell("record a dataset", send)
         self.log_tags({f"dataset.{context}.{ref.name}": ref.digest})
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        _attempt(f"attach {path.name}", lambda: self._client.log_artifact(self._run, str(path), folder or None))
+        data = _attempt(f"attach {path.name}", path.read_bytes)  # the file may be gone when its turn comes
+        if data is not None:
+            self.log_figure_bytes(data, f"{folder}/{path.name}" if folder else path.name)
 
     def log_text(self, text: str, name: str) -> None:
         self.log_figure_bytes(text.encode(), name)
 
     def log_figure_bytes(self, data: bytes, name: str) -> None:
         folder, _, file_name = name.rpartition("/")
-        with tempfile.TemporaryDirectory(prefix="capfilt-") as scratch:
-            path = Path(scratch) / file_name
-            path.write_bytes(data)
-            self.log_artifact(path, folder)
+
+        def send() -> None:
+            with tempfile.TemporaryDirectory(prefix="capfilt-") as scratch:
+                path = Path(scratch) / _short_file_name(file_name)
+                path.write_bytes(data)
+                self._client.log_artifact(self._run(), str(path), folder or None)
+
+        self._sender.tell(f"attach {file_name[:_NAME_LENGTH]}", send)
 
     def register_model(
         self,
@@ -262,9 +319,8 @@ class MlflowTracker(Tracker):
         about: str = "",
         note: str = "",
     ) -> ModelRef:
-        version = _attempt(
-            f"register {name}", lambda: self._version_of(name, ref, metrics, tags, about=about, note=note)
-        )
+        register = partial(self._version_of, name, ref, metrics, tags, about=about, note=note)
+        version = self._sender.ask(f"register {name}", register)
         if version is None:
             return ref
         self.set_alias(name, version, "challenger")
@@ -286,16 +342,16 @@ class MlflowTracker(Tracker):
                 return int(known.version)
         labels = {**tags, "digest": ref.digest, "uri": ref.uri, "role": ref.role}
         logged = self._client.create_logged_model(
-            self.experiment_id, name=name, source_run_id=self._run, tags=labels, model_type=ref.role
+            self.experiment_id, name=name, source_run_id=self._run(), tags=labels, model_type=ref.role
         )
         now = int(time.time() * 1000)
         for key, value in metrics.items():
-            self._client.log_metric(self._run, key, float(value), now, model_id=logged.model_id)
+            self._client.log_metric(self._run(), _short(key), float(value), now, model_id=logged.model_id)
         self._client.finalize_logged_model(logged.model_id, "READY")
         create = partial(
             self._client.create_model_version,
             name,
-            run_id=self._run,
+            run_id=self._run(),
             tags=labels,
             model_id=logged.model_id,
             description=note,
@@ -317,36 +373,47 @@ class MlflowTracker(Tracker):
                 raise
 
     def set_alias(self, name: str, version: int, alias: str, *, why: str = "") -> None:
-        if why:
-            tag = partial(self._client.set_model_version_tag, name, str(version), f"{alias}.reason")
-            _attempt(f"say why {name}@{alias}", lambda: tag(value=why[:_TAG_LENGTH]))
-        _attempt(f"set {name}@{alias}", lambda: self._client.set_registered_model_alias(name, alias, str(version)))
+        def send() -> None:
+            if why:
+                self._client.set_model_version_tag(name, str(version), f"{alias}.reason", why[:_TAG_LENGTH])
+            self._client.set_registered_model_alias(name, alias, str(version))
+
+        self._sender.tell(f"set {name}@{alias}", send)
 
     def find_champions(self, names: Sequence[str]) -> list[ModelRef] | None:
         def find() -> list[ModelRef]:
             return [ref for name in names if (ref := _aliased(self._client, name, "champion")) is not None]
 
-        return _attempt("look for the champion", find)
+        return self._sender.ask("look for the champion", find)
 
     def has_child(self, name: str) -> bool:
-        known = _attempt(f"look for {name}", lambda: (_find(self._client, self.experiment_id, self._child_of(name)),))
+        def find() -> tuple[str | None]:
+            return (_find(self._client, self.experiment_id, self._child_of(name)),)
+
+        known = self._sender.ask(f"look for {name}", find)
         return known is None or known[0] is not None
 
     def _child_of(self, name: str) -> dict[str, str]:
-        return {"mlflow.parentRunId": self._run, "mlflow.runName": name}
+        return {_PARENT: self._run(), "mlflow.runName": name}
 
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Tracker:
-        return self._other(name, self._child_of(name), {"mlflow.parentRunId": self._run, **(tags or {})})
+        def find() -> str:
+            labels = {_PARENT: self._run(), **(tags or {})}
+            return _find_or_create(self._client, self.experiment_id, name, self._child_of(name), labels)
+
+        return self._other(name, find)
 
     def beside(self, name: str, tags: Mapping[str, str]) -> Tracker:
-        return self._other(name, tags, tags)
+        return self._other(name, lambda: _find_or_create(self._client, self.experiment_id, name, tags, tags))
 
-    def _other(self, name: str, search: Mapping[str, str], labels: Mapping[str, str]) -> Tracker:
-        run = _attempt(f"start {name}", lambda: _find_or_create(self._client, self.experiment_id, name, search, labels))
-        return UNTRACKED if run is None else MlflowTracker(self._client, self._uri, self.experiment_id, run)
+    def _other(self, name: str, find: Callable[[], str]) -> Tracker:
+        other = MlflowTracker(self._line, self.experiment_id, find)
+        if self._sender.ask(f"start {name}", other._run) is None:
+            self._sender.tell(f"start {name}", other._run)
+        return other
 
     def page(self, tab: str = "") -> str:
-        return run_page(self.experiment_id, self._run, tab)
+        return run_page(self.experiment_id, self.run_id, tab) if self.run_id else ""
 
     def runs_page(self, *, charts: bool = False) -> str:
         return runs_page(self.experiment_id, charts=charts)
@@ -355,13 +422,37 @@ class MlflowTracker(Tracker):
         return comparison_page(self.experiment_id, run_ids)
 
     def end(self, status: Status = "FINISHED") -> None:
-        """Send what is buffered; the owner closes the run."""
-        self.flush()
+        """Close the run, if this process owns it, when all is sent; of runs within it none stays open."""
         if self._owner:
-            _attempt("close the run", lambda: self._client.set_terminated(self._run, status))
+            self._sender.hurry()
+            self._sender.tell("send metrics", self._send_points)
+            self._sender.tell("close the run", partial(self._close, status))
+
+    def _close(self, status: Status) -> None:
+        for run in _open_children(self._client, self.experiment_id, self._run()):
+            self._client.set_terminated(run, status)
+        self._client.set_terminated(self._run(), status)
+
+    def farewell(self, seconds: float = FAREWELL_SECONDS) -> None:
+        if left := self._sender.drain(seconds):
+            logger.warning(
+                "MLflow at %s did not answer within %.0f s: %d messages were not sent, and runs may stay open there; "
+                "run the same command again and they are made up for",
+                self.uri,
+                seconds,
+                left,
+            )
 
     def environment(self) -> dict[str, str]:
-        return {URI_VARIABLE: self._uri, RUN_VARIABLE: self._run}
+        return {URI_VARIABLE: self._line.uri, RUN_VARIABLE: self.run_id} if self.run_id else {}
+
+
+class _Line(NamedTuple):
+    """The way to one MLflow."""
+
+    uri: str
+    client: Any
+    sender: Sender
 
 
 def open_tracker(
@@ -389,14 +480,16 @@ def open_tracker(
     if uri is None:
         return UNTRACKED
 
+    sender = Sender("MLflow", is_away)
+
     def start() -> Tracker:
         client = _client(uri)
         experiment_id = _experiment(client, uri, experiment)
         labels = {**(tags or {}), **(resume or {})}
         run = run_id or _find_or_create(client, experiment_id, run_name, resume or {}, labels)
-        return MlflowTracker(client, uri, experiment_id, run)
+        return MlflowTracker(_Line(uri, client, sender), experiment_id, lambda: run, run_id=run)
 
-    return _attempt(f"open {uri}", start) or UNTRACKED
+    return sender.ask(f"open {public_uri(uri)}", start, OPEN_SECONDS) or UNTRACKED
 
 
 def tracker_from_environment() -> Tracker:
@@ -405,12 +498,44 @@ def tracker_from_environment() -> Tracker:
     if not uri or not run_id:
         return UNTRACKED
 
+    sender = Sender("MLflow", is_away)
+
     def attach() -> Tracker:
         client = _client(uri)
         experiment_id = client.get_run(run_id).info.experiment_id
-        return MlflowTracker(client, uri, experiment_id, run_id, owner=False)
+        return MlflowTracker(_Line(uri, client, sender), experiment_id, lambda: run_id, run_id=run_id, owner=False)
 
-    return _attempt(f"open {uri}", attach) or UNTRACKED
+    return sender.ask(f"open {public_uri(uri)}", attach, OPEN_SECONDS) or UNTRACKED
+
+
+def public_uri(uri: str) -> str:
+    """A tracking URI without the login in it, for eyes and logs."""
+    scheme, separator, rest = uri.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
+
+
+def why_unusable(uri: str) -> str | None:
+    """Why MLflow cannot work with a tracking URI, in its own words; None if it can.
+
+    A database file that is not there yet will be made when work starts, and is not made here.
+    """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return None
+    try:
+        _client(uri).search_experiments(max_results=1)
+    except Exception as error:  # noqa: BLE001 - whatever the backend raises: no driver, an old schema, no login …
+        return first_line(error).replace(uri, public_uri(uri))
+    return None
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether an error says that MLflow does not answer, rather than that it refuses."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    code = getattr(error, "error_code", "")
+    words = ("failed with exception", "failed with timeout exception", "too many 5", "failed with error code 5")
+    return code in ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED") or any(word in str(error) for word in words)
 
 
 def runs_page(experiment_id: str, *, charts: bool = False) -> str:
@@ -448,7 +573,7 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             flat.update(flatten(value, f"{prefix}{key}."))
         elif value is not None:
             text = str(value)
-            flat[f"{prefix}{key}"] = text if len(text) <= _PARAM_LENGTH else text[: _PARAM_LENGTH - 1] + "…"
+            flat[_short(f"{prefix}{key}")] = text if len(text) <= _PARAM_LENGTH else text[: _PARAM_LENGTH - 1] + "…"
     return flat
 
 
@@ -510,10 +635,30 @@ def _find(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str | Non
     return str(runs[0].info.run_id) if runs else None
 
 
+def _open_children(client: Any, experiment_id: str, run: str) -> list[str]:
+    """Runs within a run that nobody has closed: their process was killed, or MLflow did not answer when they ended."""
+    query = f"tags.`{_PARENT}` = '{run}' and attributes.status = 'RUNNING'"
+    return [str(child.info.run_id) for child in client.search_runs([experiment_id], query)]
+
+
+def _short(name: str, most: int = _NAME_LENGTH) -> str:
+    """A name that MLflow takes: other letters are replaced, and what is cut off is told apart by a digest."""
+    allowed = re.sub(r"[^A-Za-z0-9_\-. :/]", "_", name)
+    return allowed if len(allowed) <= most else f"{allowed[: most - 17]}-{digest_of(name)[:16]}"
+
+
+def _short_file_name(name: str) -> str:
+    """A file's name that a file system takes, with its extension."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a name, not a path
+    if len(name.encode()) <= _FILE_NAME_BYTES:
+        return name
+    return f"{stem.encode()[: _FILE_NAME_BYTES // 2].decode(errors='ignore')}-{digest_of(name)[:16]}{suffix[:16]}"
+
+
 def _attempt(what: str, action: Callable[[], T]) -> T | None:
     """Do it; if MLflow or its server fails, warn and go on: tracking must never end the work it watches."""
     try:
         return action()
     except Exception as error:  # noqa: BLE001 - every failure of tracking is survivable
-        logger.warning("MLflow: could not %s: %s", what, str(error).splitlines()[0] if str(error) else repr(error))
+        logger.warning("MLflow: could not %s: %s", what, first_line(error))
         return None

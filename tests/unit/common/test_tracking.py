@@ -1,6 +1,10 @@
+import contextlib
 import json
 import logging
+import shutil
 import socket
+import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,11 @@ from components.common.tracking import (
     find_runs_page,
     flatten,
     open_tracker,
+    public_uri,
     run_page,
     runs_page,
     tracker_from_environment,
+    why_unusable,
 )
 
 DATASET = DatasetRef(name="web", uri="s3://bucket/datasets/web/abc", digest="ab" * 32, images=10, pairs=12)
@@ -39,10 +45,12 @@ def run(uri: str, request: pytest.FixtureRequest) -> MlflowTracker:
 
 def _stored(tracker: Tracker) -> Any:
     assert isinstance(tracker, MlflowTracker)
+    tracker.farewell()
     return tracker._client.get_run(tracker.run_id)
 
 
 def _curve(tracker: MlflowTracker, name: str) -> list[tuple[int, float]]:
+    tracker.farewell()
     return [(point.step, point.value) for point in tracker._client.get_metric_history(tracker.run_id, name)]
 
 
@@ -99,6 +107,7 @@ def test_artifacts_lie_beside_the_database(run: MlflowTracker, uri: str, tmp_pat
     page.write_text("<p>page</p>")
     run.log_artifact(page)
     run.log_text("a: 1", "config/resolved.yaml")
+    run.farewell()
     names = {item.path for item in run._client.list_artifacts(run.run_id)}
     assert names == {"report.html", "config"}
     folder = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
@@ -135,6 +144,7 @@ def test_descriptions_and_the_view_that_links_open(uri: str) -> None:
     columns = {"metrics.`eval/x`": 150, "tags.`champion`": 90}
     tracker.describe_experiment("**what** it is", RunsView("tags.stage = 'round'", columns, "eval/"))
     tracker.describe("a run")
+    tracker.farewell()
     assert find_runs_page(uri, "described") == runs_page(tracker.experiment_id) == f"{page}&viewStateShareKey=rounds"
     tags = tracker._client.get_experiment(tracker.experiment_id).tags
     view = json.loads(tags["mlflow.sharedViewState.rounds"])
@@ -165,7 +175,8 @@ def test_models_are_registered_once_per_digest(run: MlflowTracker, tmp_path: Pat
     again = run.register_model("unit-captioner", ref, {"eval/caption/cider": 0.5}, {"round": "0"})
     other = run.register_model("unit-captioner", ref.model_copy(update={"digest": "ef" * 32}), {}, {})
     assert (first.registered_version, again.registered_version, other.registered_version) == (1, 1, 2)
-    run.set_alias("unit-captioner", 1, "champion")
+    run.set_alias("unit-captioner", 1, "champion", why="mean gain +3.0%")
+    run.farewell()
     client = run._client
     assert int(client.get_model_version_by_alias("unit-captioner", "champion").version) == 1
     assert int(client.get_model_version_by_alias("unit-captioner", "challenger").version) == 2
@@ -173,6 +184,8 @@ def test_models_are_registered_once_per_digest(run: MlflowTracker, tmp_path: Pat
     assert version.source == str(tmp_path)
     assert (client.get_registered_model("unit-captioner").description, version.description) == tuple(words.values())
     assert version.tags["digest"] == ref.digest
+    assert version.tags["champion.reason"] == "mean gain +3.0%"
+    assert run.find_champions(["unit-captioner", "unit-nobody"]) == [first]
     from mlflow.artifacts import download_artifacts
 
     folder = download_artifacts(artifact_uri=client.get_model_version_download_uri("unit-captioner", "1"))
@@ -187,6 +200,7 @@ def test_a_child_process_logs_into_the_run_without_ending_it(
     inner = tracker_from_environment()
     inner.log_metrics({"loss": 2.0}, 7)
     inner.end("FAILED")
+    inner.farewell()
     assert _curve(run, "loss") == [(7, 2.0)]
     assert _stored(run).info.status == "RUNNING"
 
@@ -207,19 +221,104 @@ def test_a_server_that_is_away_ends_nothing(caplog: pytest.LogCaptureFixture, mo
     assert "could not open" in caplog.text
 
 
-def test_metrics_wait_while_the_server_is_away(run: MlflowTracker, caplog: pytest.LogCaptureFixture) -> None:
+def test_names_that_mlflow_would_refuse_are_shortened(run: MlflowTracker) -> None:
+    long = "k" * 300
+    run.log_metrics({f"{long}1": 1.0, f"{long}2": 2.0, "truth/rejected/größer!": 3.0})
+    run.log_params({long: {"inner": 5}})
+    run.log_tags({long: "tagged"})
+    run.log_figure_bytes(b"jpeg", f"samples/round-1/{'ü' * 300}.jpg")
+    data = _stored(run).data
+    assert sorted(data.metrics.values()) == [1.0, 2.0, 3.0]
+    assert data.metrics.pop("truth/rejected/gr__er_") == 3.0
+    assert all(name.startswith("k" * 200) and len(name) <= 250 for name in data.metrics)
+    assert "5" in data.params.values()
+    assert "tagged" in data.tags.values()
+    (item,) = run._client.list_artifacts(run.run_id, "samples/round-1")
+    assert item.path.endswith(".jpg")
+
+
+def test_metrics_wait_while_the_server_is_away(
+    run: MlflowTracker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.WARNING)
-    client = run._client
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.05)
+    send, asked = run._client.log_batch, threading.Event()
 
-    class Away:
-        def log_batch(self, *args: object, **kwargs: object) -> None:
-            raise ConnectionError("no answer")
+    def away(*args: object, **kwargs: object) -> None:
+        asked.set()
+        raise ConnectionError("no answer")
 
-    run._client = Away()
+    monkeypatch.setattr(run._client, "log_batch", away)
     run.log_metrics({"loss": 1.0}, 1)
-    run.flush()
-    assert "could not send metrics: no answer" in caplog.text
-    run._client = client
+    assert asked.wait(10)
+    child = run.child("started-meanwhile")
+    child.log_metrics({"loss": 3.0}, 3)
+    child.end()
+    monkeypatch.setattr(run._client, "log_batch", send)
     run.log_metrics({"loss": 2.0}, 2)
     run.end()
     assert _curve(run, "loss") == [(1, 1.0), (2, 2.0)]
+    assert "could not send metrics: no answer" in caplog.text
+    assert isinstance(child, MlflowTracker)
+    assert _curve(child, "loss") == [(3, 3.0)]
+    assert _stored(child).info.status == "FINISHED"
+
+
+def test_what_is_refused_is_left_out_and_holds_nothing_up(run: MlflowTracker, caplog: pytest.LogCaptureFixture) -> None:
+    run.log_metrics({"../outside": 1.0})
+    run.log_metrics({"loss": 1.0}, 1)
+    run.farewell()
+    run.log_metrics({"loss": 2.0}, 2)
+    assert (2, 2.0) in _curve(run, "loss")
+    assert "could not send metrics" in caplog.text
+
+
+def test_runs_that_a_killed_process_left_open_are_closed_with_their_bootstrap(run: MlflowTracker) -> None:
+    left = run.child("round-0/pretrain")
+    run.end("FAILED")
+    assert _stored(left).info.status == "FAILED"
+    assert _stored(run).info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://user:secret@host:5000/mlflow", "http://host:5000/mlflow"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:////data/a@b/mlflow.db", "sqlite:////data/a@b/mlflow.db"),
+        ("postgresql://me:p@ss@db/mlflow", "postgresql://db/mlflow"),
+        ("no tracking", "no tracking"),
+    ],
+)
+def test_no_login_is_shown(uri: str, shown: str) -> None:
+    assert public_uri(uri) == shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("./mlruns", "filesystem tracking backend"),
+        ("file:///tmp/mlruns", "filesystem tracking backend"),
+        ("postgresql://me:secret@127.0.0.1/mlflow", "No module named 'psycopg2'"),
+        ("nonsense://x", "unsupported URI"),
+    ],
+)
+def test_what_mlflow_cannot_use_is_told(uri: str, words: str) -> None:
+    fault = why_unusable(uri)
+    assert fault is not None
+    assert words in fault
+    assert "secret" not in fault
+
+
+def test_an_old_database_is_told_and_a_new_one_is_not_made(uri: str, run: MlflowTracker, tmp_path: Path) -> None:
+    assert why_unusable(uri) is None
+    assert why_unusable(f"sqlite:///{tmp_path}/new.db") is None
+    assert not list(tmp_path.iterdir())
+    old = tmp_path / "old.db"
+    shutil.copyfile(uri.removeprefix("sqlite:///"), old)
+    with contextlib.closing(sqlite3.connect(old)) as database:
+        database.execute("update alembic_version set version_num = '451aebb31d03'")
+        database.commit()
+    fault = why_unusable(f"sqlite:///{old}")
+    assert fault is not None
+    assert "mlflow db upgrade" in fault

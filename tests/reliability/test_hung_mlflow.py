@@ -1,0 +1,137 @@
+"""A real MLflow server that hangs (SIGSTOP): nobody waits for it, and nothing that was said to it is lost."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.common import sending
+from components.common.tracking import MlflowTracker, open_tracker
+from flows.server import free_port, wait_until_up
+
+
+class Server:
+    """MLflow with its workers, that can be stopped and woken."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.uri = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+        self._process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+            cwd=folder,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_until_up(self._process, f"{self.uri}/health", "MLflow's server")
+
+    def hang(self) -> None:
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def wake(self) -> None:
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def run(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[MlflowTracker]:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    tracker = _open(server, request.node.name)
+    yield tracker
+    server.wake()
+    tracker.farewell()
+
+
+def _open(server: Server, name: str) -> MlflowTracker:
+    tracker = open_tracker(server.uri, "hung", name, resume={"bootstrap.id": name})
+    assert isinstance(tracker, MlflowTracker)
+    return tracker
+
+
+def _status(run: MlflowTracker) -> str:
+    return str(run._client.get_run(run.run_id).info.status)
+
+
+def test_points_wait_and_training_goes_on(
+    run: MlflowTracker, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("components.common.tracking.FLUSH_SECONDS", 0.2)
+    training = run.child("round-0/pretrain")
+    training.log_metrics({"train/loss": 9.0}, 0)
+    server.hang()
+    began = time.monotonic()
+    for step in range(1, 301):
+        training.log_metrics({"train/loss": 1 / step}, step)
+        time.sleep(0.01)
+    training.log_tags({"said": "while it hung"})
+    training.end()
+    assert time.monotonic() - began < 8  # 3 of them asleep; a single answer would take 10 to fail
+    server.wake()
+    run.end()
+    run.farewell(60)
+    assert isinstance(training, MlflowTracker)
+    points = training._client.get_metric_history(training.run_id, "train/loss")
+    assert {point.step for point in points} == set(range(301))
+    assert (_status(training), _status(run)) == ("FINISHED", "FINISHED")
+
+
+def test_a_stage_that_starts_while_it_hangs_is_made_up_for(
+    run: MlflowTracker, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "PATIENCE", 1.0)
+    server.hang()
+    began = time.monotonic()
+    stages = []
+    for name in ("round-0/captioner", "round-0/filter", "round-0/evaluate"):
+        stage = run.child(name)
+        stage.log_metrics({"eval/caption/cider": 1.0})
+        stage.end()
+        stages.append(stage)
+    assert run.known_point("eval/caption/cider", 0) is None
+    assert time.monotonic() - began < 25
+    server.wake()
+    run.farewell(60)
+    for stage in stages:
+        assert isinstance(stage, MlflowTracker)
+        assert _status(stage) == "FINISHED"
+        assert len(stage._client.get_metric_history(stage.run_id, "eval/caption/cider")) == 1
+
+
+def test_the_farewell_is_bounded_and_the_next_run_closes_what_stayed_open(
+    run: MlflowTracker, server: Server, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    stage = run.child("round-0/pretrain")
+    assert isinstance(stage, MlflowTracker)
+    server.hang()
+    stage.end()
+    run.end("KILLED")
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        run.farewell(1.0)
+    assert time.monotonic() - began < 5
+    assert "did not answer within 1 s" in caplog.text
+    server.wake()
+    again = _open(server, request.node.name)
+    again.end()
+    again.farewell(60)
+    assert again.run_id == run.run_id
+    assert (_status(stage), _status(again)) == ("FINISHED", "FINISHED")
