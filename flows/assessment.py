@@ -10,6 +10,7 @@ from components.config import load_config
 from flows.preparation import prepare
 from flows.rounds import publish_round
 from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
+from flows.witness import orderly
 
 
 def assess(
@@ -80,6 +81,7 @@ def promote(context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResul
 
 
 @flow(name="assessment")
+@orderly
 def assessment(config_path: str, captioner: ModelRef, filter: ModelRef, overrides: Sequence[str] = ()) -> EvalReport:
     """Measure any captioner and filter on the config's test split, alone."""
     with open_bootstrap(load_config(config_path, overrides), "assessment") as context:

@@ -23,8 +23,12 @@ COMPILER_REMEDY = (
 MLFLOW_REMEDY = "start it, mend MLFLOW_TRACKING_URI or tracking.uri, or go without: --set tracking.enabled=false"
 
 
-def check_before_work(config: BootstrapConfig) -> None:
+def check_before_work(config: BootstrapConfig, *, busy_now: bool = False) -> None:
     """Refuse what cannot work, with every fault of the config's input in one message.
+
+    Args:
+        config: what shall be done.
+        busy_now: whether another bootstrap may work on the store just now, as this one shall work later.
 
     Raises:
         ConfigError: a path that is not there, a file that is not what it must be, a placement that cannot be.
@@ -35,7 +39,8 @@ def check_before_work(config: BootstrapConfig) -> None:
     check_compiler()
     store = open_store(config.store)
     store.check()
-    refuse_if_busy(store, LOCK_KEY)
+    if not busy_now:
+        refuse_if_busy(store, LOCK_KEY)
     check_disk(scratch_folder(config))
     checks = (_input_faults, _vocabulary_fault, _encoder_faults, _placement_faults)
     if faults := [fault for check in checks for fault in check(config)]:

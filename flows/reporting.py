@@ -17,6 +17,7 @@ from flows.report_data import report_data
 from flows.rounds import describe_bootstrap
 from flows.stages import BootstrapContext
 from flows.table import markdown_table, mlflow_words
+from flows.witness import tell
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,8 @@ def _announce(result: BootstrapResult) -> None:
         lines.append(f"report page: `{result.report}`")
     if result.mlflow_uri:
         lines.append(f"MLflow: `{mlflow_words(result.mlflow_uri, result.mlflow_page or '')}`")
-    create_markdown_artifact(
-        "\n\n".join(lines), key=f"{key}-rounds", description=f"the rounds side by side; {champion}"
-    )
+    text, about = "\n\n".join(lines), f"the rounds side by side; {champion}"
+    tell("the table of rounds", lambda: create_markdown_artifact(text, key=f"{key}-rounds", description=about))
 
 
 def _log_inputs(context: BootstrapContext, raw: RawData, rounds: Sequence[RoundResult]) -> None:
