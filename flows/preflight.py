@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+from components.common.diskspace import free_space, note_in_use
 from components.common.errors import CapfiltError, ConfigError, DataError, ModelError, StorageError
 from components.common.lock import refuse_if_busy
 from components.common.storage import open_store
@@ -62,14 +63,9 @@ def check_compiler() -> None:
         raise CapfiltError(COMPILER_REMEDY)
 
 
-def free_space(folder: Path) -> tuple[Path, int]:
-    """The folder, or the nearest one above that exists, and the bytes free there."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return existing, shutil.disk_usage(existing).free
-
-
 def check_disk(folder: Path) -> None:
     """Refuse to start on a full disk."""
+    note_in_use(folder)
     existing, free = free_space(folder)
     if free < LEAST_FREE_BYTES:
         raise StorageError(

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+from components.common.diskspace import note_in_use
 from components.common.environment import opener, reach_loopback_directly, without
 from components.common.errors import CapfiltError
 
@@ -153,6 +154,7 @@ def prefect_server(home: Path) -> Iterator[LocalServer | None]:
         yield None
         return
     home.mkdir(parents=True, exist_ok=True)
+    note_in_use(home)
     server = LocalServer(home, free_port())
     try:
         with _as_environment(_client_environment(home, server)):

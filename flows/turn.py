@@ -1,4 +1,4 @@
-"""Whose turn it is on a store: a run of a schedule waits out a holder of the lock that is gone, never one that works."""
+"""Whose turn it is on a store: a run of a schedule waits out a lock whose holder is gone, never one that works."""
 
 import logging
 import time

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 import typer
 
+from components.common.diskspace import disk_advice
+from components.common.environment import reach_loopback_directly
 from components.common.errors import CapfiltError, ConfigError, StorageError
 from components.common.progress import stderr_console
 
@@ -75,6 +77,7 @@ class Output:
 @contextlib.contextmanager
 def command(*, as_json: bool = False, verbose: bool = False) -> Iterator[Output]:
     """The frame of every command: logging, signals, and errors as messages with the right exit code."""
+    reach_loopback_directly()
     set_up_logging(verbose=verbose or os.environ.get("CAPFILT_VERBOSE") == "1")
     with _terminable():
         try:
@@ -103,16 +106,19 @@ def command(*, as_json: bool = False, verbose: bool = False) -> Iterator[Output]
 
 
 def _defect(error: Exception, *, as_json: bool) -> NoReturn:
+    if disk_advice() is not None:
+        _fail(StorageError(str(error) or repr(error)), FAILED, as_json=as_json)
     logging.getLogger("flows").exception("this is a defect of capfilt; please report it with the lines below")
     _fail(error, FAILED, as_json=as_json)
 
 
 def _fail(error: Exception, code: int, *, as_json: bool) -> NoReturn:
     logger.debug("failed", exc_info=error)
-    for line in str(error).splitlines() or [repr(error)]:
+    said = "\n".join(filter(None, [str(error) or repr(error), disk_advice() if code == FAILED else None]))
+    for line in said.splitlines():
         typer.secho(f"capfilt: {line}", err=True, fg="red")
     if as_json:
-        typer.echo(json.dumps({"error": str(error), "kind": type(error).__name__}, ensure_ascii=False))
+        typer.echo(json.dumps({"error": said, "kind": type(error).__name__}, ensure_ascii=False))
     raise typer.Exit(code)
 
 

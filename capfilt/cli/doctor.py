@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from capfilt.cli.console import Output
+from components.common.diskspace import free_space
 from components.common.errors import CapfiltError
 from components.common.storage import open_store
 from components.config import BootstrapConfig, load_config
@@ -21,7 +22,6 @@ from flows.preflight import (
     LEAST_FREE_BYTES,
     MLFLOW_REMEDY,
     find_compiler,
-    free_space,
     mlflow_fault,
     ray_fault,
 )

@@ -1,6 +1,6 @@
 """The environment as programs we start, and our own requests, shall see it: nothing a caller left behind leaks in.
 
-A pod of a PyTorchJob brings torchrun's variables, Kubernetes a `<SERVICE>_PORT` for every service beside it, a company's
+A pod of a PyTorchJob brings torchrun's variables, Kubernetes a `<SERVICE>_PORT` for every service beside it, a desk's
 machine a proxy for everything. What decides our own processes is said explicitly; the rest of its kind is taken away.
 """
 

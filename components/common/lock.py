@@ -69,7 +69,7 @@ def refuse_if_busy(store: Store, key: str, *, stale_seconds: float = STALE_SECON
 
 
 def sign_of_life(store: Store, key: str) -> tuple[str, float] | None:
-    """Who holds the lock and its last heartbeat: two equal ones, further apart than a heartbeat, are of a dead holder."""
+    """Who holds the lock, and its last heartbeat: it stands still when the holder is gone."""
     holder = _holder(store, key)
     return None if holder is None else (str(holder.get("token")), float(holder.get("heartbeat", 0)))
 

@@ -168,7 +168,7 @@ def _ray_session() -> Iterator[Any]:
 
 
 def _ray_hiring(ray: Any, plan: Plan, store: Store, shards: int) -> tuple[int, Callable[[], Any], Resources]:
-    """How many actors there shall be, one per GPU of the cluster or one per CPU slot, how one is started, what it takes."""
+    """How many actors there shall be, one per GPU or per CPU slot of the cluster; how one is started; what it takes."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     gpus, cpus = (int(sum(node["Resources"].get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
     widest = int(max((node["Resources"].get("CPU", 0) for node in nodes), default=0))
