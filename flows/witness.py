@@ -84,22 +84,29 @@ def orderly(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        reach_loopback_directly()
-        ending = _ending.get() or _Ending()
-        _end_with_server(ending)
-        try:
-            if _is_deployed():
-                given = signature(function).bind(*args, **kwargs).arguments
-                wait_for_turn(load_config(given.get("config_path"), given.get("overrides") or ()))
-            ending.result = function(*args, **kwargs)
-        except BaseException as error:  # noqa: BLE001 - handed on below, each in its way
-            ending.error = error
-        ending.done = True
-        if not isinstance(ending.error, KeyboardInterrupt | TerminationSignal):
-            _wait_for_prefect(DEPLOYED_SECONDS if _is_deployed() else LOCAL_SECONDS)
-        return _conclude(ending)
+        # nothing else of this module: Prefect hands a flow to its process by value, and a context variable has none
+        result: R = work_in_order(function, args, kwargs)
+        return result
 
     return wrapped
+
+
+def work_in_order(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What `orderly` makes of a call."""
+    reach_loopback_directly()
+    ending = _ending.get() or _Ending()
+    _end_with_server(ending)
+    try:
+        if _is_deployed():
+            given = signature(function).bind(*args, **kwargs).arguments
+            wait_for_turn(load_config(given.get("config_path"), given.get("overrides") or ()))
+        ending.result = function(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - handed on below, each in its way
+        ending.error = error
+    ending.done = True
+    if not isinstance(ending.error, KeyboardInterrupt | TerminationSignal):
+        _wait_for_prefect(DEPLOYED_SECONDS if _is_deployed() else LOCAL_SECONDS)
+    return _conclude(ending)
 
 
 def tell(what: str, call: Callable[[], object]) -> None:
@@ -114,6 +121,26 @@ def tell(what: str, call: Callable[[], object]) -> None:
         logger.warning("Prefect does not get %s: %s", what, fault)
 
 
+def work_calmly(as_task: Callable[[Callable[[], Any]], Callable[[], object]], body: Callable[[], Any]) -> None:
+    """Run a task on this thread; one that is interrupted is `Interrupted` in Prefect, not crashed, as its flow is."""
+    interrupted: list[BaseException] = []
+
+    def calm() -> Any:
+        try:
+            return body()
+        except (KeyboardInterrupt, TerminationSignal) as error:
+            interrupted.append(error)
+            return _interrupted()
+
+    as_task(calm)()
+    if interrupted:
+        raise interrupted[0]
+
+
+def _interrupted() -> Any:
+    return Cancelled(name="Interrupted", message="interrupted; started again, it goes on where it was")
+
+
 def _conclude(ending: _Ending) -> Any:
     """The value, state or error with which the function leaves for Prefect's engine."""
     error = ending.error
@@ -123,7 +150,7 @@ def _conclude(ending: _Ending) -> Any:
         logger.warning("Prefect is gone and does not learn how this run ended")
         raise Abort("Prefect is gone") from error  # the one way out on which the engine asks nothing of the server
     if isinstance(error, KeyboardInterrupt | TerminationSignal):
-        return Cancelled(name="Interrupted", message="interrupted; started again, it goes on where it was")
+        return _interrupted()
     if isinstance(error, BusyError) and _is_deployed():
         logger.warning("not started: %s", error)
         return Cancelled(message=f"not started: {error}")
