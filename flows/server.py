@@ -157,7 +157,7 @@ def prefect_server(home: Path) -> Iterator[LocalServer | None]:
     note_in_use(home)
     server = LocalServer(home, free_port())
     try:
-        with _as_environment(_client_environment(home, server)):
+        with _as_environment(_client_environment(home, server.url)):
             try:
                 yield server
             finally:
@@ -166,9 +166,9 @@ def prefect_server(home: Path) -> Iterator[LocalServer | None]:
         server.stop()
 
 
-def _client_environment(home: Path, server: LocalServer) -> dict[str, str]:
+def _client_environment(home: Path, url: str) -> dict[str, str]:
     """Ours, with the local server and nothing that was meant for another one."""
-    mine = {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"{server.url}/api"}
+    mine = {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"{url}/api"}
     return without(_OF_ANOTHER, keep=(*_CLIENTS, *_QUIET)) | mine
 
 

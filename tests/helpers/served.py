@@ -83,7 +83,7 @@ class PrefectServer:
         environment = server_environment(self.home, self.port) | {"PYTHONPATH": str(ROOT)}
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        wait_until_up(self.process, f"{self.url}/health", "the test's Prefect server", 240)
+        wait_until_up(self.process, f"{self.url}/health", "the test's Prefect server", 420)
 
     def kill(self) -> None:
         """End it without a word."""
@@ -123,7 +123,7 @@ class Serve:
 
     def api(self) -> Api:
         """Its own Prefect server's API."""
-        found = self.wait("address", lambda: re.search(r"Prefect's pages: (http://\S+)", self.story()), 240)
+        found = self.wait("address", lambda: re.search(r"Prefect's pages: (http://\S+)", self.story()), 420)
         return Api(f"{found[1]}/api")
 
     def kill(self) -> list[psutil.Process]:

@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.served import Api, clean_environment, cli, prefect_server, serve, wait_for
 from tests.helpers.tiny import options
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 EVERY_MINUTE = ("--cron", "* * * * *")
 
 
@@ -66,7 +66,7 @@ def test_serve_killed_in_mid_run_and_started_again_runs_its_next_tick(world: Wor
     world.forget_the_filter()
     with serve([*EVERY_MINUTE, *world.options], tmp_path / "first.log") as first:
         first.api()
-        first.wait("training", world.trains, 240)
+        first.wait("training", world.trains, 420)
         family = first.kill()
     gone, alive = psutil.wait_procs(family, timeout=90)
     assert not [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE], first.story()
@@ -74,7 +74,7 @@ def test_serve_killed_in_mid_run_and_started_again_runs_its_next_tick(world: Wor
     with serve([*EVERY_MINUTE, *world.options], tmp_path / "second.log") as second:
         api = second.api()
         second.wait("crashed run", lambda: api.in_state("Crashed"), 60)
-        second.wait("finished run", lambda: api.in_state("Completed"), 300)
+        second.wait("finished run", lambda: api.in_state("Completed"), 420)
         assert not api.in_state("Failed")
         assert "going on from" in second.story()
     world.check()
@@ -87,15 +87,15 @@ def test_a_restart_of_prefects_server_leaves_a_deployments_run_alone(world: Worl
         serve([*EVERY_MINUTE, *world.options], tmp_path / "log", {"PREFECT_API_URL": server.url}) as served,
     ):
         api = Api(server.url)
-        (running,) = served.wait("run", lambda: api.in_state("Running"), 240)
-        served.wait("training", world.trains, 240)
+        (running,) = served.wait("run", lambda: api.in_state("Running"), 420)
+        served.wait("training", world.trains, 420)
         server.kill()
         time.sleep(5)
         server.start()
         served.wait(
             "end of the run",
             lambda: running["id"] in {run["id"] for run in api.in_state("Completed")},
-            300,
+            420,
         )
         assert "filter: going on from" not in served.story()
     world.check()
@@ -104,9 +104,9 @@ def test_a_restart_of_prefects_server_leaves_a_deployments_run_alone(world: Worl
 def test_prefect_gone_at_the_end_costs_a_warning(world: World, tmp_path: Path) -> None:
     world.forget_the_filter()
     with prefect_server(tmp_path / "prefect") as server, _running(world, tmp_path, server.url) as (process, log):
-        wait_for("training", world.trains, 240, log.read_text)
+        wait_for("training", world.trains, 420, log.read_text)
         server.kill()
-        wait_for("end of the work", world.is_free, 240, log.read_text)
+        wait_for("end of the work", world.is_free, 420, log.read_text)
         start = time.monotonic()
         document = json.loads(process.communicate(timeout=120)[0])
         assert time.monotonic() - start < 90
