@@ -18,6 +18,7 @@ from components.common.storage import open_store, split_uri
 from components.config import load_config
 from flows.preparation import prepare
 from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
+from flows.witness import orderly
 
 
 def assess(
@@ -107,6 +108,7 @@ def sum_up(
 
 
 @flow(name="assessment")
+@orderly
 def assessment(config_path: str, captioner: ModelRef, filter: ModelRef, overrides: Sequence[str] = ()) -> EvalReport:
     """Measure any captioner and filter on the config's test split, alone."""
     with open_bootstrap(load_config(config_path, overrides), "assessment") as context:

@@ -17,6 +17,7 @@ from flows.promotion import promote
 from flows.regeneration import calibrate, compare_filters, regenerate
 from flows.reporting import conclude
 from flows.stages import open_bootstrap
+from flows.witness import orderly
 
 
 def _run_name() -> str:
@@ -26,6 +27,7 @@ def _run_name() -> str:
 
 
 @flow(name="bootstrap", flow_run_name=_run_name, on_cancellation=[mark_killed], on_crashed=[mark_killed])
+@orderly
 def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> BootstrapResult:
     """Run the whole bootstrap of a config; finished stages are found, not repeated.
 

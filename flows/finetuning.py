@@ -9,6 +9,7 @@ from components.common.contracts import DatasetRef, ModelRef, TrainResult
 from components.config import load_config
 from flows.preparation import prepare
 from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
+from flows.witness import orderly
 
 
 def finetune(
@@ -38,6 +39,7 @@ def finetune(
 
 
 @flow(name="finetuning", flow_run_name="finetuning-{role}")
+@orderly
 def finetuning(
     config_path: str, base: ModelRef, role: Literal["captioner", "filter"], overrides: Sequence[str] = ()
 ) -> ModelRef:

@@ -2,12 +2,12 @@
 
 import importlib.util
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+from components.common.diskspace import free_space, note_in_use
 from components.common.errors import CapfiltError, ConfigError, DataError, ModelError, StorageError
 from components.common.lock import refuse_if_busy
 from components.common.storage import open_store
@@ -24,8 +24,12 @@ MLFLOW_REMEDY = (
 )
 
 
-def check_before_work(config: BootstrapConfig) -> None:
+def check_before_work(config: BootstrapConfig, *, busy_now: bool = False) -> None:
     """Refuse what cannot work, with every fault of the config's input in one message.
+
+    Args:
+        config: what shall be done.
+        busy_now: whether another bootstrap may work on the store just now, as this one shall work later.
 
     Raises:
         ConfigError: a path that is not there, a file that is not what it must be, a placement that cannot be.
@@ -35,7 +39,8 @@ def check_before_work(config: BootstrapConfig) -> None:
     """
     store = open_store(config.store)
     store.check()
-    refuse_if_busy(store, LOCK_KEY)
+    if not busy_now:
+        refuse_if_busy(store, LOCK_KEY)
     check_disk(scratch_folder(config))
     checks = (_input_faults, _vocabulary_fault, _encoder_faults, _placement_faults)
     if faults := [fault for check in checks for fault in check(config)]:
@@ -43,14 +48,9 @@ def check_before_work(config: BootstrapConfig) -> None:
     check_services(config)
 
 
-def free_space(folder: Path) -> tuple[Path, int]:
-    """The folder, or the nearest one above that exists, and the bytes free there."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return existing, shutil.disk_usage(existing).free
-
-
 def check_disk(folder: Path) -> None:
     """Refuse to start on a full disk."""
+    note_in_use(folder)
     existing, free = free_space(folder)
     if free < LEAST_FREE_BYTES:
         raise StorageError(

@@ -8,6 +8,7 @@ from components.common.contracts import DatasetRef, ModelRef, TokenizerRef, Trai
 from components.config import load_config
 from flows.preparation import make_tokenizer, prepare
 from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
+from flows.witness import orderly
 
 Mixture = Sequence[tuple[DatasetRef, int]]
 
@@ -74,6 +75,7 @@ def start_model(context: BootstrapContext, tokenizer: TokenizerRef) -> ModelRef 
 
 
 @flow(name="pretraining", flow_run_name="pretraining-{config_path}")
+@orderly
 def pretraining(config_path: str, overrides: Sequence[str] = ()) -> ModelRef:
     """Import the data and pre-train round 0's base model, alone."""
     config = load_config(config_path, overrides)

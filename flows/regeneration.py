@@ -10,6 +10,7 @@ from components.common.progress import Progress
 from components.config import load_config
 from flows.preparation import prepare
 from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
+from flows.witness import orderly
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def regenerate(
 
 
 @flow(name="regeneration")
+@orderly
 def regeneration(
     config_path: str, captioner: ModelRef, filter: ModelRef, overrides: Sequence[str] = ()
 ) -> CapfiltResult:

@@ -17,6 +17,7 @@ from components.pages.results import report_key, store_result, write_page
 from components.pages.rounds import describe_bootstrap, publish_rounds
 from components.pages.table import markdown_table, mlflow_words
 from flows.stages import BootstrapContext
+from flows.witness import tell
 
 IMAGES = 8
 
@@ -125,6 +126,5 @@ def _announce(result: BootstrapResult) -> None:
         lines.append(f"report page: `{result.report}`")
     if result.mlflow_uri:
         lines.append(f"MLflow: `{mlflow_words(result.mlflow_uri, result.mlflow_page or '')}`")
-    create_markdown_artifact(
-        "\n\n".join(lines), key=f"{key}-rounds", description=f"the rounds side by side; {result.outcome}"
-    )
+    text, about = "\n\n".join(lines), f"the rounds side by side; {result.outcome}"
+    tell("the table of rounds", lambda: create_markdown_artifact(text, key=f"{key}-rounds", description=about))

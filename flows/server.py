@@ -5,6 +5,7 @@ Run as a module it is the server process: `python -m flows.server PORT PARENT_PI
 """
 
 import contextlib
+import fcntl
 import http.client
 import logging
 import os
@@ -14,10 +15,12 @@ import sys
 import threading
 import time
 import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
+from components.common.diskspace import note_in_use
+from components.common.environment import opener, reach_loopback_directly, without
 from components.common.errors import CapfiltError
 
 logger = logging.getLogger(__name__)
@@ -32,11 +35,27 @@ _QUIET = {
 }
 
 
-class LocalServer:
-    """A server process and its address; `wait` until it answers."""
+# What a machine or a shell says of some other Prefect server (its login, its database, its pages, a profile) is not for
+# ours, whose every setting is said here. How often its services look may be tuned, and how large a parameter may be.
+_OF_ANOTHER = ("PREFECT_",)
+_TUNING = ("PREFECT_SERVER_SERVICES_", "PREFECT_SERVER_LOGGING_", "PREFECT_SERVER_ANALYTICS_", "PREFECT_LOGGING_")
+_CLIENTS = ("PREFECT_LOGGING_", "PREFECT_RUNNER_", "PREFECT_CLIENT_", "PREFECT_FLOWS_", "PREFECT_SERVER_SERVICES_")
+_LOCK = "start.lock"
+_AGAIN_SECONDS = 1.0
 
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-        self.process, self.port, self.log = process, port, log
+
+class LocalServer:
+    """A server process and its address; `wait` until it answers. One that then dies is started again, on its port.
+
+    Until it answers the lock on its folder is held: two servers that both find an old database, or none, would both
+    migrate it, and one of them would fail.
+    """
+
+    def __init__(self, home: Path, port: int) -> None:
+        self.port, self.log = port, home / "server.log"
+        self._home, self._lock = home, _locked(home / _LOCK)
+        self._stopping = threading.Event()
+        self.process = self._launch()
 
     @property
     def url(self) -> str:
@@ -50,15 +69,41 @@ class LocalServer:
             CapfiltError: the server ended or does not answer in time; where its log lies.
         """
         wait_until_up(self.process, f"{self.url}/api/health", f"the local Prefect server ({self.log})", seconds)
+        self._lock.close()
+        threading.Thread(target=self._keep, name="prefect-server", daemon=True).start()
 
     def stop(self) -> None:
         """End the process."""
+        self._stopping.set()
+        self._lock.close()
         self.process.terminate()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+    def _launch(self) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "flows.server", str(self.port), str(os.getpid())]
+        with self.log.open("ab") as output:
+            # its own session: Ctrl-C must reach the run first, whose end the server still has to note down
+            return subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                env=server_environment(self._home, self.port),
+                start_new_session=True,
+            )
+
+    def _keep(self) -> None:
+        """Start the server again when it dies: killed for its memory, say, in the third week of a training."""
+        while not self._stopping.is_set():
+            code = self.process.wait()
+            if self._stopping.wait(_AGAIN_SECONDS):
+                return
+            logger.warning("the local Prefect server ended with %d; it is started again (%s)", code, self.log)
+            self.process = self._launch()
 
 
 def wait_until_up(process: "subprocess.Popen[bytes]", url: str, name: str, seconds: float = STARTUP_SECONDS) -> None:
@@ -71,7 +116,7 @@ def wait_until_up(process: "subprocess.Popen[bytes]", url: str, name: str, secon
     while time.monotonic() < end:
         if process.poll() is not None:
             raise CapfiltError(f"{name} ended with {process.returncode}")
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+        with contextlib.suppress(OSError), opener(url)(url, timeout=5):
             return
         time.sleep(0.1)
     raise CapfiltError(f"{name} gives no answer within {seconds:.0f} s")
@@ -80,7 +125,7 @@ def wait_until_up(process: "subprocess.Popen[bytes]", url: str, name: str, secon
 def why_no_answer(url: str, seconds: float = 5.0) -> str | None:
     """Why no server answers at `url`; None if one does, even if it wants a login first."""
     try:
-        with urllib.request.urlopen(url, timeout=seconds):
+        with opener(url)(url, timeout=seconds):
             return None
     except urllib.error.HTTPError as error:
         return None if error.code in (401, 403) else f"it answers {error.code} {error.reason}"
@@ -98,6 +143,7 @@ def prefect_server(home: Path) -> Iterator[LocalServer | None]:
     Raises:
         CapfiltError: nobody answers at PREFECT_API_URL.
     """
+    reach_loopback_directly()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
@@ -107,15 +153,40 @@ def prefect_server(home: Path) -> Iterator[LocalServer | None]:
             raise CapfiltError(f"no Prefect server at PREFECT_API_URL={given} ({fault}): {PREFECT_REMEDY}")
         yield None
         return
-    os.environ["PREFECT_HOME"] = str(home)
-    server = _start(home, free_port())
-    os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+    home.mkdir(parents=True, exist_ok=True)
+    note_in_use(home)
+    server = LocalServer(home, free_port())
     try:
-        yield server
+        with _as_environment(_client_environment(home, server.url)):
+            try:
+                yield server
+            finally:
+                _send_what_waits()
     finally:
-        _send_what_waits()
-        os.environ.pop("PREFECT_API_URL", None)
         server.stop()
+
+
+def _client_environment(home: Path, url: str) -> dict[str, str]:
+    """Ours, with the local server and nothing that was meant for another one."""
+    mine = {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"{url}/api"}
+    return without(_OF_ANOTHER, keep=(*_CLIENTS, *_QUIET)) | mine
+
+
+@contextlib.contextmanager
+def _as_environment(changed: Mapping[str, str]) -> Iterator[None]:
+    """This process's environment as given while the block runs."""
+    before = dict(os.environ)
+    _become(changed)
+    try:
+        yield
+    finally:
+        _become(before)
+
+
+def _become(wanted: Mapping[str, str]) -> None:
+    for name in set(os.environ) - set(wanted):
+        del os.environ[name]
+    os.environ.update(wanted)
 
 
 def _send_what_waits() -> None:
@@ -128,22 +199,49 @@ def _send_what_waits() -> None:
         EventsWorker.drain_all(timeout=5, at_exit=False)
 
 
-def _start(home: Path, port: int) -> LocalServer:
-    home.mkdir(parents=True, exist_ok=True)
-    log = home / "server.log"
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(home),
-        "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_API_URL": "",
-    }
-    command = [sys.executable, "-m", "flows.server", str(port), str(os.getpid())]
-    with log.open("wb") as output:
-        # its own session: Ctrl-C must reach the run first, whose end the server still has to note down
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
-        )
-    return LocalServer(process, port, log)
+def server_environment(home: Path, port: int) -> dict[str, str]:
+    """What the local server is told: sqlite in `home`, no login, its own address, and nothing meant for another one."""
+    return (
+        without(_OF_ANOTHER, keep=_TUNING)
+        | _QUIET
+        | {
+            "PREFECT_HOME": str(home),
+            "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
+            "PREFECT_API_URL": "",
+            "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
+            # relative to the server's working folder (`_serve`): a `?` or `%` in the path would not survive in a URL
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",
+        }
+    )
+
+
+def _locked(path: Path, seconds: float = STARTUP_SECONDS) -> IO[bytes]:
+    """The file, locked; the system gives the lock up with the process.
+
+    Raises:
+        CapfiltError: another server over the same folder does not get up.
+    """
+    file = path.open("ab")
+    end = time.monotonic() + seconds
+    told = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                file.close()
+                raise CapfiltError(
+                    f"{path.parent}: another Prefect server has been starting here for {seconds:.0f} s; end its process"
+                ) from None
+            if not told:
+                logger.info("waiting for another start over %s", path.parent)
+                told = True
+            time.sleep(0.2)
+        except OSError as error:  # a folder on a network that knows no locks
+            logger.debug("%s cannot be locked: %s", path, error)
+            return file
+        else:
+            return file
 
 
 def free_port() -> int:
@@ -162,6 +260,7 @@ def _serve(port: int, parent: int) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
+    os.chdir(os.environ["PREFECT_HOME"])
     import uvicorn
     from prefect.server.api.server import create_app
 

@@ -31,6 +31,7 @@ from components.common.storage import Store, join_uri, open_store, split_uri
 from components.common.tracking import Tracker, open_tracker
 from components.config import BootstrapConfig
 from flows.layout import LOCK_KEY, parent_run, scratch_folder
+from flows.witness import work_calmly
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class BootstrapContext:
             self._report(stage, result, seconds, cached=found is not None)
             return None if found is None else Completed(name="Cached", message="found in the store")
 
-        task(
+        as_task = task(
             name=stage.kind,
             task_run_name=stage.name,
             cache_policy=NO_CACHE,
@@ -123,7 +124,8 @@ class BootstrapContext:
             retries=len(RETRY_SECONDS),
             retry_delay_seconds=RETRY_SECONDS,
             retry_condition_fn=_can_heal,
-        )(body)()
+        )
+        work_calmly(as_task, body)
         return results[-1]
 
     def _find(self, stage: Stage[R]) -> tuple[R, float] | None:

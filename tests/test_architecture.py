@@ -152,8 +152,8 @@ def test_deployments_name_flows_that_exist() -> None:
         ]
         assert name in functions
         assert "retries" not in deployment
-    by_name = {one["name"]: one for one in document["deployments"]}
-    assert by_name["weekly"]["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+        # the store's lock keeps runs apart; Prefect's limit is leased from a server, and ends runs when that goes away
+        assert "concurrency_limit" not in deployment
 
 
 def test_constraints_are_portable() -> None:

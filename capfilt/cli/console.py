@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
+from components.common.diskspace import disk_advice
+from components.common.environment import reach_loopback_directly
 from components.common.errors import CapfiltError, ConfigError, StorageError
 from components.common.progress import stderr_console
 
@@ -109,6 +111,7 @@ def command(*, as_json: bool = False, verbose: bool = False, stopping: str = GOE
         verbose: more log lines.
         stopping: what is said at once when a signal stops the command, which may take a while to end its work.
     """
+    reach_loopback_directly()
     set_up_logging(verbose=verbose or os.environ.get("CAPFILT_VERBOSE") == "1")
     try:
         with _stoppable(stopping):
@@ -137,13 +140,16 @@ def command(*, as_json: bool = False, verbose: bool = False, stopping: str = GOE
 
 
 def _defect(error: Exception, *, as_json: bool) -> NoReturn:
+    if disk_advice() is not None:
+        _fail(StorageError(str(error) or repr(error)), FAILED, as_json=as_json)
     logging.getLogger("flows").exception("this is a defect of capfilt; please report it with the lines below")
     _fail(error, FAILED, as_json=as_json)
 
 
 def _fail(error: Exception, code: int, *, as_json: bool) -> NoReturn:
     logger.debug("failed", exc_info=error)
-    tell(str(error) or repr(error), kind=type(error).__name__, as_json=as_json)
+    said = "\n".join(filter(None, [str(error) or repr(error), disk_advice() if code == FAILED else None]))
+    tell(said, kind=type(error).__name__, as_json=as_json)
     raise typer.Exit(code)
 
 

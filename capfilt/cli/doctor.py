@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from capfilt.cli.console import Output
+from components.common.diskspace import free_space
 from components.common.errors import CapfiltError
 from components.common.storage import open_store
 from components.common.tracking import public_uri
@@ -20,7 +21,6 @@ from flows.layout import scratch_folder
 from flows.preflight import (
     LEAST_FREE_BYTES,
     MLFLOW_REMEDY,
-    free_space,
     mlflow_fault,
     ray_fault,
 )

@@ -54,10 +54,11 @@ def run(config: Config = None, overrides: Overrides = None, as_json: Json = Fals
         check_before_work(loaded)
         with prefect_server(scratch_folder(loaded) / "prefect") as server:
             from flows.bootstrap import bootstrap
+            from flows.witness import run_here
 
             if server is not None:
                 server.wait()
-            result = bootstrap(str(path) if path else None, settings)
+            result = run_here(bootstrap, str(path) if path else None, settings)
         pages = [program("capfilt"), "ui", *([str(config)] if config else []), *(f"--set={one}" for one in settings)]
         _show_result(out, result.model_dump(mode="json"), shlex.join(pages))
 

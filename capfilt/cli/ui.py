@@ -8,10 +8,15 @@ import threading
 from collections.abc import Iterator
 
 from capfilt.cli.console import Output
+from components.common.environment import without
 from components.common.tracking import find_runs_page
 from components.config import BootstrapConfig
 from flows.layout import parent_run, scratch_folder
 from flows.server import free_port, prefect_server, wait_until_up
+
+# `mlflow ui` takes every option also from the environment: a prefix of pages, a port of Kubernetes' (`MLFLOW_PORT`).
+_OF_A_SERVER = ("MLFLOW_", "_MLFLOW_")
+_OF_A_CLIENT = ("MLFLOW_S3_", "MLFLOW_HTTP_")
 
 
 def show_pages(config: BootstrapConfig, out: Output, *, stop: threading.Event | None = None) -> None:
@@ -45,7 +50,7 @@ def _mlflow(uri: str | None) -> Iterator[str | None]:
     }
     process = subprocess.Popen(
         [*command, "--port", str(port), "--workers", "1"],
-        env=os.environ | quiet,
+        env=without(_OF_A_SERVER, keep=_OF_A_CLIENT) | quiet,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,

@@ -68,6 +68,12 @@ def refuse_if_busy(store: Store, key: str, *, stale_seconds: float = STALE_SECON
         raise BusyError(_refusal(store, key, holder))
 
 
+def sign_of_life(store: Store, key: str) -> tuple[str, float] | None:
+    """Who holds the lock, and its last heartbeat: it stands still when the holder is gone."""
+    holder = _holder(store, key)
+    return None if holder is None else (str(holder.get("token")), float(holder.get("heartbeat", 0)))
+
+
 def _take(store: Store, key: str, purpose: str, stale_seconds: float) -> dict[str, Any]:
     token = _token(purpose)
     for _ in range(3):

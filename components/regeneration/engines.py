@@ -8,8 +8,9 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -30,7 +31,10 @@ from components.regeneration.worker import SHARDS_AT_ONCE, Assignment, ShardWork
 logger = logging.getLogger(__name__)
 
 OnShard = Callable[[Finished], None]
+Resources = dict[str, int]
 _GOODBYE_SECONDS = 3.0
+_LOOK_SECONDS = 60.0
+_ROOM_SECONDS = 1800.0  # until the first worker has its models: other work may leave, an autoscaler may add nodes
 _WITHOUT_BF16 = ("K80", "P4", "P100", "T4", "V100")  # GPUs before Ampere, as Ray names them
 
 
@@ -125,13 +129,14 @@ def _on_ray(plan: Plan, todo: Sequence[ShardSource], store: Store, on_images: On
     actors: list[Any] = []
     with _ray_session() as ray:
         try:
-            workers, hire = _ray_hiring(ray, plan, store, len(todo))
+            workers, hire, needs = _ray_hiring(ray, plan, store, len(todo))
 
             def start() -> Any:
                 actors.append(hire())
                 return actors[-1]
 
-            for shard in _ray_shards(ray, [start() for _ in range(workers)], start, deque(todo), plan.config.retries):
+            staff = [start() for _ in range(workers)]
+            for shard in _ray_shards(ray, staff, start, deque(todo), plan.config.retries, needs):
                 on_images(shard.record.counts.samples)
                 on_shard(shard)
         finally:
@@ -152,7 +157,9 @@ def _ray_session() -> Iterator[Any]:
 
     started = not ray.is_initialized()
     if started:
-        ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, logging_level=logging.WARNING)
+        # Said in full: without an address Ray joins whatever cluster left its address file on this machine.
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        ray.init(address=address, include_dashboard=False, logging_level=logging.WARNING)
     try:
         yield ray
     finally:
@@ -160,22 +167,51 @@ def _ray_session() -> Iterator[Any]:
             ray.shutdown()
 
 
-def _ray_hiring(ray: Any, plan: Plan, store: Store, shards: int) -> tuple[int, Callable[[], Any]]:
-    """How many actors there shall be, one per GPU of the cluster or one per CPU slot, and how one is started."""
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+def _ray_hiring(ray: Any, plan: Plan, store: Store, shards: int) -> tuple[int, Callable[[], Any], Resources]:
+    """How many actors there shall be, one per GPU or per CPU slot of the cluster; how one is started; what it takes."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    gpus, cpus = (int(sum(node["Resources"].get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
+    widest = int(max((node["Resources"].get("CPU", 0) for node in nodes), default=0))
     threads = plan.config.threads or (1 if plan.config.workers == 0 else max(1, cpus // plan.config.workers))
     workers = min(plan.config.workers or gpus or max(1, cpus // threads), shards)
-    options = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_gpus": 0, "num_cpus": min(threads, cpus)}
-    actor = ray.remote(ShardWorker).options(max_concurrency=SHARDS_AT_ONCE, **options)
+    # Threads that were asked for are kept to; those that were only reckoned need not be more than a node has.
+    wanted = threads if plan.config.threads else max(1, min(threads, widest))
+    needs: Resources = {"GPU": 1, "CPU": 1} if gpus else {"GPU": 0, "CPU": wanted}
+    _refuse_what_no_node_has(needs, nodes)
+    actor = ray.remote(ShardWorker).options(
+        max_concurrency=SHARDS_AT_ONCE, num_gpus=needs["GPU"], num_cpus=needs["CPU"]
+    )
     # Ray shows an actor its own GPU alone, so every slot is 0.
     assignment = Assignment(plan, store.uri, None, threads)
     logger.info("Ray: %d actors on %d GPUs and %d CPUs", workers, gpus, cpus)
-    return workers, lambda: actor.remote(assignment, 0)
+    return workers, lambda: actor.remote(assignment, 0), needs
+
+
+def _refuse_what_no_node_has(needs: Resources, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Ray would wait for such a node for ever, and say nothing."""
+    have: list[Mapping[str, float]] = [node["Resources"] for node in nodes]
+    if any(all(one.get(kind, 0) >= count for kind, count in needs.items()) for one in have):
+        return
+    listed = (
+        "; ".join(f"{node['NodeManagerHostname']}: {_told(node['Resources'])}" for node in nodes) or "none is alive"
+    )
+    raise ConfigError(
+        f"a worker needs {_told(needs)}, and no node of the Ray cluster has that ({listed}); "
+        "set capfilt.threads to what a node has, or add a larger node"
+    )
+
+
+def _told(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{resources.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
 
 
 def _ray_shards(
-    ray: Any, actors: Sequence[Any], start: Callable[[], Any], todo: deque[ShardSource], retries: int
+    ray: Any,
+    actors: Sequence[Any],
+    start: Callable[[], Any],
+    todo: deque[ShardSource],
+    retries: int,
+    needs: Resources,
 ) -> Iterator[Finished]:
     """Keep every actor busy; the shards of one that died go back to the queue, and another takes its place.
 
@@ -192,7 +228,8 @@ def _ray_shards(
             if (actor := idle.popleft()) not in gone:
                 source = todo.popleft()
                 running[actor.work.remote(source)] = (actor, source)
-        (done, *_), _ = ray.wait(list(running), num_returns=1)
+        busy = any(given is not None for _, given in running.values())
+        done = _first_done(ray, list(running), needs, seconds=None if busy else _ROOM_SECONDS)
         actor, given = running.pop(done)
         try:
             result = ray.get(done)
@@ -215,6 +252,29 @@ def _ray_shards(
             if given is not None:
                 left -= 1
                 yield result
+
+
+def _first_done(ray: Any, calls: Sequence[Any], needs: Resources, *, seconds: float | None) -> Any:
+    """The first call that is answered; where none works yet, no longer than `seconds` is waited for room.
+
+    Raises:
+        CapfiltError: the cluster has no room; what a worker needs and what is free.
+    """
+    start = time.monotonic()
+    while True:
+        done, _ = ray.wait(calls, num_returns=1, timeout=_LOOK_SECONDS)
+        if done:
+            return done[0]
+        if seconds is None:
+            continue
+        waited = time.monotonic() - start
+        missing = f"a worker needs {_told(needs)}, free in the Ray cluster are {_told(ray.available_resources())}"
+        if waited >= seconds:
+            raise CapfiltError(
+                f"no worker has started within {waited:.0f} s: {missing}; end other work on the cluster, add nodes, or "
+                "set capfilt.threads lower, and run again"
+            )
+        logger.warning("no worker has its models yet after %.0f s: %s", waited, missing)
 
 
 def _count_death(deaths: "Counter[str]", shard: str, retries: int, error: Exception) -> None:

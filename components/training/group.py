@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from components.common.environment import without_launcher
 from components.common.errors import CapfiltError, ConfigError
 from components.training.config import LaunchConfig
 from components.training.nodes import placement
@@ -168,7 +169,7 @@ def environment(config: LaunchConfig, work_dir: Path) -> dict[str, str]:
     }
     if not torch.cuda.is_available():
         ours["DS_ACCELERATOR"] = "cpu"
-    return os.environ | ours
+    return without_launcher() | ours
 
 
 # ---- processes: marks of who runs, and the end of all of them -------------------------------------------------------

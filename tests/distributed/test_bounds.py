@@ -4,7 +4,6 @@ Every group learns at its own rate, and what is frozen does not move.
 """
 
 from pathlib import Path
-
 from typing import Any
 
 import pytest

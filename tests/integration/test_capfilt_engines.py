@@ -1,7 +1,9 @@
 """The same bytes come out of every engine, whoever dies in between."""
 
 import json
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import psutil
 import pytest
 
 from components.common.contracts import CapfiltResult, ModelRef
-from components.common.errors import CapfiltError, GateError
+from components.common.errors import CapfiltError, ConfigError, GateError
 from components.common.storage import open_store
 from components.regeneration import engines as engine
 from components.regeneration.config import CapfiltConfig
@@ -121,7 +123,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         patch.setenv("RAY_TMPDIR", "/tmp")  # its sockets' paths must be short
         patch.setenv("TMPDIR", str(scratch))
-        ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
         yield scratch
         ray.shutdown()
 
@@ -131,6 +133,38 @@ def test_ray_makes_the_same_dataset_and_leaves_nothing_behind(
 ) -> None:
     assert same(run(web, models, tmp_path, engine="ray", workers=1), alone)
     assert list(cluster.glob("capfilt-*")) == []
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_larger_than_any_node_is_refused(tmp_path: Path, web: Path, models: Models) -> None:
+    with pytest.raises(
+        ConfigError, match=r"needs 3 CPU and 0 GPU, and no node .* 2 CPU and 0 GPU\); set capfilt.threads"
+    ):
+        run(web, models, tmp_path, engine="ray", threads=3)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_no_room_in_the_cluster_ends_with_what_is_missing(
+    tmp_path: Path, web: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(engine, "_LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(engine, "_ROOM_SECONDS", 1.0)
+    guest = ray.remote(num_cpus=1)(Guest).remote()
+    ray.get(guest.here.remote())
+    try:
+        with pytest.raises(CapfiltError, match=r"a worker needs 2 CPU and 0 GPU, free .* 1 CPU and 0 GPU"):
+            run(web, models, tmp_path, engine="ray", threads=2)
+    finally:
+        ray.kill(guest)
+
+
+class Guest:
+    """Somebody else's actor."""
+
+    def here(self) -> bool:
+        return True
 
 
 @pytest.mark.usefixtures("cluster")
@@ -178,3 +212,19 @@ def test_auto_goes_on_at_the_precision_it_began_with(
     assert precision(tmp_path / "b") == "fp32"
     asked = run(web, models, tmp_path / "c", precision="fp32")
     assert run(web, models, tmp_path / "d").dataset.digest == asked.dataset.digest
+
+
+def test_the_address_of_a_cluster_that_is_gone_is_not_followed(
+    tmp_path: Path, web: Path, models: Models, alone: CapfiltResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    ray.shutdown()
+    temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # its sockets' paths must be short
+    (temporary / "ray").mkdir()
+    (temporary / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    try:
+        assert same(run(web, models, tmp_path, engine="ray", workers=1), alone)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -98,7 +98,7 @@ def test_one_at_a_time_on_schedule_and_cancelled_whole(served: Served) -> None:
     # the next one comes with the next minute, while the first still trains
     refused = served.wait("a refused run", lambda: in_state("Cancelled"), 180)[0]
     assert refused["id"] != running["id"]
-    assert "concurrency limit" in (refused["state"]["message"] or "").lower()
+    assert "works here since" in (refused["state"]["message"] or "")
     assert in_state("Running")[0]["id"] == running["id"]
     body = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": False}
     served.ask(f"/flow_runs/{running['id']}/set_state", body)

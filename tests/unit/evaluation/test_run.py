@@ -16,8 +16,8 @@ from components.data.loader import load_eval_set
 from components.data.sampleworld import SampleWorldConfig, generate_sample_world
 from components.evaluation.captions import caption_metrics
 from components.evaluation.config import MEASURED, EvaluationConfig
-from components.evaluation.run import measure_retrieval, run_evaluation
 from components.evaluation.intervals import METRICS, IntervalConfig, estimates, measured
+from components.evaluation.run import measure_retrieval, run_evaluation
 from components.model.blip import BlipCaptioner, BlipFilter
 from components.model.checkpoints.publishing import publish_model
 from components.model.checkpoints.weights import load_filter, save_model
