@@ -16,6 +16,7 @@ import typer
 
 from components.common.errors import CapfiltError, ConfigError, StorageError
 from components.common.progress import stderr_console
+from components.common.redact import install_redaction, redact, redact_values
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ _LOUD = (
 
 
 def set_up_logging(*, verbose: bool = False) -> None:
-    """Log lines of this product to stderr, in colour on a terminal; of others only warnings."""
+    """Log lines of this product to stderr, in colour on a terminal; of others only warnings. None tells a secret."""
+    install_redaction()
     handler: logging.Handler
     if sys.stderr.isatty():
         from rich.logging import RichHandler
@@ -66,6 +68,7 @@ class Output:
 
     def result(self, document: Any, text: str | None = None) -> None:
         """Print the result: the document with --json, else the text (the document, indented, if there is none)."""
+        document, text = redact_values(document), None if text is None else redact(text)
         if self.as_json:
             typer.echo(json.dumps(document, ensure_ascii=False))
         else:
@@ -109,10 +112,11 @@ def _defect(error: Exception, *, as_json: bool) -> NoReturn:
 
 def _fail(error: Exception, code: int, *, as_json: bool) -> NoReturn:
     logger.debug("failed", exc_info=error)
-    for line in str(error).splitlines() or [repr(error)]:
+    message = redact(str(error) or repr(error))
+    for line in message.splitlines():
         typer.secho(f"capfilt: {line}", err=True, fg="red")
     if as_json:
-        typer.echo(json.dumps({"error": str(error), "kind": type(error).__name__}, ensure_ascii=False))
+        typer.echo(json.dumps({"error": message, "kind": type(error).__name__}, ensure_ascii=False))
     raise typer.Exit(code)
 
 

@@ -112,11 +112,13 @@ def _packages(config: BootstrapConfig) -> Iterator[Finding]:
 
 def _store(config: BootstrapConfig) -> Iterator[Finding]:
     try:
-        open_store(config.store).check()
+        able = open_store(config.store).check()
     except CapfiltError as error:
         yield Finding("store", "wrong", str(error))
     else:
         yield Finding("store", "ok", f"{config.store} takes and gives")
+        if able.note:
+            yield Finding("store", "note", able.note)
 
 
 def _servers(config: BootstrapConfig) -> Iterator[Finding]:

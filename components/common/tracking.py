@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote
 
 from components.common.contracts import DatasetRef, ModelRef
+from components.common.redact import redact
 from components.common.storage import join_uri
 
 logger = logging.getLogger(__name__)
@@ -251,7 +252,7 @@ class MlflowTracker:
         """Set or replace tags."""
         from mlflow.entities import RunTag
 
-        rows = [RunTag(key, str(value)[:_TAG_LENGTH]) for key, value in tags.items()]
+        rows = [RunTag(key, redact(str(value))[:_TAG_LENGTH]) for key, value in tags.items()]
         _attempt("send tags", lambda: self._client.log_batch(self._run, tags=rows))
 
     def describe(self, text: str) -> None:
@@ -296,7 +297,7 @@ class MlflowTracker:
 
     def log_text(self, text: str, name: str) -> None:
         """Attach text as a file called `name`."""
-        self.log_figure_bytes(text.encode(), name)
+        self.log_figure_bytes(redact(text).encode(), name)
 
     def log_figure_bytes(self, data: bytes, name: str) -> None:
         """Attach bytes as a file called `name` (folders with `/`)."""
@@ -489,7 +490,7 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
         elif value is not None:
-            text = str(value)
+            text = redact(str(value))
             flat[f"{prefix}{key}"] = text if len(text) <= _PARAM_LENGTH else text[: _PARAM_LENGTH - 1] + "…"
     return flat
 
@@ -516,7 +517,7 @@ def _experiment(client: Any, uri: str, name: str) -> str:
         return str(known.experiment_id)
     location = None
     if uri.startswith("sqlite:///"):  # MLflow would take the working directory
-        location = str(Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts")
+        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").absolute().as_uri()  # escapes %
     return str(client.create_experiment(name, artifact_location=location))
 
 
