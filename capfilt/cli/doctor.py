@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from capfilt.cli.console import Output
+from components.common.cache import cache_folder, check_cache_folder
 from components.common.errors import CapfiltError
 from components.common.storage import open_store
 from components.config import BootstrapConfig, load_config
@@ -121,6 +122,15 @@ def _store(config: BootstrapConfig) -> Iterator[Finding]:
             yield Finding("store", "note", able.note)
 
 
+def _cache(config: BootstrapConfig) -> Iterator[Finding]:
+    try:
+        check_cache_folder()
+    except CapfiltError as error:
+        yield Finding("cache", "wrong", str(error))
+    else:
+        yield Finding("cache", "ok", str(cache_folder()))
+
+
 def _servers(config: BootstrapConfig) -> Iterator[Finding]:
     tracking = config.tracking_uri(scratch_folder(config))
     yield _server("MLflow", tracking or "no tracking", mlflow_fault(tracking), MLFLOW_REMEDY)
@@ -146,5 +156,6 @@ _CHECKS: tuple[Callable[[BootstrapConfig], Iterator[Finding]], ...] = (
     _arithmetic,
     _packages,
     _store,
+    _cache,
     _servers,
 )

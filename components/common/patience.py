@@ -49,17 +49,18 @@ def at_most(limit: float) -> Iterator[None]:
 
 
 def patiently(call: Callable[[], T], limit: float) -> T:
-    """`call()`, and again after a pause while it fails in a way that heals; at most for `limit` seconds.
+    """`call()`, and again after a pause while it fails in a way that heals; at most `limit` seconds from its first end.
 
     Raises:
         StorageError: the last one, where time is up; at once, where waiting cannot heal it.
     """
-    start = time.monotonic()
+    start = None
     pauses = 0
     while True:
         try:
             result = call()
         except StorageError as error:
+            start = time.monotonic() if start is None else start
             silent = time.monotonic() - start
             if not error.retryable or silent >= limit:
                 raise

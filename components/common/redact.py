@@ -15,6 +15,9 @@ from urllib.parse import quote, quote_plus, urlsplit
 HIDDEN = "***"
 _SHORTEST = 6  # characters: a shorter value would blank out common words
 _S3_LOGIN = re.compile(r"(s3://)[^\s'\"@/:]+:[^\s'\"@]+@", re.IGNORECASE)  # a secret key may hold slashes
+_PASSWORD = re.compile(
+    r"\b([a-z][a-z0-9+.\-]*://)[^\s'\"@/:]+:(?!\d+/)[^\s'\"@?#]+@", re.IGNORECASE
+)  # no port: a login
 _LOGIN = re.compile(r"\b([a-z][a-z0-9+.\-]*://)[^\s'\"@/?#]+@", re.IGNORECASE)
 _PARAMETER = (
     r"x-amz-signature|x-amz-credential|x-amz-security-token|x-goog-signature|x-goog-credential|signature|"
@@ -31,7 +34,7 @@ _NO_SECRET_NAME = re.compile(r"_(?:FILE|PATH|DIR|LIMIT|SECONDS|EXPIRATION)$", re
 
 def redact(text: str) -> str:
     """The text with every secret in it replaced by `***`."""
-    for pattern in (_S3_LOGIN, _LOGIN):
+    for pattern in (_S3_LOGIN, _PASSWORD, _LOGIN):
         text = pattern.sub(rf"\g<1>{HIDDEN}@", text)
     for pattern in (_SIGNED, _HEADER):
         text = pattern.sub(rf"\g<1>{HIDDEN}", text)
@@ -54,7 +57,7 @@ def find_credentials(text: str) -> str | None:
     """What to use instead, if the text is a URI with credentials in it; None if it is not."""
     if _S3_LOGIN.match(text) or (text.startswith("s3://") and _LOGIN.match(text)):
         return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if _LOGIN.match(text):
+    if _LOGIN.match(text) or _PASSWORD.match(text):
         return "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if "://" in text and _SIGNED.search(text):
         return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY with the plain s3:// URI"

@@ -88,14 +88,18 @@ def normalise_uri(uri: str) -> str:
         return str(Path(unquote(urlsplit(uri).path)).resolve())
     if "://" in uri or uri.startswith("pipe:"):
         raise StorageError(f"cannot read {uri!r}: use a path, file://… or s3://bucket/prefix")
-    return str(_expanded(uri).resolve())
+    return str(expand_home(uri).resolve())
 
 
-def _expanded(path: str) -> Path:
-    """The path with `~` made out."""
+def expand_home(path: str) -> Path:
+    """The path with `~` made out.
+
+    Raises:
+        StorageError: `~name`, and there is no such user.
+    """
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:  # ~name, and there is no such user
+    except RuntimeError as error:
         raise StorageError(f"cannot use {path}: there is no such home folder; write the path out") from error
 
 
@@ -575,6 +579,9 @@ class _BodyReader(io.RawIOBase):
         """Request the bytes from the present position on, of the version that was begun with."""
         same = {"Range": f"bytes={self._position}-", "IfMatch": self._etag} if self._position else {}
         answer = _client().get_object(**self._store._target(self._key), **same)
+        if same and str(answer["ETag"]) != self._etag:  # some servers ignore If-Match
+            answer["Body"].close()
+            raise StorageError(f"cannot read {self._store._where(self._key)}: {_REMEDIES['PreconditionFailed']}")
         self._etag, self._body = str(answer["ETag"]), answer["Body"]
 
     def close(self) -> None:
