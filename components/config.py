@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from components.common.configfile import read_config
 from components.common.errors import ConfigError, StorageError
 from components.common.seeding import digest_of, key_seed
-from components.common.storage import normalise_uri
+from components.common.storage import expand_home, normalise_uri
 from components.data.sampleworld.config import SampleWorldConfig
 from components.evaluation.config import EvaluationConfig
 from components.model.config import BlipConfig, EncodersConfig
@@ -108,9 +108,11 @@ class BootstrapConfig(_Config):
     @classmethod
     def _a_place(cls, value: str) -> str:
         try:
-            normalise_uri(value)
+            place = normalise_uri(value)
         except StorageError as error:
             raise ValueError(str(error)) from error
+        if "?" in place and not place.startswith("s3://"):
+            raise ValueError(f"{value} holds a `?`, after which sqlite URLs have options: choose a folder without it")
         return value
 
     @model_validator(mode="after")
@@ -193,7 +195,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     vocab = config.tokenizer.vocab_file
     if vocab is None:
         return config
-    found = next((place for place in (Path(vocab), path.parent / vocab) if place.is_file()), None)
+    given = expand_home(vocab)
+    found = next((place for place in (given, path.parent / given) if place.is_file()), None)
     if found is None:
         raise ConfigError(f"{path}: `tokenizer.vocab_file`: there is no file {vocab}, nor beside the config file")
     tokenizer = config.tokenizer.model_copy(update={"vocab_file": str(found.resolve())})

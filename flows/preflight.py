@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+from components.common.cache import check_cache_folder
 from components.common.diskspace import free_space, note_in_use
 from components.common.errors import CapfiltError, ConfigError, DataError, ModelError, StorageError
 from components.common.lock import refuse_if_busy
@@ -33,7 +34,7 @@ def check_before_work(config: BootstrapConfig, *, busy_now: bool = False) -> Non
 
     Raises:
         ConfigError: a path that is not there, a file that is not what it must be, a placement that cannot be.
-        StorageError: the store refuses us.
+        StorageError: the store refuses us, or the cache folder.
         BusyError: another bootstrap works on this store.
         CapfiltError: no room on the disk, or a server that does not answer.
     """
@@ -42,6 +43,7 @@ def check_before_work(config: BootstrapConfig, *, busy_now: bool = False) -> Non
     if not busy_now:
         refuse_if_busy(store, LOCK_KEY)
     check_disk(scratch_folder(config))
+    check_cache_folder()
     checks = (_input_faults, _vocabulary_fault, _encoder_faults, _placement_faults)
     if faults := [fault for check in checks for fault in check(config)]:
         raise ConfigError("\n".join(dict.fromkeys(faults)))

@@ -23,9 +23,10 @@ from pydantic import BaseModel, ValidationError
 
 from components.common.contracts import Contract, DatasetRef, EvalReport, ModelRef, StageReport
 from components.common.errors import StorageError
-from components.common.lock import exclusive
+from components.common.lock import Lock, exclusive
 from components.common.metrics import compared
 from components.common.progress import clock
+from components.common.redact import install_redaction
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, open_store, split_uri
 from components.common.tracking import Tracker, open_tracker
@@ -95,6 +96,7 @@ class BootstrapContext:
     tracker: Tracker
     scratch: Path
     reports: list[StageReport] = field(default_factory=list)
+    lock: Lock | None = None
 
     def run(self, stage: Stage[R]) -> R:
         """The stage's result: from its record if it is finished, else by working, as a Prefect task on this thread.
@@ -158,6 +160,8 @@ class BootstrapContext:
         return result
 
     def _record(self, stage: Stage[R], result: R, seconds: float) -> None:
+        if self.lock is not None:
+            self.lock.check()
         depends = {name: _plain(value) for name, value in stage.depends.items()}
         record = {
             "stage": stage.name,
@@ -199,12 +203,13 @@ def open_bootstrap(config: BootstrapConfig, run_name: str = "bootstrap") -> Iter
         StorageError: the store refuses us; nothing was started.
         BusyError: another bootstrap works on this store.
     """
+    install_redaction()
     store = open_store(config.store)
     store.check()
     scratch = scratch_folder(config)
-    with exclusive(store, LOCK_KEY, f"{run_name} {config.name!r}"):
+    with exclusive(store, LOCK_KEY, f"{run_name} {config.name!r}") as lock:
         tracker = open_tracker(config.tracking_uri(scratch), **parent_run(config))
-        context = BootstrapContext(config, store, tracker, scratch)
+        context = BootstrapContext(config, store, tracker, scratch, lock=lock)
         try:
             with tracker.closing():
                 yield context

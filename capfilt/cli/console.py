@@ -19,6 +19,7 @@ from components.common.diskspace import disk_advice
 from components.common.environment import reach_loopback_directly
 from components.common.errors import CapfiltError, ConfigError, StorageError
 from components.common.progress import stderr_console
+from components.common.redact import install_redaction, redact, redact_values
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ _LOUD = (
 
 
 def set_up_logging(*, verbose: bool = False) -> None:
-    """Log lines of this product to stderr, in colour on a terminal; of others only warnings."""
+    """Log lines of this product to stderr, in colour on a terminal; of others only warnings. None tells a secret."""
+    install_redaction()
     handler: logging.Handler
     if sys.stderr.isatty():
         from rich.logging import RichHandler
@@ -70,6 +72,7 @@ class Output:
 
     def result(self, document: Any, text: str | None = None) -> None:
         """Print the result: the document with --json, else the text (the document, indented, if there is none)."""
+        document, text = redact_values(document), None if text is None else redact(text)
         if self.as_json:
             _print_json(document)
         elif text is not None:
@@ -149,7 +152,7 @@ def _defect(error: Exception, *, as_json: bool) -> NoReturn:
 def _fail(error: Exception, code: int, *, as_json: bool) -> NoReturn:
     logger.debug("failed", exc_info=error)
     said = "\n".join(filter(None, [str(error) or repr(error), disk_advice() if code == FAILED else None]))
-    tell(said, kind=type(error).__name__, as_json=as_json)
+    tell(redact(said), kind=type(error).__name__, as_json=as_json)
     raise typer.Exit(code)
 
 

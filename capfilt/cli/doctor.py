@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from capfilt.cli.console import Output
+from components.common.cache import cache_folder, check_cache_folder
 from components.common.diskspace import free_space
 from components.common.errors import CapfiltError
 from components.common.storage import open_store
@@ -106,11 +107,22 @@ def _packages(config: BootstrapConfig) -> Iterator[Finding]:
 
 def _store(config: BootstrapConfig) -> Iterator[Finding]:
     try:
-        open_store(config.store).check()
+        able = open_store(config.store).check()
     except CapfiltError as error:
         yield Finding("store", "wrong", str(error))
     else:
         yield Finding("store", "ok", f"{config.store} takes and gives")
+        if able.note:
+            yield Finding("store", "note", able.note)
+
+
+def _cache(config: BootstrapConfig) -> Iterator[Finding]:
+    try:
+        check_cache_folder()
+    except CapfiltError as error:
+        yield Finding("cache", "wrong", str(error))
+    else:
+        yield Finding("cache", "ok", str(cache_folder()))
 
 
 def _servers(config: BootstrapConfig) -> Iterator[Finding]:
@@ -137,5 +149,6 @@ _CHECKS: tuple[Callable[[BootstrapConfig], Iterator[Finding]], ...] = (
     _arithmetic,
     _packages,
     _store,
+    _cache,
     _servers,
 )

@@ -3,7 +3,8 @@
 A URI is a path, `file:///path` or `s3://bucket/prefix`. A `Store` is rooted at a URI; keys are relative, `/`-separated.
 Objects appear whole or not at all: local files by rename, S3 objects by PutObject / CompleteMultipartUpload.
 
-S3 is reached with the standard AWS credential chain and `AWS_ENDPOINT_URL` (or `AWS_ENDPOINT_URL_S3`).
+S3 is reached with the standard AWS credential chain and `AWS_ENDPOINT_URL` (or `AWS_ENDPOINT_URL_S3`). A server that
+has answered once and then falls silent is waited for: `CAPFILT_S3_PATIENCE` seconds, five minutes unless set.
 """
 
 import contextlib
@@ -12,31 +13,52 @@ import hashlib
 import io
 import os
 import re
+import secrets
 import tempfile
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from components.common import patience
 from components.common.errors import StorageError
+from components.common.redact import find_credentials, redact
 
 _S3_URI = re.compile(r"^s3://([a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/(.*))?$")
 _READ_CHUNK = 4 << 20  # reference/peers.md 2d: boto3 behind a 4 MiB buffer costs least CPU per byte
 _BODY_ATTEMPTS = 5
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}  # exFAT, SMB, FUSE …
+_CLAIM_SECONDS = 60.0  # age from which the claim of a writer counts as left behind
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One stored object: key relative to the store's root, size in bytes, and the store's version tag."""
+    """One stored object: key relative to the store's root, size in bytes, and the store's version tag.
+
+    `modified` is when it was last written, seconds since 1970 by the store's own clock (S3: whole seconds).
+    """
 
     key: str
     size: int
     etag: str
+    modified: float
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a store was found to be able to do."""
+
+    creates_once: bool
+    """an object can be created only where there is none, in one step"""
+    note: str = ""
+    """what is missing, and what serves instead"""
 
 
 def join_uri(root: str, *parts: str) -> str:
@@ -56,6 +78,8 @@ def normalise_uri(uri: str) -> str:
     Raises:
         StorageError: for any scheme other than `file` and `s3` (`pipe:` above all), or a malformed bucket.
     """
+    if (instead := find_credentials(uri)) is not None:
+        raise StorageError(f"credentials in a URI are refused ({redact(uri)}): set {instead} instead")
     if uri.startswith("s3://"):
         if _S3_URI.match(uri) is None:
             raise StorageError(f"not a usable S3 URI: {uri!r}; write s3://bucket/prefix (bucket: 3-63 of a-z 0-9 . -)")
@@ -64,7 +88,19 @@ def normalise_uri(uri: str) -> str:
         return str(Path(unquote(urlsplit(uri).path)).resolve())
     if "://" in uri or uri.startswith("pipe:"):
         raise StorageError(f"cannot read {uri!r}: use a path, file://… or s3://bucket/prefix")
-    return str(Path(uri).expanduser().resolve())
+    return str(expand_home(uri).resolve())
+
+
+def expand_home(path: str) -> Path:
+    """The path with `~` made out.
+
+    Raises:
+        StorageError: `~name`, and there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise StorageError(f"cannot use {path}: there is no such home folder; write the path out") from error
 
 
 def sha256_hex(data: bytes) -> str:
@@ -85,6 +121,8 @@ class Store(ABC):
     """Objects under one URI. All methods raise StorageError with the full URI in the message."""
 
     uri: str
+    _lacking: str
+    """what to say of a store of this kind that cannot create an object only where there is none"""
 
     @abstractmethod
     def read(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
@@ -130,8 +168,12 @@ class Store(ABC):
         """The store rooted further down."""
         return open_store(join_uri(self.uri, *parts))
 
-    def check(self) -> None:
-        """Prove that this store takes, gives back and deletes an object.
+    @abstractmethod
+    def _creates_once(self, key: str) -> bool:
+        """Try to create the object `key`, which is there, and tell whether the store itself refuses that."""
+
+    def check(self) -> Capabilities:
+        """Prove that this store takes, gives back and deletes an object, and find out what else it can do.
 
         Raises:
             StorageError: what was refused and how to mend it. Call it before any long work starts.
@@ -141,8 +183,10 @@ class Store(ABC):
         try:
             if self.read(key) != b"probe":
                 raise StorageError(f"{join_uri(self.uri, key)}: read back other bytes than were written")
+            able = self._creates_once(key)
         finally:
             self.delete(key)
+        return Capabilities(able, "" if able else self._lacking)
 
 
 def open_store(uri: str) -> Store:
@@ -152,17 +196,25 @@ def open_store(uri: str) -> Store:
 
 
 class FolderStore(Store):
-    """Objects as files below a folder; writes go to a temporary name, are synced, then renamed."""
+    """Objects as files below a folder; writes go to a temporary name, are synced, then renamed.
+
+    Keys are checked as text, and links are followed: shards may be links to another disk, and the files of a model in
+    the Hugging Face cache are. A write replaces a link, not what it points to.
+    """
+
+    _lacking = (
+        "no hard links here: what must be written only once is claimed first by a file beside it; "
+        "two writers at once are told apart unless one of them stands still for a minute in between"
+    )
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.root = Path(uri)
 
     def _path(self, key: str) -> Path:
-        path = (self.root / key).resolve()
-        if not path.is_relative_to(self.root):
+        if ".." in PurePosixPath(key).parts or key.startswith("/") or "\0" in key:
             raise StorageError(f"key {key!r} leaves the store {self.uri}")
-        return path
+        return self.root / key
 
     def read(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
         with self.open(key) as file, folder_errors("read", self._path(key)):
@@ -192,16 +244,21 @@ class FolderStore(Store):
 
     def info(self, key: str) -> ObjectInfo | None:
         path = self._path(key)
-        if not path.is_file():
+        with folder_errors("read", path):
+            try:
+                stat = path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        if not S_ISREG(stat.st_mode):
             return None
-        stat = path.stat()
-        return ObjectInfo(key, stat.st_size, f"{stat.st_size:x}-{stat.st_mtime_ns:x}")
+        return ObjectInfo(key, stat.st_size, f"{stat.st_size:x}-{stat.st_mtime_ns:x}", stat.st_mtime)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        if not self.root.is_dir():
-            return
-        keys = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
-        for key in sorted(key for key in keys if key.startswith(prefix)):
+        above = prefix.rpartition("/")[0]
+        folder = self._path(above)
+        with folder_errors("list", folder):
+            keys = sorted(key for key in _files_below(folder, above and f"{above}/", ()) if key.startswith(prefix))
+        for key in keys:
             if (info := self.info(key)) is not None:
                 yield info
 
@@ -211,6 +268,34 @@ class FolderStore(Store):
 
     def local_path(self, key: str) -> Path | None:
         return self._path(key)
+
+    def _creates_once(self, key: str) -> bool:
+        path = self._path(key)
+        with folder_errors("write", path), _replacing(path) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return True
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+        return False
+
+
+def _files_below(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
+    """Keys of all files below a folder, links followed, except to a folder that holds the link. None if it is gone."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files_below(folder / entry.name, f"{prefix}{entry.name}/", (*above, real))
+        elif entry.is_file() and not (entry.name.startswith(".") and entry.name.endswith((".tmp", ".claim"))):
+            yield f"{prefix}{entry.name}"
 
 
 @contextlib.contextmanager
@@ -229,7 +314,8 @@ def _publish(temporary: Path, path: Path, *, if_absent: bool) -> bool:
     """Sync, then give the file its name in one step. Returns False if `if_absent` and it was there."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
-    temporary.chmod(0o644)
+    with contextlib.suppress(PermissionError):  # file systems without permissions
+        temporary.chmod(0o644)
     if not if_absent:
         temporary.replace(path)
         return True
@@ -237,7 +323,38 @@ def _publish(temporary: Path, path: Path, *, if_absent: bool) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _publish_claimed(temporary, path)
     return True
+
+
+def _publish_claimed(temporary: Path, path: Path) -> bool:
+    """`_publish` with `if_absent` where there are no hard links: whoever creates the claim beside it may rename."""
+    claim = path.with_name(f".{path.name}.claim")
+    while not path.exists():
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            _await_claim(claim)
+            continue
+        try:
+            if path.exists():
+                return False
+            temporary.replace(path)
+            return True
+        finally:
+            claim.unlink(missing_ok=True)
+    return False
+
+
+def _await_claim(claim: Path) -> None:
+    """Wait a little for another writer; delete the claim of one that is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - claim.stat().st_mtime > _CLAIM_SECONDS:
+            claim.unlink()
+    time.sleep(0.02)
 
 
 def _copy_bytes(source: Path, target: Path) -> None:
@@ -270,6 +387,11 @@ def folder_errors(action: str, path: Path) -> Iterator[None]:
 class S3Store(Store):
     """Objects under `s3://bucket/prefix`, on AWS or any server that speaks its protocol."""
 
+    _lacking = (
+        "no conditional writes here: what must be written only once is looked for first; "
+        "of two that write it in the same moment the later one stays"
+    )
+
     def __init__(self, uri: str) -> None:
         match = _S3_URI.match(uri)
         if match is None:
@@ -284,37 +406,88 @@ class S3Store(Store):
     def _target(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._key(key)}
 
+    def _try(self, action: str, key: str, call: Callable[[], T]) -> T:
+        """`call()` with its errors in our words, and again while a server that was there gives no answer."""
+
+        def attempt() -> T:
+            with _s3_errors(action, self._where(key)):
+                result = call()
+            _note_answer()
+            return result
+
+        return patience.patiently(attempt, patience.seconds() if _has_answered() else 0.0)
+
     def read(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
         if stop is not None and stop <= start:
             return b""
         extra = {} if start == 0 and stop is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
-        with _s3_errors("read", self._where(key)):
-            return _whole(lambda: bytes(_client().get_object(**self._target(key), **extra)["Body"].read()))
+
+        def fetch() -> bytes:
+            return bytes(_client().get_object(**self._target(key), **extra)["Body"].read())
+
+        return self._try("read", key, lambda: _whole(fetch))
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
-        # Some servers ignore If-None-Match: look first, so that they too leave an existing object alone.
-        if if_absent and self.exists(key):
-            return False
-        with _s3_errors("write", self._where(key)):
+        if not if_absent:
+            self._try("write", key, lambda: _client().put_object(**self._target(key), Body=data))
+            return True
+        mark = secrets.token_hex(8)
+        return self._try("write", key, lambda: self._create(key, data, mark))
+
+    def _create(self, key: str, data: bytes, mark: str) -> bool:
+        """Create an object, or tell whether the one that is there bears our mark: then an answer had been lost.
+
+        Some servers ignore If-None-Match, others do not know it: look first, so that they too leave an object alone.
+        """
+        for _ in range(_BODY_ATTEMPTS):
+            if (found := self._mark_of(key)) is not None:
+                return found == mark
+            condition = {} if _endpoint() in _unconditional else {"IfNoneMatch": "*"}
             try:
-                _client().put_object(**self._target(key), Body=data, **({"IfNoneMatch": "*"} if if_absent else {}))
+                _client().put_object(**self._target(key), Body=data, Metadata={_MARK: mark}, **condition)
+                return True
             except Exception as error:
-                if if_absent and _error_code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
-                    return False
-                raise
-        return True
+                if _error_code(error) in ("NotImplemented", "501") and condition:
+                    _unconditional.add(_endpoint())
+                elif _error_code(error) == "ConditionalRequestConflict":  # another is at it and may yet fail
+                    time.sleep(0.2)
+                elif _error_code(error) not in ("PreconditionFailed", "412"):
+                    raise
+        return False
+
+    def _mark_of(self, key: str) -> str | None:
+        """The mark an object was created with, empty if it has none; None if there is no object."""
+        head = self._head(key)
+        return None if head is None else str(head.get("Metadata", {}).get(_MARK, ""))
+
+    def _creates_once(self, key: str) -> bool:
+        def create() -> bool:
+            try:
+                _client().put_object(**self._target(key), Body=b"probe", IfNoneMatch="*")
+            except Exception as error:
+                if _error_code(error) in ("PreconditionFailed", "412"):
+                    return True
+                if _error_code(error) not in ("NotImplemented", "501"):
+                    raise
+                _unconditional.add(_endpoint())
+            return False
+
+        return self._try("write", key, create)
 
     def upload(self, path: Path, key: str) -> None:
-        with _s3_errors("write", self._where(key)):
-            _client().upload_file(str(path), self.bucket, self._key(key))
+        self._try("write", key, lambda: _client().upload_file(str(path), self.bucket, self._key(key)))
 
     def download(self, key: str, path: Path) -> None:
         info = self.info(key)
         if info is None:
             raise StorageError(f"cannot read {self._where(key)}: {_REMEDIES['NoSuchKey']}")
-        with _s3_errors("read", self._where(key)), _replacing(path) as temporary:
-            _whole(lambda: self._copy_to(temporary, key, info.size))
-            _publish(temporary, path, if_absent=False)
+
+        def fetch() -> None:
+            with _replacing(path) as temporary:
+                _whole(lambda: self._copy_to(temporary, key, info.size))
+                _publish(temporary, path, if_absent=False)
+
+        self._try("read", key, fetch)
 
     def _copy_to(self, path: Path, key: str, size: int) -> None:
         """Download, and count: an answer may be shorter than the object, and its own length fit it."""
@@ -325,33 +498,43 @@ class S3Store(Store):
             raise IncompleteReadError(actual_bytes=found, expected_bytes=size)
 
     def open(self, key: str) -> BinaryIO:
-        with _s3_errors("read", self._where(key)):
-            body = _client().get_object(**self._target(key))["Body"]
-        return io.BufferedReader(_BodyReader(body, self._where(key)), _READ_CHUNK)
+        return io.BufferedReader(_BodyReader(self, key), _READ_CHUNK)
 
     def info(self, key: str) -> ObjectInfo | None:
-        with _s3_errors("read", self._where(key)):
-            try:
-                head = _client().head_object(**self._target(key))
-            except Exception as error:
-                if _error_code(error) in ("404", "NoSuchKey", "NotFound"):
-                    return None
-                if _error_code(error) in ("400", "403"):  # a HEAD has no body that says why, a GET has
-                    _client().get_object(**self._target(key), Range="bytes=0-0")["Body"].close()
-                raise
-        return ObjectInfo(key, int(head["ContentLength"]), str(head["ETag"]).strip('"'))
+        head = self._try("read", key, lambda: self._head(key))
+        if head is None:
+            return None
+        etag, modified = str(head["ETag"]).strip('"'), head["LastModified"].timestamp()
+        return ObjectInfo(key, int(head["ContentLength"]), etag, modified)
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        """The object's headers, None if there is none."""
+        try:
+            return dict(_client().head_object(**self._target(key)))
+        except Exception as error:
+            if _error_code(error) in ("404", "NoSuchKey", "NotFound"):
+                return None
+            if _error_code(error) in ("400", "403"):  # a HEAD has no body that says why, a GET has
+                _client().get_object(**self._target(key), Range="bytes=0-0")["Body"].close()
+            raise
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         start = len(self.prefix) + 1 if self.prefix else 0
-        with _s3_errors("list", self._where(prefix)):
-            pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    yield ObjectInfo(item["Key"][start:], int(item["Size"]), str(item["ETag"]).strip('"'))
+        after: dict[str, str] = {}
+        while True:
+            page = self._try("list", prefix, lambda: self._page(prefix, after))  # noqa: B023 - called at once
+            for item in page.get("Contents", ()):
+                etag, modified = str(item["ETag"]).strip('"'), item["LastModified"].timestamp()
+                yield ObjectInfo(item["Key"][start:], int(item["Size"]), etag, modified)
+            if not page.get("IsTruncated"):
+                return
+            after = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _page(self, prefix: str, after: dict[str, str]) -> dict[str, Any]:
+        return dict(_client().list_objects_v2(Bucket=self.bucket, Prefix=self._key(prefix), **after))
 
     def delete(self, key: str) -> None:
-        with _s3_errors("delete", self._where(key)):
-            _client().delete_object(**self._target(key))
+        self._try("delete", key, lambda: _client().delete_object(**self._target(key)))
 
     def local_path(self, key: str) -> Path | None:
         return None
@@ -361,34 +544,81 @@ class S3Store(Store):
 
 
 class _BodyReader(io.RawIOBase):
-    """botocore's StreamingBody as a raw stream; a body shorter than announced is an error, never an early end."""
+    """An object's bytes as a raw stream, asked for anew from where they broke off.
 
-    def __init__(self, body: Any, where: str) -> None:
-        self._body = body
-        self._where = where
+    A body shorter than announced is an error, never an early end; an object that was replaced meanwhile is one too.
+    """
+
+    def __init__(self, store: "S3Store", key: str) -> None:
+        self._store, self._key = store, key
+        self._position, self._etag = 0, ""
+        self._body: Any = None
+        store._try("read", key, self._ask)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with _s3_errors("read", self._where):
-            data = self._body.read(len(buffer))
+        data = self._store._try("read", self._key, lambda: _whole(lambda: self._read(len(buffer))))
         buffer[: len(data)] = data
         return len(data)
 
+    def _read(self, size: int) -> bytes:
+        if self._body is None:
+            self._ask()
+        try:
+            data = bytes(self._body.read(size))
+        except BaseException:
+            self._body.close()
+            self._body = None
+            raise
+        self._position += len(data)
+        return data
+
+    def _ask(self) -> None:
+        """Request the bytes from the present position on, of the version that was begun with."""
+        same = {"Range": f"bytes={self._position}-", "IfMatch": self._etag} if self._position else {}
+        answer = _client().get_object(**self._store._target(self._key), **same)
+        if same and str(answer["ETag"]) != self._etag:  # some servers ignore If-Match
+            answer["Body"].close()
+            raise StorageError(f"cannot read {self._store._where(self._key)}: {_REMEDIES['PreconditionFailed']}")
+        self._etag, self._body = str(answer["ETag"]), answer["Body"]
+
     def close(self) -> None:
-        self._body.close()
+        if self._body is not None:
+            self._body.close()
         super().close()
 
 
 _clients: dict[int, Any] = {}
 _clients_lock = threading.Lock()
+_unconditional: set[str] = set()
+"""servers that do not know If-None-Match"""
+_MARK = "capfilt-write"
+_ANSWERED = "CAPFILT_S3_ANSWERED"
+
+
+def _endpoint() -> str:
+    """Where S3 is to be reached; empty for AWS."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+def _note_answer() -> None:
+    """Remember that the server is there, here and in the processes started from here.
+
+    An address that never answered is more likely wrong than the address of a server that is away for a moment.
+    """
+    os.environ[_ANSWERED] = _endpoint() or "AWS"
+
+
+def _has_answered() -> bool:
+    return os.environ.get(_ANSWERED) == (_endpoint() or "AWS")
 
 
 def _client() -> Any:
     """One S3 client per process (boto3 clients are thread-safe, but must not cross a fork).
 
-    A request is tried 7 times, or `AWS_MAX_ATTEMPTS` times, with pauses that grow to 20 s.
+    A request is tried 7 times, or `AWS_MAX_ATTEMPTS` times, within seconds; minutes are waited for by `patience`.
     """
     pid = os.getpid()
     with _clients_lock:
@@ -396,7 +626,7 @@ def _client() -> Any:
             import boto3
             from botocore.config import Config
 
-            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+            endpoint = _endpoint() or None
             if endpoint and not endpoint.startswith(("http://", "https://")):
                 raise StorageError(f"AWS_ENDPOINT_URL={endpoint} is no address: write http://host:port or https://host")
             config = Config(
@@ -410,9 +640,15 @@ def _client() -> Any:
                 s3={"addressing_style": "path"} if endpoint else {},
             )
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-            _clients[pid] = boto3.session.Session().client(
-                "s3", endpoint_url=endpoint, region_name=region, config=config
-            )
+            try:
+                _clients[pid] = boto3.session.Session().client(
+                    "s3", endpoint_url=endpoint, region_name=region, config=config
+                )
+            except ValueError as error:
+                raise StorageError(
+                    f"AWS_ENDPOINT_URL={redact(str(endpoint))} is no usable address ({error}): a host's name is made "
+                    "of letters, digits, dots and hyphens, without `_`; use another name or the IP address"
+                ) from error
         return _clients[pid]
 
 
@@ -442,9 +678,11 @@ _REMEDIES = {
     "404": "it does not exist",
     "ExpiredToken": "the credentials have expired: renew them and run again (finished work is kept)",
     "InvalidToken": "the session token is wrong or too old: check AWS_SESSION_TOKEN, or renew the credentials",
+    "PreconditionFailed": "it was replaced while it was read; run again",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it and run again",
 }
-_RETRYABLE = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "500", "502", "503", "504"}
+_RETRYABLE = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "TooManyRequests", "Throttling"}
+_RETRYABLE |= {"429", "500", "502", "503", "504"}
 
 
 @contextlib.contextmanager
@@ -485,8 +723,11 @@ def _remedy(error: BaseException) -> tuple[str, bool]:
         HTTPClientError,
         IncompleteReadError,
         NoCredentialsError,
+        SSLError,
     )
 
+    if isinstance(error, SSLError):
+        return f"no secure connection ({error}): check AWS_ENDPOINT_URL and AWS_CA_BUNDLE", False
     if isinstance(error, NoCredentialsError):
         return "no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", False
     if isinstance(error, ClientError):
@@ -494,7 +735,7 @@ def _remedy(error: BaseException) -> tuple[str, bool]:
         found = f"{code}: {error.response.get('Error', {}).get('Message', '')}"
         return _REMEDIES.get(code, found), code in _RETRYABLE
     if isinstance(error, EndpointConnectionError):
-        return "no answer from the S3 server; check AWS_ENDPOINT_URL and that it runs", True
+        return f"no answer from the S3 server at {_endpoint() or 'AWS'}; check AWS_ENDPOINT_URL and that it runs", True
     if isinstance(error, IncompleteReadError):
         return f"the answer broke off {_BODY_ATTEMPTS} times ({error}); check the network and run again", True
     return str(error), isinstance(error, (HTTPClientError, OSError))

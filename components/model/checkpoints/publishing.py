@@ -1,6 +1,7 @@
 """Model folders in the store: files first, `model.json` with their sha256 last; readers trust what it lists."""
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -10,14 +11,17 @@ from typing import Any
 from components.common.contracts import ModelRef, ModelRole
 from components.common.errors import ModelError
 from components.common.seeding import digest_of
-from components.common.storage import Store, open_store, sha256_file, split_uri
-from components.model.tokenizer import TOKENIZER_FILE
+from components.common.storage import Store, join_uri, open_store, sha256_file, split_uri
+from components.model.checkpoints.folder import CONFIG_FILE, PREPROCESSOR_FILE, PROCESSOR_FILE
+from components.model.checkpoints.tensors import INDEX_FILE, WEIGHTS_FILE, indexed_files
+from components.model.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE
 
 MODEL_FILE = "model.json"
 _PLAIN_FILES = (  # what a folder from elsewhere, without model.json, may hold that is of use
     "config.json",
     "generation_config.json",
     "model.safetensors",
+    "model.safetensors.index.json",
     "preprocessor_config.json",
     "pretraining.safetensors",
     "processor_config.json",
@@ -26,7 +30,9 @@ _PLAIN_FILES = (  # what a folder from elsewhere, without model.json, may hold t
     "tokenizer_config.json",
     "vocab.txt",
 )
-_DECISIVE_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "vocab.txt")
+_DECISIVE_FILES = (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, TOKENIZER_FILE, VOCABULARY_FILE)
+_TEACHER_FILE = "pretraining.safetensors"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
 
 def publish_model(folder: Path | str, store: Store, role: ModelRole) -> ModelRef:
@@ -39,7 +45,7 @@ def publish_model(folder: Path | str, store: Store, role: ModelRole) -> ModelRef
     """
     folder = Path(folder)
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MODEL_FILE)
-    if "config.json" not in names or "model.safetensors" not in names:
+    if CONFIG_FILE not in names or not {WEIGHTS_FILE, INDEX_FILE} & set(names):
         raise ModelError(f"{folder} holds no config.json and model.safetensors: save_model writes them")
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
@@ -71,8 +77,7 @@ def fetch_model(uri: str, cache_dir: Path | str, *, digest: str | None = None) -
         found = "no model.json" if record is None else f"version {record['digest'][:12]}"
         raise ModelError(f"{uri}: version {digest[:12]} is wanted, {found} is there; run the stage that made it again")
     if store.local_path("config.json") is not None:
-        if not store.exists("config.json"):
-            raise ModelError(f"{uri}: no model folder (config.json is missing); mend the path")
+        check_model_folder(store)
         if digest is not None and record is not None:
             _verify(Path(store.uri), record["files"], uri)
         return Path(store.uri)
@@ -93,8 +98,23 @@ def fetch_tokenizer(uri: str, cache_dir: Path | str) -> Path:
 
 def check_model_folder(store: Store) -> None:
     """ModelError unless there is a model folder; reads none of its files."""
-    if not store.exists("config.json"):
-        raise ModelError(f"{store.uri} is no model folder: there is no config.json; name the folder that holds it")
+    if not store.exists(CONFIG_FILE):
+        fault = f"{store.uri} is no model folder: there is no {CONFIG_FILE}; name the folder that holds it"
+        raise ModelError(fault + _on_the_hub(store))
+
+
+def _on_the_hub(store: Store) -> str:
+    """How to fetch a model that was named as the Hugging Face hub names it; empty if it cannot be meant."""
+    place = store.local_path("")
+    if place is None or place.exists() or not place.is_relative_to(Path.cwd()):
+        return ""
+    name = place.relative_to(Path.cwd()).as_posix()
+    if _HUB_NAME.fullmatch(name) is None:
+        return ""
+    folder = name.rpartition("/")[2]
+    return (
+        f". Is it a model of the Hugging Face hub? Fetch it: hf download {name} --local-dir {folder}, and give {folder}"
+    )
 
 
 def reference_model(uri: str, role: ModelRole) -> ModelRef:
@@ -109,11 +129,36 @@ def reference_model(uri: str, role: ModelRole) -> ModelRef:
         return ModelRef(role=role, uri=store.uri, digest=record["digest"])
     check_model_folder(store)
     parts = []
-    for name in _DECISIVE_FILES:
+    for name in _decisive(store, role):
         info, path = store.info(name), store.local_path(name)
         if info is not None:
             parts.append([name, sha256_file(path) if path is not None else [info.size, info.etag]])
     return ModelRef(role=role, uri=store.uri, digest=digest_of([role, parts]))
+
+
+def _decisive(store: Store, role: ModelRole) -> list[str]:
+    """Files that decide what the model of a folder from elsewhere does: those that our readers look for."""
+    names = [*_DECISIVE_FILES, *([_TEACHER_FILE] if role == "base" else [])]
+    if not store.exists(PREPROCESSOR_FILE):
+        names.append(PROCESSOR_FILE)
+    return names + _indexed(store)
+
+
+def _indexed(store: Store) -> list[str]:
+    """The index of weights in several files, and those files; none where the weights are one file.
+
+    Raises:
+        ModelError: one of them is missing.
+    """
+    if store.exists(WEIGHTS_FILE) or not store.exists(INDEX_FILE):
+        return []
+    names = indexed_files(store.read(INDEX_FILE), join_uri(store.uri, INDEX_FILE))
+    missing = [name for name in names if not store.exists(name)]
+    if missing:
+        raise ModelError(
+            f"{store.uri} lacks {', '.join(missing)}, which {INDEX_FILE} names: copy the folder again from its source"
+        )
+    return [INDEX_FILE, *names]
 
 
 def _download(store: Store, record: Mapping[str, Any] | None, cache: Path) -> Path:
@@ -121,10 +166,10 @@ def _download(store: Store, record: Mapping[str, Any] | None, cache: Path) -> Pa
     if record is not None:
         names, version = tuple(record["files"]), record["digest"]
     else:
-        infos = {name: info for name in _PLAIN_FILES if (info := store.info(name)) is not None}
+        check_model_folder(store)
+        wanted = dict.fromkeys((*_PLAIN_FILES, *_indexed(store)))
+        infos = {name: info for name in wanted if (info := store.info(name)) is not None}
         names, version = tuple(infos), digest_of([[store.uri, i.key, i.size, i.etag] for i in infos.values()])
-        if "config.json" not in names:
-            raise ModelError(f"{store.uri}: no model folder (config.json is missing); mend the URI")
     target: Path = cache / str(version)[:32]
     if target.is_dir():
         return target

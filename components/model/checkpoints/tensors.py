@@ -35,16 +35,29 @@ def _read_sharded(folder: Path) -> dict[str, Tensor]:
     """Tensors of the files that an index lists, all beside it."""
     path = folder / INDEX_FILE
     try:
-        files = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{path}: not a safetensors index: {error!r}; copy it again from its source") from error
-    outside = [name for name in files if Path(name).name != name]
-    if outside:
-        raise ModelError(f"{path}: names files outside its folder: {', '.join(outside)}; refused")
+        index = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error}; copy it again from its source") from error
     result: dict[str, Tensor] = {}
-    for name in files:
+    for name in indexed_files(index, str(path)):
         result |= read_safetensors(folder / name)
     return result
+
+
+def indexed_files(index: bytes, where: str) -> list[str]:
+    """Names of the weight files that a `model.safetensors.index.json` lists, all in its own folder.
+
+    Raises:
+        ModelError: not such an index, or one that points elsewhere.
+    """
+    try:
+        files = sorted({str(name) for name in json.loads(index)["weight_map"].values()})
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"{where}: not a safetensors index: {error!r}; copy it again from its source") from error
+    outside = [name for name in files if Path(name).name != name]
+    if outside:
+        raise ModelError(f"{where}: names files outside its folder: {', '.join(outside)}; refused")
+    return files
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

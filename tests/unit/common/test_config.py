@@ -102,6 +102,17 @@ def test_vocabulary_beside_the_config(tmp_path: Path, monkeypatch: pytest.Monkey
         load_config(None, ["tokenizer.vocab_file=no.txt"])
 
 
+def test_the_vocabulary_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "v.txt").write_text("[PAD]\n")
+    assert load_config(None, ["tokenizer.vocab_file=~/v.txt"]).tokenizer.vocab_file == str(tmp_path / "v.txt")
+
+
+def test_a_store_whose_sqlite_files_could_not_be_named_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"`store`: /x/a\?b holds a `\?`"):
+        load_config(None, ["store=/x/a?b"])
+
+
 def test_where_mlflow_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert load_config().tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -73,6 +74,54 @@ def test_wrong_settings_are_named(path: Path, override: str, message: str) -> No
     with pytest.raises(ConfigError) as error:
         read_config(Whole, path, [override])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("pretrain.steps=010", 10), ("pretrain.steps=0x1F", 31), ("pretrain.lr=1e-4", 1e-4), ("pretrain.lr=.5", 0.5)],
+)
+def test_numbers_are_what_they_look_like(path: Path, override: str, value: float) -> None:
+    """In PyYAML's own schema 010 is 8."""
+    config = read_config(Whole, path, [override])
+    assert value in (config.pretrain.steps, config.pretrain.lr)
+    path.write_text(f"name: a\npretrain:\n  {override.partition('.')[2].replace('=', ': ')}\n")
+    assert value in (read_config(Whole, path).pretrain.steps, read_config(Whole, path).pretrain.lr)
+
+
+@pytest.mark.parametrize(
+    "text", ["/data/run #3", "no", "1:30", "2026-01-01", "a: b #c", "yes", "/a%20b", "~/x", "données", "x # y"]
+)
+def test_texts_stay_what_they_are(path: Path, text: str) -> None:
+    quoted = f"'{text}'" if ": " in text else text
+    assert read_config(Whole, path, [f"name={quoted}"]).name == text
+
+
+def test_what_would_be_a_comment_is_refused_where_it_is_no_text(path: Path) -> None:
+    with pytest.raises(ConfigError, match="'# b' would be a comment"):
+        read_config(Whole, path, ["pretrain.parts=[{uri: a}] # b"])
+
+
+def test_a_pipe_is_refused_with_the_reason(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"pipe: is no file.*save it as a file"):
+        read_config(Whole, tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("override", "variable"),
+    [
+        ("name=s3://AKIA:wJalr/XUtn@bucket/x", "AWS_SECRET_ACCESS_KEY"),
+        ("pretrain.parts=[{uri: 'https://b.s3.amazonaws.com/x?X-Amz-Signature=wJalr'}]", "AWS_SECRET_ACCESS_KEY"),
+        ("extra.uri=http://user:wJalr@mlflow:5000", "MLFLOW_TRACKING_PASSWORD"),
+    ],
+)
+def test_credentials_are_refused_and_not_repeated(path: Path, override: str, variable: str) -> None:
+    with pytest.raises(ConfigError, match=rf"credentials in a URI are refused.*{variable}") as error:
+        read_config(Whole, path, [override])
+    assert "wJalr" not in str(error.value)
+    with pytest.raises(ConfigError) as error:
+        read_config(Whole, path, [f"{override}]["])
+    assert "wJalr" not in str(error.value)
 
 
 def test_all_faults_at_once_with_the_file(path: Path) -> None:

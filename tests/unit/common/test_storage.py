@@ -1,6 +1,9 @@
 """Stores on a folder and on a real S3 server behave alike, and refuse with a remedy."""
 
 import errno
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -119,9 +122,128 @@ def test_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pyte
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_keys_cannot_leave_the_store(tmp_path: Path):
-    with pytest.raises(StorageError, match="leaves the store"):
-        open_store(str(tmp_path / "root")).write("../outside", b"x")
+@pytest.mark.parametrize("key", ["../outside", "a/../../outside", "/etc/passwd", "a\0b"])
+def test_keys_cannot_leave_the_store(tmp_path: Path, key: str):
+    store = open_store(str(tmp_path / "root"))
+    for call in (lambda: store.write(key, b"x"), lambda: store.read(key), lambda: store.info(key)):
+        with pytest.raises(StorageError, match="leaves the store"):
+            call()
+
+
+def test_links_are_followed_and_replaced_by_writes(tmp_path: Path):
+    """Shards on another disk, and the Hugging Face cache, whose snapshots hold links to blobs."""
+    (tmp_path / "disk" / "more").mkdir(parents=True)
+    (tmp_path / "disk" / "0.tar").write_bytes(b"zero")
+    (tmp_path / "disk" / "more" / "1.tar").write_bytes(b"one")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "0.tar").symlink_to("../disk/0.tar")
+    (root / "sub").symlink_to(tmp_path / "disk" / "more")
+    (root / "gone.tar").symlink_to("nowhere")
+    (root / "circle").symlink_to(root)
+    store = open_store(str(root))
+    assert [one.key for one in store.list()] == ["0.tar", "sub/1.tar"]
+    assert [one.key for one in store.list("sub/")] == ["sub/1.tar"]
+    assert store.read("0.tar") == b"zero"
+    assert store.info("gone.tar") is None
+    store.write("0.tar", b"new")
+    assert (store.read("0.tar"), (tmp_path / "disk" / "0.tar").read_bytes()) == (b"new", b"zero")
+
+
+def test_modified_is_when_the_store_took_it(store):
+    before = time.time()
+    store.write("a", b"x")
+    first = store.info("a").modified
+    assert before - 2 <= first <= time.time() + 2
+    assert [one.modified for one in store.list("a")] == [pytest.approx(first, abs=1.0)]
+    time.sleep(1.1)
+    store.write("a", b"x")
+    assert store.info("a").modified > first
+
+
+def test_names_in_other_scripts(store):
+    for key in ("данные/снимок №1.jpg", "画像/猫 50%?#.jpg", "a%20b/ü+&=.txt"):
+        store.write(key, key.encode())
+        assert store.read(key) == key.encode()
+        assert [one.key for one in store.list(key[:3])] == [key]
+        assert store.child(key.rpartition("/")[0]).exists(key.rpartition("/")[2])
+
+
+@pytest.fixture(params=[errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def no_links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """exFAT, SMB, some FUSE file systems."""
+
+    def link(source: object, target: object) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(os, "link", link)
+
+
+def test_without_hard_links_the_first_writer_is_left_alone_too(no_links: None, tmp_path: Path):
+    store = open_store(str(tmp_path))
+    able = store.check()
+    assert not able.creates_once
+    assert "no hard links" in able.note
+    assert store.write("a/commit.json", b"first", if_absent=True)
+    assert not store.write("a/commit.json", b"second", if_absent=True)
+    assert store.read("a/commit.json") == b"first"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["commit.json"]
+
+
+def test_without_hard_links_one_of_many_writers_wins(no_links: None, tmp_path: Path):
+    store = open_store(str(tmp_path))
+    for number in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            won = list(
+                pool.map(lambda me, key=f"{number}": store.write(key, str(me).encode(), if_absent=True), range(8))
+            )
+        assert sum(won) == 1
+        assert store.read(f"{number}") == str(won.index(True)).encode()
+
+
+def test_a_claim_left_behind_is_cleared_away(no_links: None, tmp_path: Path):
+    claim = tmp_path / ".commit.json.claim"
+    claim.touch()
+    os.utime(claim, (time.time() - 120,) * 2)
+    store = open_store(str(tmp_path))
+    assert store.write("commit.json", b"x", if_absent=True)
+    assert not claim.exists()
+
+
+def test_a_folder_with_hard_links_creates_once(tmp_path: Path):
+    able = open_store(str(tmp_path)).check()
+    assert (able.creates_once, able.note) == (True, "")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIAABCDEFGHIJKLMNOP:wJalr/XUtn+FEMI@bucket/x",
+        "s3://key@bucket/x",
+        "https://user:wJalr/XUtn@host/x",
+        "https://bucket.s3.amazonaws.com/x?X-Amz-Credential=AKIA&X-Amz-Signature=wJalr/XUtn",
+    ],
+)
+def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str):
+    with pytest.raises(StorageError) as error:
+        open_store(uri)
+    assert "wJalr" not in str(error.value)
+    if uri.startswith("s3"):
+        assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(error.value)
+
+
+def test_an_endpoint_with_an_underscore_is_a_fault_of_the_address(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("components.common.storage._clients", {})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://my_minio:9000")
+    with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL=http://my_minio:9000 is no usable address"):
+        open_store("s3://bucket/x").check()
+
+
+def test_home_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert normalise_uri("~/x") == str(tmp_path / "x")
+    with pytest.raises(StorageError, match="no such home folder"):
+        normalise_uri("~nobody-of-this-name/x")
 
 
 @pytest.mark.parametrize("uri", ["pipe:cat /etc/passwd", "http://example.org/x", "s3://B", "s3://"])
