@@ -9,7 +9,7 @@ from components.model.decoding import DecodingConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.policy import Policy
 
-OUTPUT_VERSION = 1
+OUTPUT_VERSION = 2  # 2: files named by content, seeds that belong to the image
 """Raised whenever the same input, models and config would give other bytes."""
 
 _NOT_THE_OUTPUT = {

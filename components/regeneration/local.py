@@ -20,6 +20,7 @@ def process_shards(
     store: Store,
     work_dir: Path,
     *,
+    plan: str,
     on_images: OnImages | None = None,
 ) -> Generator[Finished, None, None]:
     """Work on shards in order; each is committed before it is yielded.
@@ -32,6 +33,7 @@ def process_shards(
         models: captioner and filter.
         store: rooted at the output dataset.
         work_dir: local folder for temporary files.
+        plan: fingerprint of the plan that the shards are part of.
         on_images: called with the number of samples done, batch by batch.
     """
     config = models.config
@@ -41,7 +43,7 @@ def process_shards(
     with ThreadPoolExecutor(1, "write") as writer:
         try:
             for work in _worked(items, models, on_images):
-                writes.append(writer.submit(finish_shard, work, store, work_dir, config))
+                writes.append(writer.submit(finish_shard, work, store, work_dir, config, plan))
                 while len(writes) > _WRITES_PENDING or (writes and writes[0].done()):
                     yield writes.popleft().result()
             while writes:
@@ -78,6 +80,5 @@ def _judged(batch: Sequence[Loaded], models: CapfiltModels) -> list[JudgedSample
     good = [one for one in batch if not one.reason]
     scored = iter(models.process(good) if good else [])
     return [
-        JudgedSample(one) if one.reason else judge(one, next(scored), models.config, models.fingerprint)
-        for one in batch
+        JudgedSample(one) if one.reason else judge(one, next(scored), models.config, models.stream) for one in batch
     ]

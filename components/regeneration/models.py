@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from components.common.seeding import key_seed
 from components.inference.arithmetic import Arithmetic, pick_device
 from components.inference.captioner import Captioner
 from components.inference.filter import Filter, Score
@@ -15,6 +14,7 @@ from components.model.checkpoints.weights import load_captioner, load_filter
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.policy import Text
 from components.regeneration.reading import Loaded, ReadOptions
+from components.regeneration.seeds import caption_seeds
 from components.regeneration.texts import EMPTY
 
 
@@ -25,14 +25,14 @@ class CapfiltModels:
         captioner: the captioner.
         filter: the filter.
         config: settings of the run.
-        fingerprint: of the run; with it, an image's key decides its captions.
+        stream: what draws (seeds.py); with it, an image's key and bytes decide its captions.
     """
 
-    def __init__(self, captioner: Captioner, filter: Filter, config: CapfiltConfig, fingerprint: str) -> None:
+    def __init__(self, captioner: Captioner, filter: Filter, config: CapfiltConfig, stream: str) -> None:
         self.captioner = captioner
         self.filter = filter
         self.config = config
-        self.fingerprint = fingerprint
+        self.stream = stream
         self._sizes = tuple(dict.fromkeys((captioner.size, filter.size)))
         self._turn = threading.Lock()
 
@@ -64,7 +64,7 @@ class CapfiltModels:
 
     def _caption(self, batch: Sequence[Loaded]) -> list[list[str]]:
         count = self.config.captions_per_image
-        seeds = [[key_seed(self.fingerprint, item.sample.key, index) for index in range(count)] for item in batch]
+        seeds = [caption_seeds(self.stream, item.sample.key, item.sha256, count) for item in batch]
         return self.captioner.caption(self._squares(batch, self.captioner.size), seeds)
 
     def _squares(self, batch: Sequence[Loaded], size: int) -> np.ndarray:
@@ -81,14 +81,14 @@ def _scored(found: Sequence[Text], captions: Sequence[str], scores: dict[str, Sc
     return [*web, *made]
 
 
-def load_models(captioner: Path, filter: Path, config: CapfiltConfig, fingerprint: str, slot: int = 0) -> CapfiltModels:
+def load_models(captioner: Path, filter: Path, config: CapfiltConfig, stream: str, slot: int = 0) -> CapfiltModels:
     """Load both model folders for the GPU of this worker's number, or the CPU."""
     arithmetic = Arithmetic(pick_device(slot), config.precision)
     return CapfiltModels(
         Captioner(load_captioner(captioner, image_size=config.image_size), config.decoding, arithmetic),
         open_filter(filter, config, arithmetic),
         config,
-        fingerprint,
+        stream,
     )
 
 

@@ -13,8 +13,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from components.common.seeding import key_seed
-
 Policy = Literal["keep_both", "replace", "best_of", "fallback"]
 Source = Literal["web", "synthetic"]
 
@@ -52,10 +50,9 @@ def passes(texts: Sequence[Text], threshold: float) -> list[bool]:
     return [text.probability is not None and text.probability >= threshold for text in texts]
 
 
-def coin_passes(texts: Sequence[Text], rate: float, fingerprint: str, key: str) -> list[bool]:
+def coin_passes(texts: Sequence[Text], rate: float, seed: int) -> list[bool]:
     """The control experiment: accept scored texts by a coin of this rate, thrown per text, never looking at scores."""
-    rng = np.random.default_rng(key_seed(fingerprint, key, "coin"))
-    heads = rng.random(len(texts)) < rate
+    heads = np.random.default_rng(seed).random(len(texts)) < rate
     return [text.probability is not None and bool(head) for text, head in zip(texts, heads, strict=True)]
 
 

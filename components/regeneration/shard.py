@@ -15,12 +15,14 @@ from typing import TypeVar
 from components.common.errors import DataError, StorageError
 from components.common.storage import Store, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
-from components.data.manifest import BadSample, Counts, FileRecord, ShardRecord, commit_shard
+from components.data.commits import commit_shard
+from components.data.records import BadSample, Counts, FileRecord, ShardRecord, own_file
 from components.data.shards import SampleIndex, write_shard
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import check_collapse
 from components.regeneration.policy import BELOW_THRESHOLD, COIN, KEPT, Decision, Text, coin_passes, decide, passes
 from components.regeneration.reading import Loaded, OpenShard, companion
+from components.regeneration.seeds import coin_seed
 from components.regeneration.stats import ShardStats, shard_stats
 from components.regeneration.texts import json_fields
 
@@ -58,16 +60,16 @@ class Finished:
     stats: ShardStats
 
 
-def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, fingerprint: str) -> JudgedSample:
-    """Apply filter and policy to the scored texts of one image."""
+def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, stream: str = "") -> JudgedSample:
+    """Apply filter and policy to the scored texts of one image; `stream` (seeds.py) is for a coin."""
     if config.coin is None:
         passed, rejection = passes(texts, config.threshold), BELOW_THRESHOLD
     else:
-        passed, rejection = coin_passes(texts, config.coin, fingerprint, loaded.sample.key), COIN
+        passed, rejection = coin_passes(texts, config.coin, coin_seed(stream, loaded.sample.key, loaded.sha256)), COIN
     return JudgedSample(loaded, tuple(texts), tuple(decide(texts, config.policy, passed, rejection=rejection)))
 
 
-def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltConfig) -> Finished:
+def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltConfig, plan: str) -> Finished:
     """Write a shard's tar and table to the store and commit it.
 
     Args:
@@ -75,9 +77,10 @@ def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltC
         store: rooted at the output dataset.
         work_dir: local folder for the tar before it is copied to the store.
         config: for the collapse guard and the number of retries.
+        plan: fingerprint of the plan that the shard is part of.
 
     Raises:
-        DataError: a sample was lost, or the shard was committed with another content.
+        DataError: a sample was lost.
         StorageError: the store refuses, or trouble that can heal lasted too long.
         GateError: the captions have collapsed; nothing is committed.
     """
@@ -89,9 +92,9 @@ def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltC
     local = work_dir / f"out-{name}.tar"
     try:
         size, digest = write_shard(_kept_samples(work), local)
-        tar = FileRecord(uri=f"shards/{name}.tar", bytes=size, sha256=digest)
-        parquet = FileRecord(uri=f"shards/{name}.parquet", bytes=len(table), sha256=sha256_hex(table))
-        record = shard_record(work, tar, parquet, stats)
+        tar = own_file(name, ".tar", size, digest)
+        parquet = own_file(name, ".parquet", len(table), sha256_hex(table))
+        record = shard_record(work, tar, parquet, stats).model_copy(update={"plan": plan})
         healing(lambda: store.upload(local, tar.uri), config.retries)
         healing(lambda: store.write(parquet.uri, table), config.retries)
         return Finished(healing(lambda: commit_shard(store, record), config.retries), stats)

@@ -19,6 +19,7 @@ from components.regeneration.config import CapfiltConfig
 from components.regeneration.provenance import explain
 from components.regeneration.recut import recut_dataset
 from components.regeneration.run import run_capfilt
+from tests.helpers.datasets import commit_file, shard_file
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import bad_images, good_sample, tar_bytes, write_web
 
@@ -160,12 +161,12 @@ def flip(path: Path, offset: int) -> None:
 @pytest.mark.parametrize(
     ("damage", "found"),
     [
-        (lambda root: flip(root / "shards" / "00000.tar", 900), "the tar has other bytes"),
-        (lambda root: (root / "shards" / "00001.tar").unlink(), "missing"),
-        (lambda root: flip(root / "shards" / "00001.parquet", 50), "the candidate table has other bytes"),
-        (lambda root: (root / "commits" / "00001.json").unlink(), "the commit record is missing"),
+        (lambda root: flip(shard_file(root, "00000"), 900), "the tar has other bytes"),
+        (lambda root: shard_file(root, "00001").unlink(), "missing"),
+        (lambda root: flip(shard_file(root, "00001", ".parquet"), 50), "the candidate table has other bytes"),
+        (lambda root: commit_file(root, "00001").unlink(), "the commit record is missing"),
         (
-            lambda root: shutil.copy(root / "shards" / "00001.tar", root / "shards" / "00000.tar"),
+            lambda root: shutil.copy(shard_file(root, "00001"), shard_file(root, "00000")),
             "the tar has other bytes",
         ),
     ],

@@ -13,14 +13,9 @@ from components.common.contracts import Contract
 from components.common.errors import DataError, StorageError
 from components.common.storage import open_store, sha256_file, sha256_hex, split_uri
 from components.data.candidates import Candidate, read_candidates
-from components.data.manifest import (
-    FileRecord,
-    Manifest,
-    ShardEntry,
-    file_uri,
-    load_manifest,
-    read_commit,
-)
+from components.data.commits import commit_of
+from components.data.manifest import Manifest, file_uri, load_manifest
+from components.data.records import FileRecord, ShardEntry
 from components.data.shards import SampleIndex, read_at, scan_shard
 
 _SHOWN = 5  # samples named per kind of trouble and shard
@@ -56,7 +51,7 @@ def verify(uri: str) -> Verification:
         digest=manifest.digest,
         shards=len(manifest.shards),
         samples=manifest.totals.samples,
-        bytes=sum(entry.tar.bytes + entry.parquet.bytes for entry in manifest.shards),
+        bytes=manifest.shards.bytes(),
         problems=tuple(problems),
     )
 
@@ -91,7 +86,7 @@ def _local(uri: str, record: FileRecord, folder: Path) -> Iterator[Path]:
 
 
 def _check_shard(uri: str, manifest: Manifest, entry: ShardEntry, folder: Path) -> Iterator[str]:
-    record = read_commit(open_store(uri), entry.name)
+    record = commit_of(open_store(uri), entry)
     if record is None or record.entry() != entry:
         yield f"the commit record is {'missing' if record is None else 'not the sealed one'}"
     table = _read(uri, entry.parquet)
