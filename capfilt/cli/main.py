@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from capfilt.cli import datasets, tools
+from capfilt.cli import datasets, store, tools
 from capfilt.cli.console import Output, command
 from components.common.programs import program
 
@@ -113,6 +113,7 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
 
 tools.register(app)
 app.add_typer(datasets.app, name="dataset")
+app.add_typer(store.app, name="store")
 
 if __name__ == "__main__":
     app()
