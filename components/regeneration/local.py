@@ -3,10 +3,11 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from components.common.storage import Store
-from components.regeneration.models import CapfiltModels
+from components.regeneration.models import CapfiltModels, Scored
 from components.regeneration.reading import Item, Loaded, OpenShard, ShardSource, stream
 from components.regeneration.shard import Finished, JudgedSample, ShardWork, finish_shard, judge
 
@@ -79,6 +80,10 @@ def _judged(batch: Sequence[Loaded], models: CapfiltModels) -> list[JudgedSample
     """Outcomes of a run of samples, failed ones in their places."""
     good = [one for one in batch if not one.reason]
     scored = iter(models.process(good) if good else [])
-    return [
-        JudgedSample(one) if one.reason else judge(one, next(scored), models.config, models.stream) for one in batch
-    ]
+    return [JudgedSample(one) if one.reason else _decided(one, next(scored), models) for one in batch]
+
+
+def _decided(loaded: Loaded, scored: Scored, models: CapfiltModels) -> JudgedSample:
+    """A sample with its decisions and vector, and without its pixels: a shard's would fill the memory."""
+    bare = replace(loaded, squares=())
+    return replace(judge(bare, scored.texts, models.config, models.stream), vector=scored.vector)

@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from components.inference.arithmetic import Arithmetic, pick_device
 from components.inference.captioner import Captioner
@@ -16,6 +18,13 @@ from components.regeneration.policy import Text
 from components.regeneration.reading import Loaded, ReadOptions
 from components.regeneration.seeds import caption_seeds
 from components.regeneration.texts import EMPTY
+
+
+class Scored(NamedTuple):
+    """What the models say of an image: its texts, web texts first, and its ITC vector float16 `[d]`."""
+
+    texts: list[Text]
+    vector: npt.NDArray[np.float16]
 
 
 class CapfiltModels:
@@ -42,24 +51,25 @@ class CapfiltModels:
         config = self.config
         return ReadOptions(self._sizes, config.max_pixels, config.min_side)
 
-    def process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
-        """All candidate captions of each image, web texts first, scored; a batch too large for memory is halved.
+    def process(self, batch: Sequence[Loaded]) -> list[Scored]:
+        """All candidate captions of each image, scored, and its vector; a batch too large for memory is halved.
 
         Threads take turns.
         """
         with self._turn:
             return with_halving(self._process, batch)
 
-    def _process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
+    def _process(self, batch: Sequence[Loaded]) -> list[Scored]:
         captions = self._caption(batch)
         asked = [
             [text.text for text in item.texts if text.problem is None] + [text for text in made if text]
             for item, made in zip(batch, captions, strict=True)
         ]
-        scores = self.filter.score(self._squares(batch, self.filter.size), asked)
+        scores, features = self.filter.judge(self._squares(batch, self.filter.size), asked)
+        vectors = features.numpy().astype(np.float16)
         return [
-            _scored(item.texts, made, dict(zip(texts, row, strict=True)))
-            for item, made, texts, row in zip(batch, captions, asked, scores, strict=True)
+            Scored(_scored(item.texts, made, dict(zip(texts, row, strict=True))), vector)
+            for item, made, texts, row, vector in zip(batch, captions, asked, scores, vectors, strict=True)
         ]
 
     def _caption(self, batch: Sequence[Loaded]) -> list[list[str]]:

@@ -17,13 +17,13 @@ from components.common.storage import Store, open_store
 from components.data.candidates import Candidate, read_candidates
 from components.data.commits import commit_of, recall
 from components.data.manifest import Manifest, dataset_store, load_manifest, plan_dataset, seal_dataset
-from components.data.records import BadSample, Parent
+from components.data.records import BadSample, Parent, ShardEntry
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.plan import WebInput, web_input
 from components.regeneration.policy import Policy, Source, Text
 from components.regeneration.reading import Loaded, OpenShard, fetch_shard
-from components.regeneration.shard import BROKEN, Finished, JudgedSample, ShardWork, finish_shard, judge
+from components.regeneration.shard import BROKEN, Beside, Finished, JudgedSample, ShardWork, finish_shard, judge
 from components.regeneration.stats import Totals, run_metrics, shard_stats
 
 REVISION = 2  # 2: files named by content
@@ -127,7 +127,17 @@ def _shards(
             one if one.loaded.reason else judge(one.loaded, one.texts, config)
             for one in recalled(shard, rows, commit.bad)
         ]
-        yield finish_shard(ShardWork(shard, judged), target, work_dir, config, fingerprint)
+        beside = _taken_along(entry, source, target)
+        yield finish_shard(ShardWork(shard, judged), target, work_dir, config, fingerprint, beside=beside)
+
+
+def _taken_along(entry: ShardEntry, source: Store, target: Store) -> Beside:
+    """A shard's vectors, which no decision changes, for the new dataset."""
+    if entry.vectors is None or entry.images is None:
+        return None
+    for file in (entry.vectors, entry.images):
+        target.copy(source, file.uri, file.uri)
+    return entry.vectors, entry.images
 
 
 def recalled(shard: OpenShard, rows: list[Candidate], bad: tuple[BadSample, ...]) -> Iterator[JudgedSample]:

@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from components.common.errors import DataError, StorageError
 from components.common.storage import Store, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
 from components.data.commits import commit_shard
 from components.data.records import BadSample, Counts, FileRecord, ShardRecord, own_file
 from components.data.shards import SampleIndex, write_shard
+from components.data.vectors import ImageRow, write_vectors
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import check_collapse
 from components.regeneration.policy import BELOW_THRESHOLD, COIN, KEPT, Decision, Text, coin_passes, decide, passes
@@ -37,6 +41,7 @@ class JudgedSample:
     loaded: Loaded
     texts: tuple[Text, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    vector: npt.NDArray[np.float16] | None = None
 
     @property
     def kept(self) -> list[Text]:
@@ -69,7 +74,13 @@ def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, stream: 
     return JudgedSample(loaded, tuple(texts), tuple(decide(texts, config.policy, passed, rejection=rejection)))
 
 
-def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltConfig, plan: str) -> Finished:
+Beside = tuple[FileRecord, FileRecord] | None
+"""Vectors and images of a shard (vectors.py), where there are any."""
+
+
+def finish_shard(
+    work: ShardWork, store: Store, work_dir: Path, config: CapfiltConfig, plan: str, *, beside: Beside = None
+) -> Finished:
     """Write a shard's tar and table to the store and commit it.
 
     Args:
@@ -78,6 +89,7 @@ def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltC
         work_dir: local folder for the tar before it is copied to the store.
         config: for the collapse guard and the number of retries.
         plan: fingerprint of the plan that the shard is part of.
+        beside: vectors that lie in the store already; without them the samples' own are written.
 
     Raises:
         DataError: a sample was lost.
@@ -94,13 +106,23 @@ def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltC
         size, digest = write_shard(_kept_samples(work), local)
         tar = own_file(name, ".tar", size, digest)
         parquet = own_file(name, ".parquet", len(table), sha256_hex(table))
-        record = shard_record(work, tar, parquet, stats).model_copy(update={"plan": plan})
         healing(lambda: store.upload(local, tar.uri), config.retries)
         healing(lambda: store.write(parquet.uri, table), config.retries)
+        vectors, images = beside or healing(lambda: _write_beside(work, store), config.retries) or (None, None)
+        more = {"plan": plan, "vectors": vectors, "images": images}
+        record = shard_record(work, tar, parquet, stats).model_copy(update=more)
         return Finished(healing(lambda: commit_shard(store, record), config.retries), stats)
     finally:
         local.unlink(missing_ok=True)
         work.shard.close()
+
+
+def _write_beside(work: ShardWork, store: Store) -> Beside:
+    """Write the vectors of a shard's good images; None where the models gave none."""
+    seen = [one for one in work.judged if one.vector is not None]
+    rows = [ImageRow(one.loaded.sample.key, one.loaded.sha256, one.loaded.phash) for one in seen]
+    vectors = [one.vector for one in seen if one.vector is not None]
+    return write_vectors(store, work.shard.source.name, rows, np.stack(vectors)) if vectors else None
 
 
 def healing(call: Callable[[], R], retries: int, *, pause: float = 0.5) -> R:

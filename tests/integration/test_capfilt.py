@@ -49,8 +49,8 @@ def run(web: Path, models: Models, root: Path, **changes: object) -> CapfiltResu
 
 
 def rows_of(result: CapfiltResult) -> list[Candidate]:
-    folder = Path(result.dataset.uri)
-    return [row for path in sorted((folder / "shards").glob("*.parquet")) for row in read_candidates(path)]
+    tables = sorted(Path(result.dataset.uri, "shards").glob("*[0-9a-f].parquet"))
+    return [row for path in tables if ".images" not in path.name for row in read_candidates(path)]
 
 
 def bytes_of(result: CapfiltResult) -> dict[str, bytes]:

@@ -114,9 +114,10 @@ def test_on_s3(tmp_path: Path, models: Models, worked: list[str], monkeypatch: p
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(storage, "_clients", {})
-        web = write_web(server.folder / BUCKET / "web", shards=2, samples=2)
+        write_web(server.folder / BUCKET / "web", shards=2, samples=2)
         parent = run(f"{server.uri}/web", models, f"{server.uri}/parent").dataset
-        add_shard(web, 2)
+        add_shard(tmp_path, 2)
+        open_store(f"{server.uri}/web").upload(tmp_path / "00002.tar", "00002.tar")
         worked.clear()
         child = run(f"{server.uri}/web", models, f"{server.uri}/child", parent.uri).dataset
         assert len(worked) == 3 and verify(child.uri).problems == ()
