@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError, DataError, StorageError
@@ -21,7 +22,7 @@ from components.data.records import BadSample, Parent, ShardEntry
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.plan import WebInput, web_input
-from components.regeneration.policy import Policy, Source, Text
+from components.regeneration.policy import Policy, Source, Text, TextChoice
 from components.regeneration.reading import Loaded, OpenShard, fetch_shard
 from components.regeneration.shard import BROKEN, Beside, Finished, JudgedSample, ShardWork, finish_shard, judge
 from components.regeneration.stats import Totals, run_metrics, shard_stats
@@ -39,6 +40,7 @@ def recut_dataset(
     policy: Policy,
     store: Store,
     name: str,
+    text: TextChoice | None = None,
     out: Store | None = None,
     work_dir: Path | None = None,
 ) -> CapfiltResult:
@@ -48,6 +50,7 @@ def recut_dataset(
         uri: a dataset made by CapFilt, or a recut one.
         threshold: match probability from which a text is kept.
         policy: as in CapfiltConfig.
+        text: as in CapfiltConfig; None: as in the dataset.
         store: root under which the new version gets its place.
         name: its name.
         out: exact root of the new dataset, instead of its place under `store`.
@@ -63,9 +66,12 @@ def recut_dataset(
     if manifest.kind not in ("capfilt", "recut"):
         raise DataError(f"{uri} is a {manifest.kind} dataset without scores; only what CapFilt made can be cut again")
     # What decided before must not stay among the settings: not the old threshold, not a coin.
-    inherited = {"limit": manifest.config.get("limit"), "guard": _GUARD_OFF}
+    inherited: dict[str, Any] = {
+        name: manifest.config[name] for name in ("limit", "seed", "text") if name in manifest.config
+    }
+    inherited |= {"guard": _GUARD_OFF} | ({} if text is None else {"text": text})
     config = CapfiltConfig(threshold=threshold, policy=policy, **inherited)
-    settings = {"threshold": threshold, "policy": policy, "limit": config.limit}
+    settings = config.model_dump(mode="json", include={"threshold", "policy", "limit", "seed", "text"})
     plan = {"kind": "recut", "version": REVISION, "dataset": manifest.digest, "config": settings}
     target = out or dataset_store(store, name, digest_of(plan))
     fingerprint = plan_dataset(target, plan)

@@ -25,6 +25,11 @@ def caption_seeds(stream: str, key: str, image_sha256: str, count: int) -> list[
     return [key_seed(stream, key, image_sha256, index) for index in range(count)]
 
 
+def text_seed(seed: int, key: str, image_sha256: str) -> int:
+    """The seed by which one of an image's captions is drawn for its `.txt`; `seed` is the config's."""
+    return key_seed("text", seed, key, image_sha256)
+
+
 def coin_seed(stream: str, key: str, image_sha256: str) -> int:
     """The seed of an image's coin."""
     return key_seed(stream, key, image_sha256, "coin")

@@ -24,9 +24,19 @@ from components.data.shards import SampleIndex, write_shard
 from components.data.vectors import ImageRow, write_vectors
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import check_collapse
-from components.regeneration.policy import BELOW_THRESHOLD, COIN, KEPT, Decision, Text, coin_passes, decide, passes
+from components.regeneration.policy import (
+    BELOW_THRESHOLD,
+    COIN,
+    KEPT,
+    Decision,
+    Text,
+    choose_text,
+    coin_passes,
+    decide,
+    passes,
+)
 from components.regeneration.reading import Loaded, OpenShard, companion
-from components.regeneration.seeds import coin_seed
+from components.regeneration.seeds import coin_seed, text_seed
 from components.regeneration.stats import ShardStats, shard_stats
 from components.regeneration.texts import json_fields
 
@@ -103,7 +113,7 @@ def finish_shard(
     table = candidates_to_bytes(rows)
     local = work_dir / f"out-{name}.tar"
     try:
-        size, digest = write_shard(_kept_samples(work), local)
+        size, digest = write_shard(_kept_samples(work, config), local)
         tar = own_file(name, ".tar", size, digest)
         parquet = own_file(name, ".parquet", len(table), sha256_hex(table))
         healing(lambda: store.upload(local, tar.uri), config.retries)
@@ -204,19 +214,20 @@ def _lost(shard: OpenShard) -> BadSample | None:
     return BadSample(key=shard.source.name, reason=BROKEN, detail=f"byte {broken.offset}: {broken.what}", count=count)
 
 
-def _kept_samples(work: ShardWork) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+def _kept_samples(work: ShardWork, config: CapfiltConfig) -> Iterator[tuple[str, Mapping[str, bytes]]]:
     """Samples of the output tar: those with a kept caption; every input member but text and JSON bit-identical."""
     for one in work.judged:
         if kept := one.kept:
             sample = one.loaded.sample
-            yield sample.key, kept_members(work.shard, sample, kept)
+            chosen = choose_text(kept, config.text, text_seed(config.seed, sample.key, one.loaded.sha256))
+            yield sample.key, kept_members(work.shard, sample, kept, chosen)
 
 
-def kept_members(shard: OpenShard, sample: SampleIndex, kept: Sequence[Text]) -> dict[str, bytes]:
-    """Members of an output sample: the input's bit-identical, but for text and JSON."""
+def kept_members(shard: OpenShard, sample: SampleIndex, kept: Sequence[Text], chosen: Text) -> dict[str, bytes]:
+    """Members of an output sample: the input's bit-identical, but for text (the chosen one) and JSON (all kept)."""
     members = {extension: shard.member(sample, extension) or b"" for extension in sample.members}
     text, fields = companion(sample, "txt"), companion(sample, "json")
-    return members | {text: kept[0].text.encode(), fields: sample_json(members.get(fields), kept)}
+    return members | {text: chosen.text.encode(), fields: sample_json(members.get(fields), kept)}
 
 
 def sample_json(data: bytes | None, kept: Sequence[Text]) -> bytes:
