@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -137,6 +138,32 @@ def explain(
         from components.regeneration.provenance import explain as work
 
         out.result(work(normalise_uri(uri), key))
+
+
+@app.command()
+def urls(uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")], as_json: Json = False) -> None:
+    """The tars of a dataset, one a line, as webdataset and open_clip take them."""
+    with command(as_json=as_json) as out:
+        from components.common.storage import normalise_uri
+        from components.data.versions.handout import shard_urls
+
+        found = shard_urls(normalise_uri(uri))
+        out.result(found, "\n".join(found))
+
+
+@app.command()
+def export(
+    uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")],
+    folder: Annotated[Path, typer.Option("--out", help="Local folder for the tars; must hold none.")],
+    as_json: Json = False,
+) -> None:
+    """Copy a dataset's tars into a folder under plain names: 00000.tar, 00001.tar …"""
+    with command(as_json=as_json) as out:
+        from components.common.storage import normalise_uri
+        from components.data.versions.handout import export_shards
+
+        made = [str(path) for path in export_shards(normalise_uri(uri), folder)]
+        out.result(made, f"{len(made)} tars in {folder}")
 
 
 def _show_ref(out: Output, ref: DatasetRef) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from capfilt.cli import datasets
+from capfilt.cli import datasets, store
 from capfilt.cli.console import Output, command
 from capfilt.cli.images import caption, match
 from capfilt.cli.measures import metrics, retrieval
@@ -120,6 +120,7 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
 for work in (regenerate, caption, match, metrics, retrieval, report):
     app.command()(work)
 app.add_typer(datasets.app, name="dataset")
+app.add_typer(store.app, name="store")
 
 if __name__ == "__main__":
     app()

@@ -140,6 +140,16 @@ class Store(ABC):
     def download(self, key: str, path: Path) -> None:
         """Copy an object to a local file, atomically."""
 
+    def copy(self, source: "Store", key: str, to: str) -> None:
+        """Take over an object of another store as `to`, whole, without reading it where the stores can do so.
+
+        On folders the copy may share its bytes with the original (a hard link): for files that nobody changes.
+        """
+        with tempfile.TemporaryDirectory(prefix="capfilt-copy-") as folder:
+            path = Path(folder) / "object"
+            source.download(key, path)
+            self.upload(path, to)
+
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
         """A buffered stream over the object."""
@@ -237,6 +247,21 @@ class FolderStore(Store):
         with folder_errors("read", self._path(key)), _replacing(path) as temporary:
             _copy_bytes(self._path(key), temporary)
             _publish(temporary, path, if_absent=False)
+
+    def copy(self, source: "Store", key: str, to: str) -> None:
+        original, target = source.local_path(key), self._path(to)
+        if original is None:
+            source.download(key, target)
+            return
+        with folder_errors("read", original):
+            original.stat()
+        with folder_errors("write", target), _replacing(target) as temporary:
+            temporary.unlink()
+            try:
+                os.link(original, temporary)
+            except OSError:  # another file system, or one without hard links
+                _copy_bytes(original, temporary)
+            temporary.replace(target)  # leaves the temporary name, to be removed, where both are one file already
 
     def open(self, key: str) -> BinaryIO:
         with folder_errors("read", self._path(key)):
@@ -496,6 +521,13 @@ class S3Store(Store):
         _client().download_file(self.bucket, self._key(key), str(path))
         if (found := path.stat().st_size) != size:
             raise IncompleteReadError(actual_bytes=found, expected_bytes=size)
+
+    def copy(self, source: "Store", key: str, to: str) -> None:
+        if not isinstance(source, S3Store):
+            super().copy(source, key, to)
+            return
+        with _s3_errors("write", self._where(to)):
+            _client().copy(source._target(key), self.bucket, self._key(to))
 
     def open(self, key: str) -> BinaryIO:
         return io.BufferedReader(_BodyReader(self, key), _READ_CHUNK)

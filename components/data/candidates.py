@@ -30,6 +30,8 @@ class Candidate:
     kept: bool
     reason: str = ""
     """Why it was dropped; empty for a kept one."""
+    weight: float = 1.0
+    """How often a training shall meet the pair, in relation to others."""
 
 
 @cache
@@ -38,7 +40,7 @@ def candidate_schema() -> "pa.Schema":
     import pyarrow as pa
 
     text, number = pa.string(), pa.float64()
-    types = (text, text, text, text, number, number, pa.bool_(), text)
+    types = (text, text, text, text, number, number, pa.bool_(), text, number)
     nullable = ("itm_probability", "itc_similarity")
     return pa.schema(
         [
@@ -89,6 +91,8 @@ def read_candidate_table(source: str | Path | bytes, *, name: str | None = None)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{where} is not a readable parquet file: {error}") from error
     expected = candidate_schema()
+    if "weight" not in table.column_names:  # written before pairs had weights
+        table = table.append_column("weight", pa.array([1.0] * len(table), pa.float64()))
     missing = [column for column in expected.names if column not in table.column_names]
     if missing:
         raise DataError(f"{where} is no candidate table: it lacks {', '.join(missing)}")

@@ -29,7 +29,7 @@ from components.data.manifest import (
     dataset_store,
     find_dataset,
     plan_dataset,
-    read_commit,
+    recall,
     seal_dataset,
 )
 from components.data.parallel import default_threads, ordered_map
@@ -263,10 +263,11 @@ class _CocoImport:
         progress: Callable[[int], object],
     ) -> None:
         self.source, self.target, self.sizes, self.threads, self.progress = source, target, sizes, threads, progress
+        self.committed = recall(target)
 
     def shard(self, name: str, images: Sequence[HumanImage]) -> ShardRecord:
         """Make one shard, or find it committed."""
-        if (record := read_commit(self.target, name)) is not None:
+        if (record := self.committed.get(name)) is not None:
             self.progress(len(images))
             return record
         with ShardBuilder(self.target, name) as builder:

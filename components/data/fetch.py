@@ -10,7 +10,7 @@ from pathlib import Path
 from components.common.cache import cache_folder
 from components.common.errors import DataError
 from components.common.storage import folder_errors, open_store, sha256_file, split_uri
-from components.data.manifest import FileRecord
+from components.data.records import FileRecord
 
 logger = logging.getLogger(__name__)
 

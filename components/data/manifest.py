@@ -1,13 +1,14 @@
 """What makes a folder a dataset: plan, data, a commit per shard, the manifest last. Readers start at the manifest.
 
-    plan.json            what will be made, created once; another plan at the same place is refused
-    shards/00000.tar     or a tar elsewhere, named by an absolute URI and its sha256
-    shards/00000.parquet the candidate captions
-    commits/00000.json   ShardRecord: files, counts, every bad sample with its reason
-    manifest.json        Manifest: all shards, totals, parents, config, and the digest that is the version
+    plan.json                       what will be made, created once; another plan at the same place is refused
+    shards/00000-<sha256>.tar       named by its content; or a tar elsewhere, named by its URI and its sha256
+    shards/00000-<sha256>.parquet   the candidate captions
+    commits/00000-<digest>.json     ShardRecord: files, counts, every bad sample with its reason
+    shards-<sha256>.parquet         a row per shard (shardtable.py)
+    manifest.json                   Manifest: totals, parents, config, where the table is, and the digest: the version
 
-The digest covers everything but itself and *where* things lie (absolute URIs): a dataset made again elsewhere, or by
-another number of workers, is the same version.
+The digest covers content and where it came from, but neither the dataset's name nor *where* things lie: a dataset made
+again elsewhere, or by another number of workers, is the same version. URIs within one store are relative.
 """
 
 import json
@@ -15,145 +16,98 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from components.common.contracts import Contract, DatasetRef
 from components.common.errors import ConfigError, DataError
+from components.common.locations import absolute_uri, relative_uri, store_root
 from components.common.seeding import canonical_json, digest_of
-from components.common.storage import Store, join_uri, open_store, split_uri
+from components.common.storage import Store, join_uri, open_store, sha256_hex, split_uri
+from components.data.commits import commit_of, commit_shard, load_json, read_commit, recall, short_errors
+from components.data.records import (
+    BadSample,
+    Counts,
+    FileRecord,
+    Parent,
+    ShardEntry,
+    ShardRecord,
+    own_file,
+    pretty,
+)
+from components.data.shardtable import ShardTable, TableRecord
 
-FORMAT = 1
+__all__ = [
+    "BadSample", "Counts", "FileRecord", "Manifest", "Parent", "ShardEntry", "ShardRecord", "ShardTable", "check_plan",
+    "commit_of", "commit_shard", "dataset_ref", "dataset_store", "file_uri", "find_dataset", "is_planned",
+    "load_manifest", "own_file", "plan_dataset", "plan_differences", "read_commit", "recall", "seal_dataset",
+    "written_manifest",
+]  # fmt: skip
+
+FORMAT = 2
 MANIFEST_KEY = "manifest.json"
 PLAN_KEY = "plan.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
-class FileRecord(Contract):
-    """A file of a dataset and what its bytes must be."""
-
-    uri: str = Field(description="key below the dataset's root, or an absolute URI for a file used in place")
-    bytes: int = Field(ge=0, description="size in bytes")
-    sha256: str = Field(description="sha256 hex of the bytes")
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the file lies outside the dataset."""
-        return "://" in self.uri or self.uri.startswith("/")
-
-
-class BadSample(Contract):
-    """A sample that could not be used."""
-
-    key: str
-    reason: str = Field(description="short code, as counted in `failed`")
-    detail: str = Field(default="", description="what exactly was found, for people")
-    count: int = Field(default=1, ge=1, description="samples this stands for: more than one behind a break in a tar")
-
-
-class Counts(Contract):
-    """Conservation: `in = kept + dropped + failed`, in samples (images). Pairs are counted beside it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True)
-
-    samples: int = Field(default=0, ge=0, alias="in", description="samples read")
-    kept: int = Field(default=0, ge=0, description="samples with at least one kept caption")
-    dropped: int = Field(default=0, ge=0, description="good samples none of whose captions was kept")
-    failed: dict[str, int] = Field(default_factory=dict, description="samples that could not be used, by reason")
-    kept_pairs: int = Field(default=0, ge=0, description="kept captions")
-    dropped_pairs: int = Field(default=0, ge=0, description="captions considered and not kept")
-
-    @model_validator(mode="after")
-    def _conserved(self) -> "Counts":
-        if self.samples != self.kept + self.dropped + sum(self.failed.values()):
-            raise ValueError(
-                f"in = {self.samples} is not kept {self.kept} + dropped {self.dropped} + failed {self.failed}"
-            )
-        return self
-
-    @classmethod
-    def total(cls, parts: Iterable["Counts"]) -> "Counts":
-        """The sum, reasons in alphabetical order."""
-        parts = list(parts)
-        reasons = sorted({reason for part in parts for reason in part.failed})
-        numbers = ("samples", "kept", "dropped", "kept_pairs", "dropped_pairs")
-        sums: dict[str, Any] = {name: sum(getattr(part, name) for part in parts) for name in numbers}
-        return cls(**sums, failed={reason: sum(part.failed.get(reason, 0) for part in parts) for reason in reasons})
-
-
-class ShardEntry(Contract):
-    """A shard as the manifest knows it."""
-
-    name: str = Field(description="e.g. `00000`")
-    tar: FileRecord
-    parquet: FileRecord = Field(description="candidate captions")
-    counts: Counts
-    metrics: dict[str, float] = Field(default_factory=dict, description="figures that depend on content alone")
-    commit_digest: str = Field(description="digest of the commit record, which lists the bad samples")
-
-
-class ShardRecord(Contract):
-    """The commit record of one finished shard."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="e.g. `00000`")
-    tar: FileRecord
-    parquet: FileRecord
-    counts: Counts
-    bad: tuple[BadSample, ...] = Field(default=(), description="every failed sample, in input order")
-    metrics: dict[str, float] = Field(
-        default_factory=dict, description="figures of the content (no clock, no host): they are part of the digest"
-    )
-
-    @model_validator(mode="after")
-    def _bad_samples_are_counted(self) -> "ShardRecord":
-        listed = sum(bad.count for bad in self.bad)
-        if listed != sum(self.counts.failed.values()):
-            raise ValueError(f"shard {self.name}: {listed} bad samples listed, counted {self.counts.failed}")
-        return self
-
-    def to_bytes(self) -> bytes:
-        """Its JSON as committed: equal records, equal bytes."""
-        return _pretty(self.model_dump(mode="json"))
-
-    def entry(self) -> ShardEntry:
-        """What the manifest says of it."""
-        values = {name: getattr(self, name) for name in ("name", "tar", "parquet", "counts", "metrics")}
-        return ShardEntry(**values, commit_digest=digest_of(_without_places(self.model_dump(mode="json"))))
-
-
-class Parent(Contract):
-    """Something a dataset was made from."""
-
-    role: str = Field(description="`web`, `captioner`, `filter`, `dataset` …")
-    digest: str = Field(description="its version")
-    uri: str = Field(default="", description="where it was; not part of the digest")
-
-
 class Manifest(Contract):
-    """A sealed dataset version."""
+    """A sealed dataset version. In memory its URIs are absolute; as written, those within the store are relative."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
     format: int = FORMAT
-    name: str
+    name: str = Field(description="not part of the digest")
     kind: str = Field(description="`human`, `web`, `capfilt` or `recut`")
     fingerprint: str = Field(description="digest of the plan that made it")
     origin: str = Field(default="", description="URI the input was read from; not part of the digest")
     config: dict[str, Any] = Field(description="the resolved settings that made it, no locations")
     parents: tuple[Parent, ...] = ()
-    shards: tuple[ShardEntry, ...]
+    table: TableRecord = Field(description="the table of shards beside the manifest")
     totals: Counts
     digest: str = ""
+    _shards: ShardTable | None = PrivateAttr(default=None)
+
+    @property
+    def shards(self) -> ShardTable:
+        """Its shards, in order."""
+        if self._shards is None:
+            raise DataError(f"dataset {self.name}: its table of shards was not read; use load_manifest")
+        return self._shards
+
+    def with_shards(self, shards: ShardTable) -> "Manifest":
+        """This manifest and the table it speaks of."""
+        self._shards = shards
+        return self
 
     @property
     def version(self) -> str:
-        """The digest as it must be: sha256 over everything but itself and places."""
-        return digest_of(_without_places(self.model_dump(mode="json", exclude={"digest", "origin"})))
+        """The digest as it must be: sha256 over content and provenance, without the name and places."""
+        said = self.model_dump(mode="json", include={"format", "kind", "fingerprint", "config", "totals"})
+        parents = [[parent.role, parent.digest] for parent in self.parents]
+        return digest_of({**said, "parents": parents, "shards": self.shards.digest})
 
     def ref(self, uri: str) -> DatasetRef:
         """The contract that flows pass around."""
         return DatasetRef(
             name=self.name, uri=uri, digest=self.digest, images=self.totals.kept, pairs=self.totals.kept_pairs
         )
+
+    def to_bytes(self, root: str) -> bytes:
+        """Its JSON as written at this root: URIs of the same store relative to it."""
+        within = store_root(root)
+        document = self.model_dump(mode="json")
+        for place in (*document["parents"], document):
+            key = "origin" if "origin" in place else "uri"
+            place[key] = relative_uri(root, place[key], within=within) if place[key] else ""
+        return pretty(document)
+
+    @classmethod
+    def read(cls, document: dict[str, Any], root: str) -> "Manifest":
+        """The manifest of this JSON at this root, without its table."""
+        for place in (*document.get("parents", ()), document):
+            key = "origin" if "origin" in place else "uri"
+            if place.get(key):
+                place[key] = absolute_uri(root, place[key])
+        return cls.model_validate(document)
 
 
 def dataset_store(store: Store, name: str, fingerprint: str) -> Store:
@@ -169,7 +123,7 @@ def dataset_store(store: Store, name: str, fingerprint: str) -> Store:
 
 def file_uri(root: str, record: FileRecord) -> str:
     """Absolute URI of a dataset's file, given the dataset's root."""
-    return record.uri if record.in_place else join_uri(root, record.uri)
+    return absolute_uri(root, record.uri)
 
 
 def plan_dataset(store: Store, plan: Mapping[str, Any]) -> str:
@@ -186,23 +140,33 @@ def plan_dataset(store: Store, plan: Mapping[str, Any]) -> str:
         ConfigError: another plan was begun here; names what differs.
     """
     plan = json.loads(canonical_json(plan))
-    if not store.write(PLAN_KEY, _pretty(plan), if_absent=True):
-        where = join_uri(store.uri, PLAN_KEY)
-        there = _load_json(store.read(PLAN_KEY), where)
-        if differences := plan_differences(there, plan):
-            raise ConfigError(
-                f"{store.uri} was begun with other settings: {'; '.join(differences[:8])}"
-                f"{f'; and {len(differences) - 8} more' if len(differences) > 8 else ''}."
-                " Go on with the old settings, or write to another place"
-            )
+    if not store.write(PLAN_KEY, pretty(plan), if_absent=True):
+        check_plan(store, plan)
     return digest_of(plan)
+
+
+def check_plan(store: Store, plan: Mapping[str, Any]) -> None:
+    """Look, and write nothing: nothing or just this may have been begun here.
+
+    Raises:
+        ConfigError: another plan was begun here; names what differs.
+    """
+    if not store.exists(PLAN_KEY):
+        return
+    there = load_json(store.read(PLAN_KEY), join_uri(store.uri, PLAN_KEY))
+    if differences := plan_differences(there, json.loads(canonical_json(plan))):
+        raise ConfigError(
+            f"{store.uri} was begun with other settings: {'; '.join(differences[:8])}"
+            f"{f'; and {len(differences) - 8} more' if len(differences) > 8 else ''}."
+            " Go on with the old settings, or write to another place"
+        )
 
 
 def is_planned(store: Store, plan: Mapping[str, Any]) -> bool:
     """Whether just this was begun here."""
     if not store.exists(PLAN_KEY):
         return False
-    there = _load_json(store.read(PLAN_KEY), join_uri(store.uri, PLAN_KEY))
+    there = load_json(store.read(PLAN_KEY), join_uri(store.uri, PLAN_KEY))
     return not plan_differences(there, json.loads(canonical_json(plan)))
 
 
@@ -237,51 +201,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def commit_shard(store: Store, record: ShardRecord) -> ShardRecord:
-    """Declare a shard finished. Its files must lie in the store already; committing it again changes nothing.
-
-    Args:
-        store: rooted at the dataset.
-        record: what was written.
-
-    Returns:
-        The record that counts: this one, or an equal one that another worker committed first.
-
-    Raises:
-        DataError: a file is missing or has another size, or the shard was committed with another content.
-    """
-    for file in (record.tar, record.parquet):
-        info = None if file.in_place else store.info(file.uri)
-        if not file.in_place and (info is None or info.size != file.bytes):
-            found = "missing" if info is None else f"{info.size} bytes"
-            where = join_uri(store.uri, file.uri)
-            raise DataError(f"cannot commit {where}: it is {found}, should be {file.bytes} bytes; run again")
-    key = f"commits/{record.name}.json"
-    if store.write(key, record.to_bytes(), if_absent=True):
-        return record
-    there = read_commit(store, record.name)
-    if there is None or there.entry() != record.entry():
-        where = join_uri(store.uri, key)
-        raise DataError(f"{where} says other than what was made now: two different runs wrote here; use a new place")
-    return there
-
-
-def read_commit(store: Store, name: str) -> ShardRecord | None:
-    """The commit record of a shard, or None if the shard is not finished.
-
-    Raises:
-        DataError: the record is not readable.
-    """
-    key = f"commits/{name}.json"
-    if not store.exists(key):
-        return None
-    where = join_uri(store.uri, key)
-    try:
-        return ShardRecord.model_validate(_load_json(store.read(key), where))
-    except ValidationError as error:
-        raise DataError(f"{where} is no commit record ({_short_errors(error)}); delete it and run again") from error
-
-
 def seal_dataset(
     store: Store,
     *,
@@ -289,11 +208,11 @@ def seal_dataset(
     kind: str,
     config: Mapping[str, Any],
     fingerprint: str,
-    records: Sequence[ShardRecord],
+    records: Iterable[ShardRecord | ShardEntry],
     parents: Sequence[Parent] = (),
     origin: str = "",
 ) -> DatasetRef:
-    """Write the manifest: from now on the dataset exists. Sealing the same again is no error.
+    """Write the manifest, once: from now on the dataset exists. Who finds one of the same plan there takes that.
 
     Args:
         store: rooted at the dataset.
@@ -306,11 +225,45 @@ def seal_dataset(
         origin: where the input was.
 
     Raises:
-        DataError: two shards of one name, or another manifest lies here.
+        DataError: two shards of one name, or the manifest of another plan lies here.
     """
-    names = [record.name for record in records]
-    if len(set(names)) != len(names):
-        raise DataError(f"{store.uri}: shards of one name: {sorted({n for n in names if names.count(n) > 1})}")
+    manifest = written_manifest(
+        store,
+        name=name,
+        kind=kind,
+        config=config,
+        fingerprint=fingerprint,
+        records=records,
+        parents=parents,
+        origin=origin,
+    )
+    store.write(MANIFEST_KEY, manifest.to_bytes(store.uri), if_absent=True)
+    there = load_manifest(store.uri)
+    if there.digest != manifest.digest and not _of_one_plan(there, manifest):
+        raise DataError(
+            f"{store.uri} holds another dataset (version {there.digest[:12]}, this one is {manifest.digest[:12]});"
+            " write to another place"
+        )
+    return there.ref(store.uri)
+
+
+def written_manifest(
+    store: Store,
+    *,
+    name: str,
+    kind: str,
+    config: Mapping[str, Any],
+    fingerprint: str,
+    records: Iterable[ShardRecord | ShardEntry],
+    parents: Sequence[Parent] = (),
+    origin: str = "",
+) -> Manifest:
+    """The manifest of these shards, their table written beside the place where it belongs: see `seal_dataset`."""
+    shards = ShardTable.of(one.entry() if isinstance(one, ShardRecord) else one for one in records)
+    if len(shards.commits()) != len(shards):
+        raise DataError(f"{store.uri}: there are shards of one name; every shard needs a name of its own")
+    data = shards.to_bytes()
+    sha256 = sha256_hex(data)
     manifest = Manifest(
         name=name,
         kind=kind,
@@ -318,19 +271,17 @@ def seal_dataset(
         origin=origin,
         config=json.loads(canonical_json(config)),
         parents=tuple(parents),
-        shards=tuple(record.entry() for record in records),
-        totals=Counts.total(record.counts for record in records),
-    )
-    manifest = manifest.model_copy(update={"digest": manifest.version})
-    if not store.write(MANIFEST_KEY, _pretty(manifest.model_dump(mode="json")), if_absent=True):
-        there = load_manifest(store.uri)
-        if there.digest != manifest.digest:
-            raise DataError(
-                f"{store.uri} holds another dataset (version {there.digest[:12]}, this one is {manifest.digest[:12]});"
-                " write to another place"
-            )
-        manifest = there
-    return manifest.ref(store.uri)
+        table=TableRecord(uri=f"shards-{sha256[:16]}.parquet", bytes=len(data), sha256=sha256, rows=len(shards)),
+        totals=shards.totals(),
+    ).with_shards(shards)
+    store.write(manifest.table.uri, data)
+    return manifest.model_copy(update={"digest": manifest.version}).with_shards(shards)
+
+
+def _of_one_plan(a: Manifest, b: Manifest) -> bool:
+    """Whether two writers with one plan made these: they may differ by the rounding of their arithmetic alone."""
+    same = all(getattr(a, name) == getattr(b, name) for name in ("kind", "fingerprint", "config"))
+    return same and a.totals.samples == b.totals.samples and a.shards.commits().keys() == b.shards.commits().keys()
 
 
 def find_dataset(store: Store) -> DatasetRef | None:
@@ -363,47 +314,35 @@ def load_manifest(uri: str) -> Manifest:
     if not store.exists(MANIFEST_KEY):
         begun = "; its making was begun but not finished: run that again" if store.exists(PLAN_KEY) else ""
         raise DataError(f"{store.uri} is no dataset: there is no {MANIFEST_KEY}{begun}")
-    document = _load_json(store.read(MANIFEST_KEY), where)
-    if document.get("format") != FORMAT:
-        raise DataError(f"{where} has format {document.get('format')!r}; this program reads format {FORMAT}")
+    document = load_json(store.read(MANIFEST_KEY), where)
+    _check_format(document, store.uri, where)
     try:
-        manifest = Manifest.model_validate(document)
-    except ValidationError as error:
-        raise DataError(f"{where} is no manifest ({_short_errors(error)}); make the dataset again") from error
-    if manifest.version != manifest.digest or Counts.total(one.counts for one in manifest.shards) != manifest.totals:
+        manifest = Manifest.read(document, store.uri)
+    except (ValidationError, TypeError, AttributeError) as error:
+        told = short_errors(error) if isinstance(error, ValidationError) else error
+        raise DataError(f"{where} is no manifest ({told}); make the dataset again") from error
+    manifest = manifest.with_shards(_read_table(store, manifest.table))
+    if manifest.version != manifest.digest or manifest.shards.totals() != manifest.totals:
         raise DataError(f"{where} was changed after it was written: its digest does not hold; make the dataset again")
     return manifest
 
 
-def _load_json(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise DataError(f"{where} is not JSON: {error}; delete it and run again") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where} is not a JSON object; delete it and run again")
-    return value
+def _check_format(document: Mapping[str, Any], root: str, where: str) -> None:
+    found = document.get("format")
+    if found == 1:
+        raise DataError(
+            f"{where} has format 1, which an earlier release wrote; this program reads format {FORMAT}: run "
+            f"`capfilt store upgrade {store_root(root)}` once, it needs no model and no images"
+        )
+    if found != FORMAT:
+        raise DataError(f"{where} has format {found!r}; this program reads format {FORMAT}: use a newer release")
 
 
-def _short_errors(error: ValidationError) -> str:
-    """The first three of pydantic's complaints on one line."""
-    found = [f"{'.'.join(map(str, one['loc'])) or 'record'}: {one['msg']}" for one in error.errors()]
-    return "; ".join(found[:3])
-
-
-def _pretty(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _without_places(value: Any) -> Any:
-    """The value with files' absolute URIs cut to their last part, and parents' URIs left out."""
-    if isinstance(value, list):
-        return [_without_places(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    kept = {key: _without_places(item) for key, item in value.items()}
-    if kept.keys() == {"role", "digest", "uri"}:
-        del kept["uri"]
-    elif kept.keys() == {"uri", "bytes", "sha256"}:
-        kept["uri"] = kept["uri"].rpartition("/")[2] if FileRecord(**value).in_place else kept["uri"]
-    return kept
+def _read_table(store: Store, record: TableRecord) -> ShardTable:
+    where = join_uri(store.uri, record.uri)
+    if not store.exists(record.uri):
+        raise DataError(f"{where} is missing, which the manifest names: bring it back, or make the dataset again")
+    data = store.read(record.uri)
+    if sha256_hex(data) != record.sha256:
+        raise DataError(f"{where} was changed after it was written: its sha256 does not hold; make the dataset again")
+    return ShardTable.from_bytes(data, where)

@@ -10,7 +10,8 @@ from typing import BinaryIO
 from components.common.errors import DataError
 from components.common.storage import Store, folder_errors, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
-from components.data.manifest import BadSample, Counts, FileRecord, ShardRecord, commit_shard
+from components.data.commits import commit_shard
+from components.data.records import BadSample, Counts, FileRecord, ShardRecord, own_file
 from components.data.shards import ShardWriter
 
 
@@ -87,7 +88,7 @@ class ShardBuilder:
         """
         tar = self._in_place or self._upload_tar()
         table = candidates_to_bytes(self._rows)
-        parquet = FileRecord(uri=f"shards/{self.name}.parquet", bytes=len(table), sha256=sha256_hex(table))
+        parquet = own_file(self.name, ".parquet", len(table), sha256_hex(table))
         self.store.write(parquet.uri, table)
         record = ShardRecord(
             name=self.name,
@@ -105,7 +106,7 @@ class ShardBuilder:
         with folder_errors("write", self._path):
             self._writer.close()
             self._file.close()
-        record = FileRecord(uri=f"shards/{self.name}.tar", bytes=self._writer.size, sha256=self._writer.sha256)
+        record = own_file(self.name, ".tar", self._writer.size, self._writer.sha256)
         self.store.upload(self._path, record.uri)
         return record
 

@@ -11,7 +11,8 @@ from components.common.errors import DataError
 from components.common.storage import open_store, sha256_hex, split_uri
 from components.data.candidates import read_candidate_table
 from components.data.fetch import ShardCache
-from components.data.manifest import Manifest, ShardEntry, file_uri, load_manifest
+from components.data.manifest import Manifest, file_uri, load_manifest
+from components.data.records import ShardEntry
 from components.data.shards import SampleIndex, scan_shard
 
 

@@ -38,7 +38,7 @@ from components.data.manifest import (
     find_dataset,
     load_manifest,
     plan_dataset,
-    read_commit,
+    recall,
     seal_dataset,
 )
 from components.data.parallel import default_threads, ordered_map
@@ -291,6 +291,7 @@ class _WebImport:
         self, source: Store, target: Store, tags: _Tags, threads: int, progress: Callable[[int], object]
     ) -> None:
         self.source, self.target, self.tags, self.threads, self.progress = source, target, tags, threads, progress
+        self.committed = recall(target)
         self.seen: set[int] = set()  # hashes of keys: keys themselves would take four times the memory
 
     def run(self, shards: Sequence[ObjectInfo], limit: int | None) -> list[ShardRecord]:
@@ -305,7 +306,7 @@ class _WebImport:
         return records
 
     def _committed(self, shard: ObjectInfo, index: int) -> ShardRecord | None:
-        record = read_commit(self.target, _shard_name(shard.key, index))
+        record = self.committed.get(_shard_name(shard.key, index))
         if record is None:
             return None
         self.tags.check(shard, record.tar)

@@ -50,17 +50,20 @@ class Filter:
 
     def score(self, squares: Pixels, texts: Sequence[Sequence[str]]) -> list[list[Score]]:
         """Scores of each image's texts for squares uint8 `[B, S, S, 3]`; equal texts of an image are scored once."""
+        return self.judge(squares, texts)[0] if any(texts) else [[] for _ in texts]
+
+    def judge(self, squares: Pixels, texts: Sequence[Sequence[str]]) -> tuple[list[list[Score]], Tensor]:
+        """Scores as `score` has them, and what came with them: ITC features `[B, d]` of length 1, fp32 on the CPU."""
         read = [[self.read(text) for text in row] for row in texts]
         scores: list[dict[str, Score]] = [{} for _ in read]
         slots = self._slots(read)
-        if not slots:
-            return [[] for _ in read]
         keys_values, images = self.image_features(squares)
         with self.arithmetic:
             for slot in slots:
                 for row, text, score in zip(scores, slot, self._score_slot(slot, keys_values, images), strict=True):
                     row[text] = score
-        return [[known[text] for text in row] for known, row in zip(scores, read, strict=True)]
+        found = [[known[text] for text in row] for known, row in zip(scores, read, strict=True)]
+        return found, images.float().cpu()
 
     def read(self, text: str) -> str:
         """A text as it is read: cleaned, and cut to `max_words`. Texts read alike are one text to the filter."""

@@ -7,9 +7,9 @@ from typing_extensions import Self
 
 from components.model.config import DecodingConfig
 from components.regeneration.guard import GuardConfig
-from components.regeneration.policy import Policy
+from components.regeneration.policy import Policy, TextChoice
 
-OUTPUT_VERSION = 1
+OUTPUT_VERSION = 2  # 2: files named by content, seeds that belong to the image
 """Raised whenever the same input, models and config would give other bytes."""
 
 _NOT_THE_OUTPUT = {
@@ -62,6 +62,12 @@ class CapfiltConfig(BaseModel):
         default_factory=CalibrationConfig, description="how purity and yield of the filter are measured"
     )
     policy: Policy = Field(default="keep_both", description="keep_both (paper) | replace | best_of | fallback")
+    text: TextChoice = Field(
+        default="web",
+        description="which of an image's kept captions becomes its .txt: web (the web text where it was kept, else the "
+        "first synthetic one) | synthetic (the other way round) | best (the highest match probability) | random (drawn "
+        "per image); the .json holds all",
+    )
     coin: float | None = Field(
         default=None, ge=0, le=1, description="control experiment: accept texts by a coin of this rate, not by score"
     )

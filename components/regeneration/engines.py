@@ -76,7 +76,8 @@ def _alone(
 ) -> None:
     """This process does it all."""
     models = Assignment(plan, store.uri, folder, plan.config.threads).models(0, folder)
-    with contextlib.closing(process_shards(todo, models, store, folder, on_images=on_images)) as finished:
+    work = process_shards(todo, models, store, folder, plan=plan.fingerprint, on_images=on_images)
+    with contextlib.closing(work) as finished:
         for shard in finished:
             on_shard(shard)
 

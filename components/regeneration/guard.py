@@ -5,7 +5,7 @@ well accept them. The statistics here are per shard; totals merge them without k
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -84,23 +84,45 @@ def caption_stats(captions: Iterable[str]) -> CaptionStats:
     )
 
 
-def merge_stats(parts: Sequence[CaptionStats]) -> CaptionStats:
-    """Add shards up."""
-    texts = Counter[str]()
-    for part in parts:
-        texts.update(dict(part.top))
-    return CaptionStats(
-        captions=sum(part.captions for part in parts),
-        words=sum(part.words for part in parts),
-        different_words=sum(part.different_words for part in parts),
-        pairs=sum(part.pairs for part in parts),
-        different_pairs=sum(part.different_pairs for part in parts),
-        top=_top(texts),
-    )
+class CaptionTotals:
+    """Shards added up one by one. What one costs does not depend on how many came before; memory is bounded.
+
+    The most frequent captions are counted among those that were frequent in a shard; when there are too many of them,
+    the rarer half is forgotten.
+    """
+
+    def __init__(self, remembered: int = 1 << 17) -> None:
+        self._remembered = remembered
+        self._sums = dict.fromkeys(_SUMMED, 0)
+        self._texts: dict[str, int] = {}
+        self._first: tuple[str, int] | None = None
+
+    def add(self, part: CaptionStats) -> None:
+        """One more shard."""
+        for name in _SUMMED:
+            self._sums[name] += getattr(part, name)
+        for text, count in part.top:
+            found = (text, self._texts.get(text, 0) + count)
+            self._texts[text] = found[1]
+            self._first = found if self._first is None else min(found, self._first, key=_rank)
+        if len(self._texts) > self._remembered:
+            self._texts = dict(sorted(self._texts.items(), key=_rank)[: self._remembered // 2])
+
+    def stats(self) -> CaptionStats:
+        """The totals, with the most frequent caption alone."""
+        return CaptionStats(**self._sums, top=() if self._first is None else (self._first,))
+
+
+_SUMMED = ("captions", "words", "different_words", "pairs", "different_pairs")
+
+
+def _rank(item: tuple[str, int]) -> tuple[int, str]:
+    """Order of captions: the most frequent first, equal ones by the alphabet."""
+    return (-item[1], item[0])
 
 
 def _top(texts: Counter[str]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(texts.items(), key=lambda item: (-item[1], item[0]))[:_TOP])
+    return tuple(sorted(texts.items(), key=_rank)[:_TOP])
 
 
 def check_collapse(stats: CaptionStats, config: GuardConfig, where: str) -> None:

@@ -3,10 +3,11 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from components.common.storage import Store
-from components.regeneration.models import CapfiltModels
+from components.regeneration.models import CapfiltModels, Scored
 from components.regeneration.reading import Item, Loaded, OpenShard, ShardSource, stream
 from components.regeneration.shard import Finished, JudgedSample, ShardWork, finish_shard, judge
 
@@ -20,6 +21,7 @@ def process_shards(
     store: Store,
     work_dir: Path,
     *,
+    plan: str,
     on_images: OnImages | None = None,
 ) -> Generator[Finished, None, None]:
     """Work on shards in order; each is committed before it is yielded.
@@ -32,6 +34,7 @@ def process_shards(
         models: captioner and filter.
         store: rooted at the output dataset.
         work_dir: local folder for temporary files.
+        plan: fingerprint of the plan that the shards are part of.
         on_images: called with the number of samples done, batch by batch.
     """
     config = models.config
@@ -41,7 +44,7 @@ def process_shards(
     with ThreadPoolExecutor(1, "write") as writer:
         try:
             for work in _worked(items, models, on_images):
-                writes.append(writer.submit(finish_shard, work, store, work_dir, config))
+                writes.append(writer.submit(finish_shard, work, store, work_dir, config, plan))
                 while len(writes) > _WRITES_PENDING or (writes and writes[0].done()):
                     yield writes.popleft().result()
             while writes:
@@ -77,7 +80,10 @@ def _judged(batch: Sequence[Loaded], models: CapfiltModels) -> list[JudgedSample
     """Outcomes of a run of samples, failed ones in their places."""
     good = [one for one in batch if not one.reason]
     scored = iter(models.process(good) if good else [])
-    return [
-        JudgedSample(one) if one.reason else judge(one, next(scored), models.config, models.fingerprint)
-        for one in batch
-    ]
+    return [JudgedSample(one) if one.reason else _decided(one, next(scored), models) for one in batch]
+
+
+def _decided(loaded: Loaded, scored: Scored, models: CapfiltModels) -> JudgedSample:
+    """A sample with its decisions and vector, and without its pixels: a shard's would fill the memory."""
+    bare = replace(loaded, squares=())
+    return replace(judge(bare, scored.texts, models.config, models.stream), vector=scored.vector)

@@ -3,10 +3,11 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from components.common.seeding import key_seed
 from components.inference.arithmetic import Arithmetic, pick_device
 from components.inference.captioner import Captioner
 from components.inference.filter import Filter, Score
@@ -15,7 +16,15 @@ from components.model.checkpoints.weights import load_captioner, load_filter
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.policy import Text
 from components.regeneration.reading import Loaded, ReadOptions
+from components.regeneration.seeds import caption_seeds
 from components.regeneration.texts import EMPTY
+
+
+class Scored(NamedTuple):
+    """What the models say of an image: its texts, web texts first, and its ITC vector float16 `[d]`."""
+
+    texts: list[Text]
+    vector: npt.NDArray[np.float16]
 
 
 class CapfiltModels:
@@ -25,14 +34,14 @@ class CapfiltModels:
         captioner: the captioner.
         filter: the filter.
         config: settings of the run.
-        fingerprint: of the run; with it, an image's key decides its captions.
+        stream: what draws (seeds.py); with it, an image's key and bytes decide its captions.
     """
 
-    def __init__(self, captioner: Captioner, filter: Filter, config: CapfiltConfig, fingerprint: str) -> None:
+    def __init__(self, captioner: Captioner, filter: Filter, config: CapfiltConfig, stream: str) -> None:
         self.captioner = captioner
         self.filter = filter
         self.config = config
-        self.fingerprint = fingerprint
+        self.stream = stream
         self._sizes = tuple(dict.fromkeys((captioner.size, filter.size)))
         self._turn = threading.Lock()
 
@@ -42,29 +51,30 @@ class CapfiltModels:
         config = self.config
         return ReadOptions(self._sizes, config.max_pixels, config.min_side)
 
-    def process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
-        """All candidate captions of each image, web texts first, scored; a batch too large for memory is halved.
+    def process(self, batch: Sequence[Loaded]) -> list[Scored]:
+        """All candidate captions of each image, scored, and its vector; a batch too large for memory is halved.
 
         Threads take turns.
         """
         with self._turn:
             return with_halving(self._process, batch)
 
-    def _process(self, batch: Sequence[Loaded]) -> list[list[Text]]:
+    def _process(self, batch: Sequence[Loaded]) -> list[Scored]:
         captions = self._caption(batch)
         asked = [
             [text.text for text in item.texts if text.problem is None] + [text for text in made if text]
             for item, made in zip(batch, captions, strict=True)
         ]
-        scores = self.filter.score(self._squares(batch, self.filter.size), asked)
+        scores, features = self.filter.judge(self._squares(batch, self.filter.size), asked)
+        vectors = features.numpy().astype(np.float16)
         return [
-            _scored(item.texts, made, dict(zip(texts, row, strict=True)))
-            for item, made, texts, row in zip(batch, captions, asked, scores, strict=True)
+            Scored(_scored(item.texts, made, dict(zip(texts, row, strict=True))), vector)
+            for item, made, texts, row, vector in zip(batch, captions, asked, scores, vectors, strict=True)
         ]
 
     def _caption(self, batch: Sequence[Loaded]) -> list[list[str]]:
         count = self.config.captions_per_image
-        seeds = [[key_seed(self.fingerprint, item.sample.key, index) for index in range(count)] for item in batch]
+        seeds = [caption_seeds(self.stream, item.sample.key, item.sha256, count) for item in batch]
         return self.captioner.caption(self._squares(batch, self.captioner.size), seeds)
 
     def _squares(self, batch: Sequence[Loaded], size: int) -> np.ndarray:
@@ -81,14 +91,14 @@ def _scored(found: Sequence[Text], captions: Sequence[str], scores: dict[str, Sc
     return [*web, *made]
 
 
-def load_models(captioner: Path, filter: Path, config: CapfiltConfig, fingerprint: str, slot: int = 0) -> CapfiltModels:
+def load_models(captioner: Path, filter: Path, config: CapfiltConfig, stream: str, slot: int = 0) -> CapfiltModels:
     """Load both model folders for the GPU of this worker's number, or the CPU."""
     arithmetic = Arithmetic(pick_device(slot), config.precision)
     return CapfiltModels(
         Captioner(load_captioner(captioner, image_size=config.image_size), config.decoding, arithmetic),
         open_filter(filter, config, arithmetic),
         config,
-        fingerprint,
+        stream,
     )
 
 

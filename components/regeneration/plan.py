@@ -15,11 +15,14 @@ from components.common.contracts import DatasetRef, ModelRef
 from components.common.errors import DataError
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, normalise_uri, open_store, sha256_file
-from components.data.manifest import MANIFEST_KEY, Parent, ShardEntry, file_uri, load_manifest, read_commit
+from components.data.commits import commit_of
+from components.data.manifest import MANIFEST_KEY, file_uri, load_manifest
+from components.data.records import Parent, ShardEntry
 from components.data.shards import DUPLICATE_KEY, EARLIER_SHARD, scan_shard
 from components.inference.arithmetic import Precision
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.reading import ShardSource, fetch_shard
+from components.regeneration.seeds import stream_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ class Plan:
             "kind": "capfilt",
             "version": OUTPUT_VERSION,
             "web": self.web.digest,
-            "shards": [_as_json(shard) for shard in self.web.shards],
+            "shards": [shard_as_planned(shard) for shard in self.web.shards],
             "captioner": self.captioner.digest,
             "filter": self.filter.digest,
             "config": self.config.effective(),
@@ -67,8 +70,13 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the plan: names the output, seeds the captions."""
+        """Digest of the plan: names the output."""
         return digest_of(self.as_json())
+
+    @property
+    def stream(self) -> str:
+        """What draws captions and coins: see seeds.py."""
+        return stream_of(self.captioner.digest, self.config.effective())
 
     @property
     def parents(self) -> tuple[Parent, ...]:
@@ -80,7 +88,8 @@ class Plan:
         )
 
 
-def _as_json(shard: ShardSource) -> list[Any]:
+def shard_as_planned(shard: ShardSource) -> list[Any]:
+    """What a plan says of an input shard: its name first, and everything its result depends on."""
     repeated = [digest_of(sorted(shard.repeated))] if shard.repeated else []
     return [shard.name, shard.bytes, shard.sha256 or shard.etag, shard.take, *repeated]
 
@@ -130,7 +139,7 @@ def _of_manifest(uri: str) -> WebInput:
 
 def _found_by_import(uri: str, entry: ShardEntry) -> frozenset[str]:
     """Keys that the import of a web dataset met before, in an earlier shard."""
-    record = read_commit(open_store(uri), entry.name) if DUPLICATE_KEY in entry.counts.failed else None
+    record = commit_of(open_store(uri), entry) if DUPLICATE_KEY in entry.counts.failed else None
     bad = record.bad if record is not None else ()
     return frozenset(one.key for one in bad if one.reason == DUPLICATE_KEY and one.detail == EARLIER_SHARD)
 

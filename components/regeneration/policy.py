@@ -13,10 +13,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from components.common.seeding import key_seed
-
 Policy = Literal["keep_both", "replace", "best_of", "fallback"]
 Source = Literal["web", "synthetic"]
+TextChoice = Literal["web", "synthetic", "best", "random"]
 
 KEPT = "kept"
 BELOW_THRESHOLD = "below_threshold"
@@ -52,11 +51,26 @@ def passes(texts: Sequence[Text], threshold: float) -> list[bool]:
     return [text.probability is not None and text.probability >= threshold for text in texts]
 
 
-def coin_passes(texts: Sequence[Text], rate: float, fingerprint: str, key: str) -> list[bool]:
+def coin_passes(texts: Sequence[Text], rate: float, seed: int) -> list[bool]:
     """The control experiment: accept scored texts by a coin of this rate, thrown per text, never looking at scores."""
-    rng = np.random.default_rng(key_seed(fingerprint, key, "coin"))
-    heads = rng.random(len(texts)) < rate
+    heads = np.random.default_rng(seed).random(len(texts)) < rate
     return [text.probability is not None and bool(head) for text, head in zip(texts, heads, strict=True)]
+
+
+def choose_text(kept: Sequence[Text], choice: TextChoice, seed: int) -> Text:
+    """The caption that readers of `.txt` see, of those that an image keeps (one at least, web texts first).
+
+    Args:
+        kept: the kept captions in order.
+        choice: as in CapfiltConfig.
+        seed: the image's own, for `random`.
+    """
+    if choice == "random":
+        return kept[int(np.random.default_rng(seed).integers(len(kept)))]
+    if choice == "best":
+        return max(kept, key=lambda text: text.probability or 0.0)  # the first of equal ones
+    wanted = [text for text in kept if text.source == choice]
+    return (wanted or kept)[0]
 
 
 def decide(

@@ -1,5 +1,6 @@
 """Where a sample came from, and why it is what it is."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,10 +9,13 @@ from components.common.errors import DataError, StorageError
 from components.common.seeding import key_seed
 from components.common.storage import open_store
 from components.data.candidates import Candidate
-from components.data.manifest import Manifest, ShardEntry, file_uri, load_manifest, read_commit
+from components.data.commits import commit_of
+from components.data.manifest import PLAN_KEY, Manifest, file_uri, load_manifest
+from components.data.records import ShardEntry
 from components.data.versions.verify import shard_rows
 from components.regeneration.reading import fetch_shard
 from components.regeneration.recut import origin_of
+from components.regeneration.seeds import caption_seeds, stream_of
 
 
 def explain(uri: str, key: str) -> dict[str, Any]:
@@ -27,7 +31,7 @@ def explain(uri: str, key: str) -> dict[str, Any]:
     manifest = load_manifest(uri)
     store = open_store(uri)
     for entry in manifest.shards:
-        record = read_commit(store, entry.name)
+        record = commit_of(store, entry)
         rows = [row for row in shard_rows(uri, entry) if row.key == key]
         failures = [bad for bad in (record.bad if record else ()) if bad.key == key]
         if rows or failures:
@@ -39,7 +43,7 @@ def _explanation(
     manifest: Manifest, uri: str, entry: ShardEntry, key: str, rows: list[Candidate], failures: list[dict[str, Any]]
 ) -> dict[str, Any]:
     captions = sum(row.source == "synthetic" for row in rows)
-    seeds = [key_seed(manifest.fingerprint, key, index) for index in range(captions)]
+    image = rows[0].image_sha256 if rows else ""
     return {
         "key": key,
         "dataset": {"name": manifest.name, "uri": uri, "digest": manifest.digest, "kind": manifest.kind},
@@ -58,11 +62,22 @@ def _explanation(
             }
             for row in rows
         ],
-        "image_sha256": rows[0].image_sha256 if rows else "",
-        "seeds": seeds if manifest.kind == "capfilt" else [],
+        "image_sha256": image,
+        "seeds": _seeds(manifest, uri, key, image, captions),
         "parents": [parent.model_dump() for parent in manifest.parents],
         "config": manifest.config,
     }
+
+
+def _seeds(manifest: Manifest, uri: str, key: str, image_sha256: str, count: int) -> list[int]:
+    """The seeds that an image's captions were drawn with, by the rule of the version that drew them."""
+    if manifest.kind != "capfilt":
+        return []
+    version = json.loads(open_store(uri).read(PLAN_KEY)).get("version", 1)
+    if version < 2:  # upgraded: seeded from the plan, wherever in it the image was
+        return [key_seed(manifest.fingerprint, key, index) for index in range(count)]
+    captioner = next(parent.digest for parent in manifest.parents if parent.role == "captioner")
+    return caption_seeds(stream_of(captioner, manifest.config), key, image_sha256, count)
 
 
 def _input_place(manifest: Manifest, entry: ShardEntry, key: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from components.common.errors import DataError
 from components.common.storage import Store, open_store, sha256_file, split_uri
 from components.data.decoding import BadImage, Pixels, decode_image, resize_square
+from components.data.phash import perceptual_hash
 from components.data.shards import DUPLICATE_KEY, EARLIER_SHARD, SampleIndex, ShardScan, read_at, scan_shard
 from components.regeneration.policy import Text
 from components.regeneration.texts import web_candidates
@@ -88,6 +89,7 @@ class Loaded:
         texts: its web texts, or one that says why there is none.
         sha256: hash of the image's bytes; empty where there is no image.
         squares: the image in the sizes asked for, in that order; none if it failed.
+        phash: its perceptual hash.
         reason: short code of the failure, e.g. `truncated`; empty if there is none.
         detail: what was found, for people.
     """
@@ -96,6 +98,7 @@ class Loaded:
     texts: tuple[Text, ...]
     sha256: str = ""
     squares: tuple[Pixels, ...] = ()
+    phash: int = 0
     reason: str = ""
     detail: str = ""
 
@@ -176,7 +179,8 @@ def load_sample(shard: OpenShard, sample: SampleIndex, options: ReadOptions) -> 
         image = decode_image(data, max_pixels=options.max_pixels, min_side=options.min_side)
     except BadImage as error:
         return Loaded(sample, texts, digest, reason=error.reason, detail=str(error))
-    return Loaded(sample, texts, digest, tuple(resize_square(image, size) for size in options.sizes))
+    squares = tuple(resize_square(image, size) for size in options.sizes)
+    return Loaded(sample, texts, digest, squares, perceptual_hash(squares[-1]))
 
 
 def stream(

@@ -9,32 +9,25 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError, DataError, StorageError
 from components.common.seeding import digest_of
 from components.common.storage import Store, open_store
 from components.data.candidates import Candidate, read_candidates
-from components.data.manifest import (
-    BadSample,
-    Counts,
-    Manifest,
-    Parent,
-    dataset_store,
-    load_manifest,
-    plan_dataset,
-    read_commit,
-    seal_dataset,
-)
+from components.data.commits import commit_of, recall
+from components.data.manifest import Manifest, dataset_store, load_manifest, plan_dataset, seal_dataset
+from components.data.records import BadSample, Parent, ShardEntry
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.plan import WebInput, web_input
-from components.regeneration.policy import Policy, Source, Text
+from components.regeneration.policy import Policy, Source, Text, TextChoice
 from components.regeneration.reading import Loaded, OpenShard, fetch_shard
-from components.regeneration.shard import BROKEN, Finished, JudgedSample, ShardWork, finish_shard, judge
-from components.regeneration.stats import merge_shards, run_metrics, shard_stats
+from components.regeneration.shard import BROKEN, Beside, Finished, JudgedSample, ShardWork, finish_shard, judge
+from components.regeneration.stats import Totals, run_metrics, shard_stats
 
-REVISION = 1
+REVISION = 2  # 2: files named by content
 """Raised when the same dataset and settings would give another output."""
 
 _GUARD_OFF = GuardConfig(max_top_caption_share=1.0)
@@ -47,6 +40,7 @@ def recut_dataset(
     policy: Policy,
     store: Store,
     name: str,
+    text: TextChoice | None = None,
     out: Store | None = None,
     work_dir: Path | None = None,
 ) -> CapfiltResult:
@@ -56,6 +50,7 @@ def recut_dataset(
         uri: a dataset made by CapFilt, or a recut one.
         threshold: match probability from which a text is kept.
         policy: as in CapfiltConfig.
+        text: as in CapfiltConfig; None: as in the dataset.
         store: root under which the new version gets its place.
         name: its name.
         out: exact root of the new dataset, instead of its place under `store`.
@@ -71,27 +66,31 @@ def recut_dataset(
     if manifest.kind not in ("capfilt", "recut"):
         raise DataError(f"{uri} is a {manifest.kind} dataset without scores; only what CapFilt made can be cut again")
     # What decided before must not stay among the settings: not the old threshold, not a coin.
-    inherited = {"limit": manifest.config.get("limit"), "guard": _GUARD_OFF}
+    inherited: dict[str, Any] = {
+        name: manifest.config[name] for name in ("limit", "seed", "text") if name in manifest.config
+    }
+    inherited |= {"guard": _GUARD_OFF} | ({} if text is None else {"text": text})
     config = CapfiltConfig(threshold=threshold, policy=policy, **inherited)
-    settings = {"threshold": threshold, "policy": policy, "limit": config.limit}
+    settings = config.model_dump(mode="json", include={"threshold", "policy", "limit", "seed", "text"})
     plan = {"kind": "recut", "version": REVISION, "dataset": manifest.digest, "config": settings}
     target = out or dataset_store(store, name, digest_of(plan))
     fingerprint = plan_dataset(target, plan)
+    entries, totals = [], Totals()
     with tempfile.TemporaryDirectory(prefix="capfilt-recut-", dir=work_dir) as folder:
-        done = list(_shards(manifest, open_store(uri), target, config, fingerprint, Path(folder)))
-    records = [one.record for one in done]
+        for done in _shards(manifest, open_store(uri), target, config, fingerprint, Path(folder)):
+            entries.append(done.record.entry())
+            totals.add(done.stats, done.record.counts)
     ref = seal_dataset(
         target,
         name=name,
         kind="recut",
         config=settings,
         fingerprint=fingerprint,
-        records=records,
+        records=entries,
         parents=(Parent(role="dataset", digest=manifest.digest, uri=uri), *manifest.parents),
         origin=manifest.origin,
     )
-    counts = Counts.total(record.counts for record in records)
-    return CapfiltResult(dataset=ref, metrics=run_metrics(merge_shards([one.stats for one in done]), counts, 0.0, 0))
+    return CapfiltResult(dataset=ref, metrics=run_metrics(totals.stats, totals.counts, 0.0, 0))
 
 
 def origin_of(manifest: Manifest) -> WebInput:
@@ -119,21 +118,32 @@ def _shards(
 ) -> Iterator[Finished]:
     """Every shard decided again, in order; those an earlier run committed are taken over."""
     web: WebInput | None = None
+    committed = recall(target, plan=fingerprint)
     for entry in manifest.shards:
-        if (record := read_commit(target, entry.name)) is not None:
+        if (record := committed.get(entry.name)) is not None:
             yield Finished(record, shard_stats(read_candidates(target.read(record.parquet.uri)), config.threshold))
             continue
         web = web or origin_of(manifest)
-        commit = read_commit(source, entry.name)
+        commit = commit_of(source, entry)
         if commit is None:
             raise DataError(f"{source.uri}: the commit record of shard {entry.name} is gone; make the dataset again")
         rows = read_candidates(source.read(entry.parquet.uri), name=f"{source.uri}/{entry.parquet.uri}")
         shard = fetch_shard(next(one for one in web.shards if one.name == entry.name), work_dir)
         judged = [
-            one if one.loaded.reason else judge(one.loaded, one.texts, config, fingerprint)
+            one if one.loaded.reason else judge(one.loaded, one.texts, config)
             for one in recalled(shard, rows, commit.bad)
         ]
-        yield finish_shard(ShardWork(shard, judged), target, work_dir, config)
+        beside = _taken_along(entry, source, target)
+        yield finish_shard(ShardWork(shard, judged), target, work_dir, config, fingerprint, beside=beside)
+
+
+def _taken_along(entry: ShardEntry, source: Store, target: Store) -> Beside:
+    """A shard's vectors, which no decision changes, for the new dataset."""
+    if entry.vectors is None or entry.images is None:
+        return None
+    for file in (entry.vectors, entry.images):
+        target.copy(source, file.uri, file.uri)
+    return entry.vectors, entry.images
 
 
 def recalled(shard: OpenShard, rows: list[Candidate], bad: tuple[BadSample, ...]) -> Iterator[JudgedSample]:

@@ -4,37 +4,47 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
 from components.common.contracts import CapfiltResult, DatasetRef, ModelRef
-from components.common.errors import ConfigError
+from components.common.errors import ConfigError, DataError
+from components.common.locations import is_below
 from components.common.progress import Progress
 from components.common.scratch import ScratchFolder
-from components.common.storage import Store
+from components.common.storage import Store, sha256_hex
 from components.common.tracking import UNTRACKED, Tracker
 from components.data.candidates import read_candidates
+from components.data.commits import READERS, contested, recall
 from components.data.manifest import (
-    Counts,
-    ShardRecord,
+    check_plan,
     dataset_store,
+    find_dataset,
     is_planned,
+    load_manifest,
     plan_dataset,
-    read_commit,
     seal_dataset,
 )
+from components.data.records import ShardEntry, ShardRecord
+from components.data.shardtable import ShardTable
 from components.inference.arithmetic import Precision
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.engines import engine_precision, run_engine
+from components.regeneration.extend import Base, adopt, check_extends, open_base
 from components.regeneration.guard import check_collapse
 from components.regeneration.plan import Plan, web_input
 from components.regeneration.reading import ShardSource
 from components.regeneration.shard import Finished
-from components.regeneration.stats import ShardStats, merge_shards, run_metrics, shard_stats
+from components.regeneration.stats import ShardStats, Totals, run_metrics, shard_stats
 
 logger = logging.getLogger(__name__)
 
-REVISION = OUTPUT_VERSION + 1  # 1: keys that an earlier shard has; it is in the plan's fingerprint where it matters
+_POINTS = 500  # of the curves that are shown, at least; as many as shards where there are fewer
+
+REVISION = (
+    OUTPUT_VERSION + 1
+)  # 1 more: keys that an earlier shard has; it is in the plan's fingerprint where it matters
 """Part of the stage's cache key: raised when the same input would give another output."""
 
 
@@ -50,6 +60,7 @@ def run_capfilt(
     progress: Progress | None = None,
     work_dir: Path | None = None,
     out: Store | None = None,
+    extend: str | None = None,
 ) -> CapfiltResult:
     """Caption every web image, filter web and synthetic texts, and seal what is left as a new dataset.
 
@@ -66,32 +77,47 @@ def run_capfilt(
         progress: counts samples; without one a fresh one is shown.
         work_dir: local folder for models and temporary files; by default one that is deleted afterwards.
         out: exact root of the dataset, instead of its place under `store`.
+        extend: a version that CapFilt made of earlier web data with the same models and settings: its shards are
+            taken over where they are the same, and the new version names it as a parent.
 
     Raises:
-        ConfigError: `out` holds a dataset of another plan, the message says what differs; or the config has a target
-            precision and no threshold for it yet.
+        ConfigError: `out` holds a dataset of another plan, the message says what differs, or lies inside the web data;
+            or the config has a target precision and no threshold for it yet.
         DataError: no shards, or a shard changed since the plan was made.
         GateError: captions have collapsed.
         StorageError: a store refuses; what was committed stays.
     """
     if config.target_precision is not None:
         raise ConfigError("a threshold has yet to be chosen for target_precision: see calibration.settle")
+    base = None if extend is None else open_base(extend)
     plan = Plan(web_input(web, config.limit), captioner, filter, config)
 
     def place(plan: Plan) -> Store:
         return out or dataset_store(store, name, plan.fingerprint)
 
     if config.precision == "auto":
-        plan = _at_a_precision(plan, place)
+        plan = _at_a_precision(plan, place) if base is None else plan.at(base.precision)
         logger.info("%s: arithmetic in %s", name, plan.config.precision)
     target = place(plan)
-    plan_dataset(target, plan.as_json())
-    run = Run(name, plan, target, tracker)
+    _refuse_inside(plan.web.uri, target.uri)
+    check_plan(target, plan.as_json())
+    if base is not None:
+        check_extends(base, plan)
+    target.check()
+    run = Run(name, plan, target, tracker, base)
     todo = run.recall()
+    if base is not None:
+        todo = run.adopt(base, todo)
     with _folder(work_dir) as folder, _shown(progress, name, plan.web.samples, run.recalled) as run.progress:
         if todo:
             run_engine(plan, todo, target, folder, on_images=run.count_images, on_shard=run.finished)
     return run.seal()
+
+
+def _refuse_inside(web: str, out: str) -> None:
+    """What is written must not lie among what is read: the next start would take it for input."""
+    if is_below(web, out):
+        raise ConfigError(f"the new dataset ({out}) would lie inside the web data ({web}): write it beside that")
 
 
 def _at_a_precision(plan: Plan, place: Callable[[Plan], Store]) -> Plan:
@@ -104,39 +130,68 @@ def _at_a_precision(plan: Plan, place: Callable[[Plan], Store]) -> Plan:
 class Run:
     """What is known of a run so far: finished shards, figures, and where to show them."""
 
-    def __init__(self, name: str, plan: Plan, store: Store, tracker: Tracker) -> None:
+    def __init__(self, name: str, plan: Plan, store: Store, tracker: Tracker, base: Base | None = None) -> None:
         self.name, self.plan, self.store, self.tracker = name, plan, store, tracker
+        self._parents = plan.parents if base is None else (*plan.parents, base.parent)
         self.progress: Progress | None = None
         self.recalled = 0
+        self._fingerprint = plan.fingerprint
         self._images = 0
         self._started = time.monotonic()
-        self._records: dict[str, ShardRecord] = {}
-        self._stats: dict[str, ShardStats] = {}
+        self._entries: dict[str, ShardEntry] = {}
+        self._totals = Totals()
 
     def recall(self) -> list[ShardSource]:
         """Take over what earlier runs committed; the shards that are left."""
-        todo, config = [], self.plan.config
-        for shard in self.plan.web.shards:
-            record = read_commit(self.store, shard.name)
-            if record is None:
-                todo.append(shard)
-            else:
-                rows = read_candidates(
-                    self.store.read(record.parquet.uri), name=f"{self.store.uri}/{record.parquet.uri}"
-                )
-                self._remember(Finished(record, shard_stats(rows, config.threshold, by_coin=config.coin is not None)))
-                self.recalled += record.counts.samples
-        if self._records:
-            logger.info(
-                "%s: %d of %d shards were done before", self.name, len(self._records), len(self.plan.web.shards)
-            )
-        return todo
+        self._entries, self._totals = {}, Totals()
+        names = [shard.name for shard in self.plan.web.shards]
+        found = recall(self.store, plan=self._fingerprint, names=names, sealed=self._sealed())
+        with ThreadPoolExecutor(READERS, "recall") as pool:
+            for record, stats in pool.map(self._recalled, found.values()):
+                if stats is not None:
+                    self._remember(Finished(record, stats))
+        self.recalled = self._totals.counts.samples
+        if self._entries:
+            logger.info("%s: %d of %d shards were done before", self.name, len(self._entries), len(names))
+        return [shard for shard in self.plan.web.shards if shard.name not in self._entries]
+
+    def adopt(self, base: Base, todo: list[ShardSource]) -> list[ShardSource]:
+        """Take over shards of the version that is extended; the shards that are left."""
+        plan_dataset(self.store, self.plan.as_json())
+        for record in adopt(base, self.plan, todo, self.store):
+            _, stats = self._recalled(record)
+            if stats is None:
+                raise DataError(f"{base.store.uri}: a table of shard {record.name} was changed; verify that version")
+            self._remember(Finished(record, stats))
+        left = [shard for shard in todo if shard.name not in self._entries]
+        logger.info("%s: %d shards taken over from %s", self.name, len(todo) - len(left), base.store.uri)
+        self.recalled = self._totals.counts.samples
+        return left
+
+    def _sealed(self) -> dict[str, str]:
+        """What the manifest of this plan names, if it was written."""
+        if find_dataset(self.store) is None:
+            return {}
+        manifest = load_manifest(self.store.uri)
+        return manifest.shards.commits() if manifest.fingerprint == self._fingerprint else {}
+
+    def _recalled(self, record: ShardRecord) -> tuple[ShardRecord, ShardStats | None]:
+        """The figures of a committed shard; None if its table is not what was committed."""
+        where = f"{self.store.uri}/{record.parquet.uri}"
+        table = self.store.read(record.parquet.uri)
+        if sha256_hex(table) != record.parquet.sha256:
+            logger.warning("%s has other bytes than were committed; the shard is made again", where)
+            return record, None
+        config = self.plan.config
+        return record, shard_stats(
+            read_candidates(table, name=where), config.threshold, by_coin=config.coin is not None
+        )
 
     def count_images(self, images: int) -> None:
         """Samples done since the last call."""
         self._images += images
         if self.progress is not None:
-            self.progress.advance(images, shards=f"{len(self._records)}/{len(self.plan.web.shards)}")
+            self.progress.advance(images, shards=f"{len(self._entries)}/{len(self.plan.web.shards)}")
 
     def finished(self, shard: Finished) -> None:
         """A shard was committed.
@@ -145,24 +200,30 @@ class Run:
             GateError: the captions of all shards so far have collapsed.
         """
         self._remember(shard)
-        stats = self._totals()
+        stats = self._totals.stats
         check_collapse(stats.captions, self.plan.config.guard, f"dataset {self.name}")
-        self.tracker.log_metrics(self._metrics(stats), step=self._counts().samples)
+        every = max(1, len(self.plan.web.shards) // _POINTS)
+        if len(self._entries) % every == 0:
+            self.tracker.log_metrics(self._metrics(), step=self._totals.counts.samples)
 
     def seal(self) -> CapfiltResult:
         """Write the manifest: the dataset exists from now on."""
-        records = [self._records[shard.name] for shard in self.plan.web.shards]
+        if contested(self.store, {name: entry.commit_digest for name, entry in self._entries.items()}):
+            self.recall()  # another run finished a shard too: which counts is decided by what lies there
+        plan_dataset(self.store, self.plan.as_json())
         ref = seal_dataset(
             self.store,
             name=self.name,
             kind="capfilt",
             config=self.plan.config.effective(),
-            fingerprint=self.plan.fingerprint,
-            records=records,
-            parents=self.plan.parents,
+            fingerprint=self._fingerprint,
+            records=[self._entries[shard.name] for shard in self.plan.web.shards],
+            parents=self._parents,
             origin=self.plan.web.uri,
         )
-        metrics, counts = self._metrics(self._totals()), self._counts()
+        if load_manifest(self.store.uri).shards.digest != self._digest():
+            self.recall()  # another run sealed its own
+        metrics, counts = self._metrics(), self._totals.counts
         if counts.kept_pairs == 0:
             logger.warning(
                 "%s: not one of %d texts was kept, so there is nothing to train on: the filter accepts nothing at a "
@@ -175,18 +236,15 @@ class Run:
         self.tracker.log_metrics(metrics, step=counts.samples)
         return CapfiltResult(dataset=ref, metrics=metrics)
 
+    def _digest(self) -> str:
+        return ShardTable.of(self._entries[shard.name] for shard in self.plan.web.shards).digest
+
     def _remember(self, shard: Finished) -> None:
-        self._records[shard.record.name] = shard.record
-        self._stats[shard.record.name] = shard.stats
+        self._entries[shard.record.name] = shard.record.entry()
+        self._totals.add(shard.stats, shard.record.counts)
 
-    def _totals(self) -> ShardStats:
-        return merge_shards(list(self._stats.values()))
-
-    def _counts(self) -> Counts:
-        return Counts.total(record.counts for record in self._records.values())
-
-    def _metrics(self, stats: ShardStats) -> dict[str, float]:
-        return run_metrics(stats, self._counts(), time.monotonic() - self._started, self._images)
+    def _metrics(self) -> dict[str, float]:
+        return run_metrics(self._totals.stats, self._totals.counts, time.monotonic() - self._started, self._images)
 
 
 @contextlib.contextmanager

@@ -12,15 +12,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from components.common.errors import DataError, StorageError
 from components.common.storage import Store, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
-from components.data.manifest import BadSample, Counts, FileRecord, ShardRecord, commit_shard
+from components.data.commits import commit_shard
+from components.data.records import BadSample, Counts, FileRecord, ShardRecord, own_file
 from components.data.shards import SampleIndex, write_shard
+from components.data.vectors import ImageRow, write_vectors
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import check_collapse
-from components.regeneration.policy import BELOW_THRESHOLD, COIN, KEPT, Decision, Text, coin_passes, decide, passes
+from components.regeneration.policy import (
+    BELOW_THRESHOLD,
+    COIN,
+    KEPT,
+    Decision,
+    Text,
+    choose_text,
+    coin_passes,
+    decide,
+    passes,
+)
 from components.regeneration.reading import Loaded, OpenShard, companion
+from components.regeneration.seeds import coin_seed, text_seed
 from components.regeneration.stats import ShardStats, shard_stats
 from components.regeneration.texts import json_fields
 
@@ -35,6 +51,7 @@ class JudgedSample:
     loaded: Loaded
     texts: tuple[Text, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    vector: npt.NDArray[np.float16] | None = None
 
     @property
     def kept(self) -> list[Text]:
@@ -58,16 +75,22 @@ class Finished:
     stats: ShardStats
 
 
-def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, fingerprint: str) -> JudgedSample:
-    """Apply filter and policy to the scored texts of one image."""
+def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, stream: str = "") -> JudgedSample:
+    """Apply filter and policy to the scored texts of one image; `stream` (seeds.py) is for a coin."""
     if config.coin is None:
         passed, rejection = passes(texts, config.threshold), BELOW_THRESHOLD
     else:
-        passed, rejection = coin_passes(texts, config.coin, fingerprint, loaded.sample.key), COIN
+        passed, rejection = coin_passes(texts, config.coin, coin_seed(stream, loaded.sample.key, loaded.sha256)), COIN
     return JudgedSample(loaded, tuple(texts), tuple(decide(texts, config.policy, passed, rejection=rejection)))
 
 
-def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltConfig) -> Finished:
+Beside = tuple[FileRecord, FileRecord] | None
+"""Vectors and images of a shard (vectors.py), where there are any."""
+
+
+def finish_shard(
+    work: ShardWork, store: Store, work_dir: Path, config: CapfiltConfig, plan: str, *, beside: Beside = None
+) -> Finished:
     """Write a shard's tar and table to the store and commit it.
 
     Args:
@@ -75,9 +98,11 @@ def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltC
         store: rooted at the output dataset.
         work_dir: local folder for the tar before it is copied to the store.
         config: for the collapse guard and the number of retries.
+        plan: fingerprint of the plan that the shard is part of.
+        beside: vectors that lie in the store already; without them the samples' own are written.
 
     Raises:
-        DataError: a sample was lost, or the shard was committed with another content.
+        DataError: a sample was lost.
         StorageError: the store refuses, or trouble that can heal lasted too long.
         GateError: the captions have collapsed; nothing is committed.
     """
@@ -88,16 +113,26 @@ def finish_shard(work: ShardWork, store: Store, work_dir: Path, config: CapfiltC
     table = candidates_to_bytes(rows)
     local = work_dir / f"out-{name}.tar"
     try:
-        size, digest = write_shard(_kept_samples(work), local)
-        tar = FileRecord(uri=f"shards/{name}.tar", bytes=size, sha256=digest)
-        parquet = FileRecord(uri=f"shards/{name}.parquet", bytes=len(table), sha256=sha256_hex(table))
-        record = shard_record(work, tar, parquet, stats)
+        size, digest = write_shard(_kept_samples(work, config), local)
+        tar = own_file(name, ".tar", size, digest)
+        parquet = own_file(name, ".parquet", len(table), sha256_hex(table))
         healing(lambda: store.upload(local, tar.uri), config.retries)
         healing(lambda: store.write(parquet.uri, table), config.retries)
+        vectors, images = beside or healing(lambda: _write_beside(work, store), config.retries) or (None, None)
+        more = {"plan": plan, "vectors": vectors, "images": images}
+        record = shard_record(work, tar, parquet, stats).model_copy(update=more)
         return Finished(healing(lambda: commit_shard(store, record), config.retries), stats)
     finally:
         local.unlink(missing_ok=True)
         work.shard.close()
+
+
+def _write_beside(work: ShardWork, store: Store) -> Beside:
+    """Write the vectors of a shard's good images; None where the models gave none."""
+    seen = [one for one in work.judged if one.vector is not None]
+    rows = [ImageRow(one.loaded.sample.key, one.loaded.sha256, one.loaded.phash) for one in seen]
+    vectors = [one.vector for one in seen if one.vector is not None]
+    return write_vectors(store, work.shard.source.name, rows, np.stack(vectors)) if vectors else None
 
 
 def healing(call: Callable[[], R], retries: int, *, pause: float = 0.5) -> R:
@@ -179,19 +214,20 @@ def _lost(shard: OpenShard) -> BadSample | None:
     return BadSample(key=shard.source.name, reason=BROKEN, detail=f"byte {broken.offset}: {broken.what}", count=count)
 
 
-def _kept_samples(work: ShardWork) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+def _kept_samples(work: ShardWork, config: CapfiltConfig) -> Iterator[tuple[str, Mapping[str, bytes]]]:
     """Samples of the output tar: those with a kept caption; every input member but text and JSON bit-identical."""
     for one in work.judged:
         if kept := one.kept:
             sample = one.loaded.sample
-            yield sample.key, kept_members(work.shard, sample, kept)
+            chosen = choose_text(kept, config.text, text_seed(config.seed, sample.key, one.loaded.sha256))
+            yield sample.key, kept_members(work.shard, sample, kept, chosen)
 
 
-def kept_members(shard: OpenShard, sample: SampleIndex, kept: Sequence[Text]) -> dict[str, bytes]:
-    """Members of an output sample: the input's bit-identical, but for text and JSON."""
+def kept_members(shard: OpenShard, sample: SampleIndex, kept: Sequence[Text], chosen: Text) -> dict[str, bytes]:
+    """Members of an output sample: the input's bit-identical, but for text (the chosen one) and JSON (all kept)."""
     members = {extension: shard.member(sample, extension) or b"" for extension in sample.members}
     text, fields = companion(sample, "txt"), companion(sample, "json")
-    return members | {text: kept[0].text.encode(), fields: sample_json(members.get(fields), kept)}
+    return members | {text: chosen.text.encode(), fields: sample_json(members.get(fields), kept)}
 
 
 def sample_json(data: bytes | None, kept: Sequence[Text]) -> bytes:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from components.data.candidates import Candidate
-from components.data.manifest import Counts
-from components.regeneration.guard import CaptionStats, caption_stats, merge_stats
+from components.data.records import Counts
+from components.regeneration.guard import CaptionStats, CaptionTotals, caption_stats
 from components.regeneration.policy import COIN, DUPLICATE
 from components.regeneration.texts import UNUSABLE
 
@@ -67,20 +67,30 @@ def _of_source(rows: Sequence[Candidate], source: str, threshold: float, by_coin
     return SourceStats(len(judged), rejected, sum(row.kept for row in rows if row.source == source))
 
 
-def merge_shards(parts: Sequence[ShardStats]) -> ShardStats:
-    """Add shards up."""
+class Totals:
+    """All shards so far, added up one by one: bookkeeping of one more costs the same after ten as after 100,000."""
 
-    def total(sources: Sequence[SourceStats]) -> SourceStats:
-        return SourceStats(
-            sum(one.judged for one in sources), sum(one.rejected for one in sources), sum(one.kept for one in sources)
-        )
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self._sources = {"web": SourceStats(), "synthetic": SourceStats()}
+        self._captions = CaptionTotals()
+        self._unusable = Counter[str]()
 
-    return ShardStats(
-        total([part.web for part in parts]),
-        total([part.synthetic for part in parts]),
-        merge_stats([part.captions for part in parts]),
-        sum((Counter(part.unusable) for part in parts), Counter()),
-    )
+    def add(self, stats: ShardStats, counts: Counts) -> None:
+        """One more shard."""
+        self.counts = Counts.total([self.counts, counts])
+        for source, before in self._sources.items():
+            more: SourceStats = getattr(stats, source)
+            self._sources[source] = SourceStats(
+                before.judged + more.judged, before.rejected + more.rejected, before.kept + more.kept
+            )
+        self._captions.add(stats.captions)
+        self._unusable.update(stats.unusable)
+
+    @property
+    def stats(self) -> ShardStats:
+        """The figures of all of them."""
+        return ShardStats(**self._sources, captions=self._captions.stats(), unusable=dict(self._unusable))
 
 
 def run_metrics(stats: ShardStats, counts: Counts, seconds: float, done: int) -> dict[str, float]:

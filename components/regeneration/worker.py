@@ -12,6 +12,7 @@ import torch
 
 from components.common.scratch import ScratchFolder
 from components.common.storage import Store, open_store
+from components.data.manifest import plan_dataset
 from components.model.checkpoints.weights import fetch_model
 from components.regeneration.local import process_shards
 from components.regeneration.models import CapfiltModels, load_models
@@ -33,12 +34,15 @@ class Assignment:
     threads: int
 
     def models(self, slot: int, folder: Path) -> CapfiltModels:
-        """Fetch and load the models for the GPU of this slot, or the CPU."""
+        """Fetch and load the models for the GPU of this slot, or the CPU; then write down the plan."""
         if self.threads:
             torch.set_num_threads(self.threads)
         plan = self.plan
         captioner, filter = (fetch_model(ref.uri, folder / "models") for ref in (plan.captioner, plan.filter))
-        return load_models(captioner, filter, plan.config, plan.fingerprint, slot)
+        models = load_models(captioner, filter, plan.config, plan.stream, slot)
+        # Only now: a start that fails for its models or settings must not keep the place from the right ones.
+        plan_dataset(open_store(self.store_uri), plan.as_json())
+        return models
 
 
 class ShardWorker:
@@ -48,11 +52,13 @@ class ShardWorker:
         self._folder = ScratchFolder("worker", assignment.work_dir)
         self._path = self._folder.path
         self._store: Store = open_store(assignment.store_uri)
+        self._plan = assignment.plan.fingerprint
         self._models = assignment.models(slot, assignment.work_dir or self._path)
 
     def work(self, source: ShardSource) -> Finished:
         """Make one shard and commit it."""
-        with contextlib.closing(process_shards([source], self._models, self._store, self._path)) as finished:
+        work = process_shards([source], self._models, self._store, self._path, plan=self._plan)
+        with contextlib.closing(work) as finished:
             return next(finished)
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from components.model.vision import VisionTransformer
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.run import run_capfilt
+from tests.helpers.datasets import commit_file, shard_file
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import bad_images, good_sample, odd_images, tar_bytes, write_web
 
@@ -48,8 +49,8 @@ def run(web: Path, models: Models, root: Path, **changes: object) -> CapfiltResu
 
 
 def rows_of(result: CapfiltResult) -> list[Candidate]:
-    folder = Path(result.dataset.uri)
-    return [row for path in sorted((folder / "shards").glob("*.parquet")) for row in read_candidates(path)]
+    tables = sorted(Path(result.dataset.uri, "shards").glob("*[0-9a-f].parquet"))
+    return [row for path in tables if ".images" not in path.name for row in read_candidates(path)]
 
 
 def bytes_of(result: CapfiltResult) -> dict[str, bytes]:
@@ -72,7 +73,7 @@ def test_a_dataset_as_the_house_has_it(tmp_path: Path, models: Models) -> None:
     assert sum(row.kept for row in rows) == totals.kept_pairs == result.dataset.pairs
     for shard in range(3):
         given = {one.key: one.members for one in read_shard(web / f"{shard:05d}.tar")}
-        made = list(read_shard(Path(result.dataset.uri) / "shards" / f"{shard:05d}.tar"))
+        made = list(read_shard(shard_file(result.dataset.uri, f"{shard:05d}")))
         by_key = {key: [row for row in rows if row.key == key] for key in given}
         assert [one.key for one in made] == [key for key in given if any(row.kept for row in by_key[key])]
         for sample in made:
@@ -174,7 +175,7 @@ def test_every_bad_sample_is_counted_and_listed(tmp_path: Path, models: Models) 
     assert by_key["cut", "web"].reason == "truncated"
     assert by_key["latin", "web"].text == "caf\ufffd"
     assert all(by_key[key, "synthetic"].kept for key in ("no-text", "empty-text", "long-text", "latin", "bad-json"))
-    made = {one.key: one.members for one in read_shard(Path(result.dataset.uri) / "shards" / "00000.tar")}
+    made = {one.key: one.members for one in read_shard(shard_file(result.dataset.uri, "00000"))}
     for key, data in odd_images().items():
         assert made[key]["jpg"] == data, "bit-identical"
 
@@ -230,7 +231,7 @@ def test_empty_and_all_bad_shards_commit_too(tmp_path: Path, models: Models) -> 
     manifest = load_manifest(result.dataset.uri)
     assert [shard.counts.samples for shard in manifest.shards] == [5, 0, 1]
     assert manifest.shards[2].counts.failed == {"empty": 1}
-    assert list(read_shard(Path(result.dataset.uri) / "shards" / "00001.tar")) == []
+    assert list(read_shard(shard_file(result.dataset.uri, "00001"))) == []
 
 
 def test_another_config_at_the_same_place_is_refused(tmp_path: Path, models: Models) -> None:
@@ -326,7 +327,7 @@ def test_metrics_of_a_resumed_run_are_those_of_a_whole_one(tmp_path: Path, model
     whole = run(web, models, tmp_path / "one")
     folder = Path(run(web, models, tmp_path / "two").dataset.uri)
     (folder / "manifest.json").unlink()
-    (folder / "commits" / "00001.json").unlink()
+    commit_file(folder, "00001").unlink()
     resumed = run(web, models, tmp_path / "two")
     speed = "capfilt/images_per_second"
     assert {k: v for k, v in resumed.metrics.items() if k != speed} == {
@@ -352,8 +353,8 @@ def test_a_shard_changed_between_two_starts_is_refused(tmp_path: Path, models: M
 def test_a_broken_commit_record_is_named(tmp_path: Path, models: Models) -> None:
     web = write_web(tmp_path / "web", shards=1)
     folder = Path(run(web, models, tmp_path / "out").dataset.uri)
-    (folder / "commits" / "00000.json").write_text("{}")
-    with pytest.raises(DataError, match="00000.json"):
+    commit_file(folder, "00000").write_text("{}")
+    with pytest.raises(DataError, match=r"00000-.*json is no commit record"):
         run(web, models, tmp_path / "out")
 
 

@@ -19,6 +19,7 @@ from components.regeneration.config import CapfiltConfig
 from components.regeneration.provenance import explain
 from components.regeneration.recut import recut_dataset
 from components.regeneration.run import run_capfilt
+from tests.helpers.datasets import commit_file, shard_file
 from tests.helpers.s3 import BUCKET, S3Server, serve_s3
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import good_sample, tar_bytes, write_web
@@ -56,15 +57,15 @@ def test_of_a_key_in_several_shards_the_first_sample_counts(
     manifest, out = load_manifest(result.dataset.uri), open_store(result.dataset.uri)
     assert [shard.counts.failed for shard in manifest.shards] == [{"duplicate_key": n} for n in (1, 2, 1)]
     assert result.metrics["capfilt/failed_duplicate_key"] == 4
-    made = [[one.key for one in read_shard(tmp_path / f"out/shards/{shard:05d}.tar")] for shard in range(3)]
+    made = [[one.key for one in read_shard(shard_file(tmp_path / "out", f"{shard:05d}"))] for shard in range(3)]
     assert made == [list("abc"), list("de"), list("fg")]
     assert sealed or "2 samples have the key of one in an earlier shard" in caplog.text
     record = read_commit(out, "00001")
     assert record is not None and ["an earlier shard has this key" in bad.detail for bad in record.bad] == [True, True]
     assert verify(result.dataset.uri).problems == ()
     assert explain(result.dataset.uri, "b")["shard"]["name"] == "00000"
-    for name in ("manifest.json", "commits/00002.json"):
-        out.delete(name)
+    for path in (tmp_path / "out/manifest.json", commit_file(tmp_path / "out", "00002")):
+        path.unlink()
     assert run(web, models, tmp_path / "out").dataset == result.dataset
     place = {"store": open_store(str(tmp_path)), "name": "again"}
     recut = recut_dataset(result.dataset.uri, threshold=0.0, policy="keep_both", **place)

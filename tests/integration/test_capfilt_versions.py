@@ -1,5 +1,6 @@
 """Datasets cut again, explained, verified and compared."""
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,8 +11,8 @@ from components.common.contracts import CapfiltResult, ModelRef
 from components.common.errors import ConfigError, DataError
 from components.common.storage import open_store
 from components.data.candidates import Candidate
-from components.data.manifest import load_manifest
-from components.data.shards import scan_shard
+from components.data.manifest import file_uri, load_manifest
+from components.data.shards import read_shard, scan_shard
 from components.data.versions.diff import diff
 from components.data.versions.verify import shard_rows, verify
 from components.data.web import import_web
@@ -19,6 +20,7 @@ from components.regeneration.config import CapfiltConfig
 from components.regeneration.provenance import explain
 from components.regeneration.recut import recut_dataset
 from components.regeneration.run import run_capfilt
+from tests.helpers.datasets import commit_file, shard_file
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import bad_images, good_sample, tar_bytes, write_web
 
@@ -91,6 +93,26 @@ def test_the_same_cut_gives_the_same_shards_and_a_recut_can_be_recut(tmp_path: P
     assert again.dataset == same.dataset
 
 
+def test_which_caption_is_the_txt_is_a_choice_and_the_json_holds_all(tmp_path: Path, made: CapfiltResult) -> None:
+    store = open_store(str(tmp_path))
+    texts: dict[str, list[str]] = {}
+    for choice in ("web", "synthetic", "best", "random"):
+        cut = recut_dataset(
+            made.dataset.uri, threshold=0.0, policy="keep_both", store=store, name=choice, text=choice
+        ).dataset
+        assert verify(cut.uri).problems == () and load_manifest(cut.uri).config["text"] == choice
+        samples = [one for entry in load_manifest(cut.uri).shards for one in read_shard(file_uri(cut.uri, entry.tar))]
+        texts[choice] = [one.members["txt"].decode() for one in samples]
+        for text, sample in zip(texts[choice], samples, strict=True):
+            captions = json.loads(sample.members["json"])["captions"]
+            assert text in [caption["text"] for caption in captions]
+            if choice == "synthetic":
+                assert text == next(one["text"] for one in captions if one["source"] == "synthetic")
+            elif choice == "best":
+                assert text == max(captions, key=lambda one: one["itm_probability"])["text"]
+    assert texts["web"] != texts["random"] != texts["synthetic"] != texts["web"] != texts["best"]
+
+
 def test_a_recut_of_an_imported_dataset_and_of_a_coin(tmp_path: Path, web: Path, models: Models) -> None:
     store = open_store(str(tmp_path))
     imported = import_web(str(web), store=store, name="web", limit=20)
@@ -160,12 +182,12 @@ def flip(path: Path, offset: int) -> None:
 @pytest.mark.parametrize(
     ("damage", "found"),
     [
-        (lambda root: flip(root / "shards" / "00000.tar", 900), "the tar has other bytes"),
-        (lambda root: (root / "shards" / "00001.tar").unlink(), "missing"),
-        (lambda root: flip(root / "shards" / "00001.parquet", 50), "the candidate table has other bytes"),
-        (lambda root: (root / "commits" / "00001.json").unlink(), "the commit record is missing"),
+        (lambda root: flip(shard_file(root, "00000"), 900), "the tar has other bytes"),
+        (lambda root: shard_file(root, "00001").unlink(), "missing"),
+        (lambda root: flip(shard_file(root, "00001", ".parquet"), 50), "the candidate table has other bytes"),
+        (lambda root: commit_file(root, "00001").unlink(), "the commit record is missing"),
         (
-            lambda root: shutil.copy(root / "shards" / "00001.tar", root / "shards" / "00000.tar"),
+            lambda root: shutil.copy(shard_file(root, "00001"), shard_file(root, "00000")),
             "the tar has other bytes",
         ),
     ],

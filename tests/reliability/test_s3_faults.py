@@ -170,7 +170,7 @@ def test_a_failing_upload_is_tried_so_often_and_no_more(
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     monkeypatch.setattr(storage, "_clients", {})
-    proxy.reset(always("slow_down", methods=["PUT"], after=14))
+    proxy.reset(always("slow_down", methods=["PUT"], after=22))
     with pytest.raises(StorageError, match="SlowDown") as error:
         run(models, "slow", CONFIG.model_copy(update={"retries": 1}))
     assert error.value.retryable
@@ -180,7 +180,7 @@ def test_a_failing_upload_is_tried_so_often_and_no_more(
 def test_a_read_only_bucket_is_refused_before_any_work(proxy: FaultProxy, models: Models) -> None:
     proxy.reset(always("denied", methods=["PUT", "POST", "DELETE"]))
     nowhere = ModelRef(role="captioner", uri="/nowhere", digest="0" * 64)
-    with pytest.raises(StorageError, match=f"cannot write s3://{BUCKET}/closed/plan.json.*may not do this"):
+    with pytest.raises(StorageError, match=f"cannot write s3://{BUCKET}/closed/.capfilt-probe.*may not do this"):
         run((nowhere, models[1]), "closed")
     assert proxy.injected.total() == 1
     proxy.reset(none)

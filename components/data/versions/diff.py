@@ -4,7 +4,8 @@ from collections import Counter
 from typing import Any
 
 from components.data.candidates import Candidate
-from components.data.manifest import Manifest, ShardEntry, load_manifest, plan_differences
+from components.data.manifest import Manifest, load_manifest, plan_differences
+from components.data.records import ShardEntry
 from components.data.versions.verify import shard_rows
 
 _EXAMPLES = 10

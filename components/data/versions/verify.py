@@ -2,26 +2,24 @@
 
 import contextlib
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from pydantic import Field
 
 from components.common.contracts import Contract
 from components.common.errors import DataError, StorageError
 from components.common.storage import open_store, sha256_file, sha256_hex, split_uri
 from components.data.candidates import Candidate, read_candidates
-from components.data.manifest import (
-    FileRecord,
-    Manifest,
-    ShardEntry,
-    file_uri,
-    load_manifest,
-    read_commit,
-)
+from components.data.commits import commit_of
+from components.data.manifest import Manifest, file_uri, load_manifest
+from components.data.records import FileRecord, ShardEntry
 from components.data.shards import SampleIndex, read_at, scan_shard
+from components.data.vectors import read_images
 
 _SHOWN = 5  # samples named per kind of trouble and shard
 
@@ -56,7 +54,7 @@ def verify(uri: str) -> Verification:
         digest=manifest.digest,
         shards=len(manifest.shards),
         samples=manifest.totals.samples,
-        bytes=sum(entry.tar.bytes + entry.parquet.bytes for entry in manifest.shards),
+        bytes=manifest.shards.bytes(),
         problems=tuple(problems),
     )
 
@@ -91,7 +89,7 @@ def _local(uri: str, record: FileRecord, folder: Path) -> Iterator[Path]:
 
 
 def _check_shard(uri: str, manifest: Manifest, entry: ShardEntry, folder: Path) -> Iterator[str]:
-    record = read_commit(open_store(uri), entry.name)
+    record = commit_of(open_store(uri), entry)
     if record is None or record.entry() != entry:
         yield f"the commit record is {'missing' if record is None else 'not the sealed one'}"
     table = _read(uri, entry.parquet)
@@ -100,11 +98,30 @@ def _check_shard(uri: str, manifest: Manifest, entry: ShardEntry, folder: Path) 
         return
     rows = read_candidates(table)
     yield from _check_counts(entry, rows)
+    yield from _check_vectors(uri, entry, rows)
     with _local(uri, entry.tar, folder) as tar:
         if tar.stat().st_size != entry.tar.bytes or sha256_file(tar) != entry.tar.sha256:
             yield "the tar has other bytes than were committed"
             return
         yield from _check_tar(manifest, entry, rows, tar)
+
+
+def _check_vectors(uri: str, entry: ShardEntry, rows: list[Candidate]) -> Iterator[str]:
+    """The vectors and the images behind them are those of the table's good images."""
+    if entry.vectors is None:
+        return
+    data = _read(uri, entry.vectors)
+    if sha256_hex(data) != entry.vectors.sha256:
+        yield "the vectors have other bytes than were committed"
+        return
+    images = read_images(uri, entry)
+    vectors = np.load(io.BytesIO(data), allow_pickle=False)
+    if len(vectors) != len(images) or len(images) != entry.counts.kept + entry.counts.dropped:
+        good = entry.counts.kept + entry.counts.dropped
+        yield f"there are {len(vectors)} vectors of {len(images)} images, and {good} good images"
+    digests = {(row.key, row.image_sha256) for row in rows}
+    if strange := [one.key for one in images if (one.key, one.image_sha256) not in digests]:
+        yield f"{strange[0]}: there is a vector of this image, but no caption"
 
 
 def _check_counts(entry: ShardEntry, rows: list[Candidate]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from components.data.manifest import (
     FileRecord,
     Parent,
     ShardRecord,
+    ShardTable,
     commit_shard,
     dataset_ref,
     dataset_store,
@@ -23,10 +24,12 @@ from components.data.manifest import (
     load_manifest,
     plan_dataset,
     read_commit,
+    recall,
     seal_dataset,
 )
 from components.data.publish import ShardBuilder, refuse_mostly_bad
 from components.data.shards import read_shard
+from tests.helpers.datasets import commit_file, shard_file
 
 
 def candidate(key: str, text: str, kept: bool = True) -> Candidate:
@@ -63,7 +66,7 @@ def test_a_dataset_from_plan_to_reference(tmp_path: Path) -> None:
     manifest = load_manifest(f"{store.uri}/manifest.json")
     assert manifest.totals.failed == {"truncated": 2} and manifest.digest == ref.digest
     document = json.loads((tmp_path / "datasets/web/0123456789abcdef/manifest.json").read_text())
-    assert document["totals"]["in"] == 9 and document["shards"][0]["counts"]["kept_pairs"] == 2
+    assert document["totals"]["in"] == 9 and document["table"]["rows"] == 2
     entry = manifest.shards[1]
     assert [sample.key for sample in read_shard(file_uri(store.uri, entry.tar))] == ["x", "y", "z", "dropped"]
     assert entry.metrics == {"distinct_2": 0.5}
@@ -75,7 +78,11 @@ def test_making_it_again_gives_the_same_bytes_anywhere(tmp_path: Path) -> None:
         store = open_store(str(tmp_path / place))
         refs.append(seal(store, [build(store)], origin=f"/data/{place}"))
     assert refs[0].digest == refs[1].digest
-    for name in ("shards/00000.tar", "shards/00000.parquet", "commits/00000.json"):
+    first, second = (
+        {info.key: info.etag for info in open_store(str(tmp_path / name)).list()} for name in ("one", "two")
+    )
+    assert first.keys() == second.keys() and len(first) == 5
+    for name in first.keys() - {"manifest.json"}:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert seal(open_store(str(tmp_path / "one")), [build(open_store(str(tmp_path / "one")))]) == refs[0]
 
@@ -129,23 +136,99 @@ def test_conservation_is_enforced() -> None:
 def test_committing_what_is_not_there_is_refused(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     record = build(store)
-    store.delete("commits/00000.json")
-    (tmp_path / "shards/00000.tar").write_bytes(b"half")
+    commit_file(tmp_path, "00000").unlink()
+    tar = shard_file(tmp_path, "00000")
+    tar.write_bytes(b"half")
     with pytest.raises(DataError, match="it is 4 bytes, should be"):
         commit_shard(store, record)
-    store.delete("shards/00000.tar")
+    tar.unlink()
     with pytest.raises(DataError, match="it is missing"):
         commit_shard(store, record)
     assert read_commit(store, "00000") is None
 
 
-def test_the_first_commit_counts_and_another_content_is_an_error(tmp_path: Path) -> None:
+def test_of_several_commits_the_smallest_digest_counts_whoever_came_first(tmp_path: Path) -> None:
+    stores = [open_store(str(tmp_path / name)) for name in ("ab", "ba")]
+    first, second = build(stores[0], keys="ab"), build(stores[0], keys="ac")
+    assert build(stores[0], keys="ab") == first, "committing it again changes nothing"
+    assert [build(stores[1], keys=keys) for keys in ("ac", "ab")] == [second, first]
+    smallest = min(first, second, key=lambda record: record.digest)
+    assert [read_commit(store, "00000") for store in stores] == [smallest] * 2
+    assert len(list((tmp_path / "ab" / "shards").iterdir())) == 4, "nobody's bytes were overwritten"
+
+
+def test_a_commit_whose_file_is_gone_or_of_another_plan_does_not_count(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    first = build(store)
-    assert build(store) == first
+    record = build(store).model_copy(update={"plan": "p" * 64})
+    commit_file(tmp_path, "00000").unlink()
+    commit_shard(store, record)
+    assert recall(store, plan="p" * 64) == {"00000": record}
+    assert recall(store, plan="q" * 64) == {}
+    shard_file(tmp_path, "00000", ".parquet").write_bytes(b"cut")
+    assert recall(store) == {}
+    shard_file(tmp_path, "00000").unlink()
+    assert read_commit(store, "00000") is None
+
+
+def test_commits_of_different_input_are_refused(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    build(store)
+    build(store, keys="abc")
     with pytest.raises(DataError, match="two different runs wrote here"):
-        build(store, keys="abc")
-    assert read_commit(store, "00000") == first
+        read_commit(store, "00000")
+
+
+def test_what_a_manifest_names_counts_before_a_later_commit(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    records = sorted((build(store, keys=keys) for keys in ("ab", "ac")), key=lambda record: record.digest)
+    sealed = seal(store, [records[1]])
+    assert recall(store, sealed=load_manifest(store.uri).shards.commits()) == {"00000": records[1]}
+    assert seal(store, [records[0]]) == sealed, "a second writer of the same plan takes what is there"
+
+
+def test_the_name_is_no_part_of_the_version(tmp_path: Path) -> None:
+    stores = [open_store(str(tmp_path / name)) for name in ("one", "two")]
+    refs = [seal(store, [build(store)], name=name) for store, name in zip(stores, ("a", "b"), strict=True)]
+    assert refs[0].digest == refs[1].digest and refs[1].name == "b"
+
+
+def test_a_store_that_was_copied_names_its_own_files_and_parents(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    target = dataset_store(open_store(str(store)), "web", "0" * 64)
+    tar = store / "raw" / "00000.tar"
+    tar.parent.mkdir(parents=True)
+    tar.write_bytes(b"tar")
+    outside = "/elsewhere/x"
+    with ShardBuilder(target, "00000", tar=FileRecord(uri=str(tar), bytes=3, sha256="0" * 64)) as builder:
+        record = builder.commit()
+    assert record.tar.uri == "../../../raw/00000.tar"
+    parents = [Parent(role="a", digest="a", uri=str(store / "datasets/b/1")), Parent(role="b", digest="b", uri=outside)]
+    ref = seal(target, [record], parents=parents, origin=str(store / "raw"))
+    store.rename(tmp_path / "moved")
+    moved = load_manifest(str(tmp_path / "moved/datasets/web" / ("0" * 16)))
+    assert file_uri(str(tmp_path / "moved/datasets/web" / ("0" * 16)), moved.shards[0].tar) == str(
+        tmp_path / "moved/raw/00000.tar"
+    )
+    assert [parent.uri for parent in moved.parents] == [str(tmp_path / "moved/datasets/b/1"), outside]
+    assert moved.origin == str(tmp_path / "moved/raw") and moved.digest == ref.digest
+    assert str(store) not in (tmp_path / "moved/datasets/web" / ("0" * 16) / "manifest.json").read_text()
+
+
+def test_a_table_of_shards_gives_back_what_was_put_in(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    entries = [build(store, f"{index:05d}").entry() for index in range(5)]
+    table = ShardTable.from_bytes(ShardTable.of(entries).to_bytes(), "here")
+    assert list(table) == entries and len(table) == 5
+    assert (table[0], table[-1], list(table[1:3]), table.find("00003")) == (
+        entries[0], entries[4], entries[1:3], entries[3],
+    )  # fmt: skip
+    assert table.find("x") is None
+    assert table.totals() == Counts.total(entry.counts for entry in entries)
+    assert table.digest == ShardTable.of(entries).digest != ShardTable.of(entries[::-1]).digest
+    with pytest.raises(IndexError):
+        table[5]
+    with pytest.raises(DataError, match="no table of shards"):
+        ShardTable.from_bytes(b"PAR1", "here")
 
 
 def test_sealing_something_else_at_the_same_place_is_refused(tmp_path: Path) -> None:
@@ -163,8 +246,10 @@ def test_sealing_something_else_at_the_same_place_is_refused(tmp_path: Path) -> 
     [
         (b'"threshold": 0.5', b'"threshold": 0.6', "was changed after it was written"),
         (b'"kept_pairs": 2', b'"kept_pairs": 3', "was changed after it was written"),
+        (b'"uri": "shards-', b'"uri": "shirts-', "shirts-.*is missing, which the manifest names"),
         (b'"in": 4', b'"in": 5', "is no manifest"),
-        (b'"format": 1', b'"format": 2', "has format 2; this program reads format 1"),
+        (b'"format": 2', b'"format": 3', "has format 3; this program reads format 2"),
+        (b'"format": 2', b'"format": 1', "capfilt store upgrade"),
         (b'"kind"', b'"knd"', "is no manifest"),
         (b"{", b"", "is not JSON"),
     ],
@@ -181,8 +266,13 @@ def test_a_changed_manifest_is_not_believed(tmp_path: Path, old: bytes, new: byt
 def test_an_unreadable_commit_says_what_to_delete(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     build(store)
-    (tmp_path / "commits/00000.json").write_bytes(b"{}")
-    with pytest.raises(DataError, match="00000.json is no commit record.*delete it and run again"):
+    commit = commit_file(tmp_path, "00000")
+    whole = commit.read_bytes()
+    commit.write_bytes(b"{}")
+    with pytest.raises(DataError, match=f"{commit.name} is no commit record.*delete it and run again"):
+        read_commit(store, "00000")
+    commit.write_bytes(whole.replace(b"premature", b"immature."))
+    with pytest.raises(DataError, match=f"{commit.name} was changed after it was written"):
         read_commit(store, "00000")
 
 
@@ -191,7 +281,7 @@ def test_an_empty_shard_commits_too(tmp_path: Path) -> None:
     with ShardBuilder(store, "00000") as builder:
         record = builder.commit()
     assert seal(store, [record]).images == 0
-    assert list(read_shard(tmp_path / "shards/00000.tar")) == []
+    assert list(read_shard(shard_file(tmp_path, "00000"))) == []
 
 
 def test_a_builder_that_fails_leaves_nothing_that_counts(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 from components.common.errors import ConfigError, DataError, StorageError
 from components.common.storage import Store, open_store, sha256_file, sha256_hex
 from components.data.candidates import MAX_TEXT_BYTES, read_candidates
-from components.data.manifest import load_manifest, read_commit
+from components.data.manifest import file_uri, load_manifest, read_commit
 from components.data.versions.verify import verify
 from components.data.views import load_eval_set
 from components.data.web import expected_samples, import_web, web_texts
+from tests.helpers.datasets import commit_file, shard_file
 from tests.helpers.s3 import serve_s3
 from tests.helpers.webshards import bad_images, good_sample, odd_images, tar_bytes, write_web
 
@@ -44,7 +45,7 @@ def test_shards_are_used_in_place(tmp_path: Path, store: Store) -> None:
     assert [entry.tar.uri for entry in manifest.shards] == [str(tar) for tar in tars]
     assert [entry.tar.sha256 for entry in manifest.shards] == [sha256_file(tar) for tar in tars]
     assert not list(Path(ref.uri).rglob("*.tar"))
-    rows = read_candidates(Path(ref.uri) / "shards/00001.parquet")
+    rows = read_candidates(shard_file(ref.uri, "00001", ".parquet"))
     assert (rows[0].key, rows[0].source, rows[0].text) == ("000010000", "web", "an image numbered 100")
     assert rows[0].image_sha256 == sha256_hex(good_sample(100)["jpg"]) and rows[0].itm_probability is None
     assert verify(ref.uri).problems == ()
@@ -157,7 +158,7 @@ def test_a_bad_text_drops_the_caption_and_keeps_the_picture_for_capfilt(tmp_path
     ref = import_web(str(write(tmp_path / "web", "00000.tar", samples)), store=store, name="web")
     totals = load_manifest(ref.uri).totals
     assert (totals.kept, totals.dropped, totals.failed, totals.kept_pairs, totals.dropped_pairs) == (1, 4, {}, 1, 4)
-    rows = read_candidates(Path(ref.uri) / "shards/00000.parquet")
+    rows = read_candidates(shard_file(ref.uri, "00000", ".parquet"))
     reasons = ["", "text_not_utf8", "empty_text", "text_too_long", "missing_text"]
     assert [(row.key, row.reason, row.kept) for row in rows] == list(
         zip("abcde", reasons, [True, False, False, False, False], strict=True)
@@ -179,8 +180,8 @@ def test_duplicates_within_and_across_shards(tmp_path: Path, store: Store) -> No
     # after an interruption the first shard's keys are still known
     shutil.rmtree(tmp_path / "store/datasets/web")
     other = import_web(str(tmp_path / "web"), store=store, name="web")
-    for name in ("commits/00001.json", "manifest.json"):
-        open_store(other.uri).delete(name)
+    for path in (commit_file(other.uri, "00001"), Path(other.uri, "manifest.json")):
+        path.unlink()
     assert import_web(str(tmp_path / "web"), store=store, name="web").digest == other.digest == ref.digest
 
 
@@ -249,7 +250,8 @@ def test_on_s3(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) ->
             bucket.upload(path, f"web/{path.name}")
         ref = import_web(f"{server.uri}/web", store=bucket, name="web")
         assert ref.digest == local.digest
-        assert load_manifest(ref.uri).shards[2].tar.uri == f"{server.uri}/web/00002.tar"
+        tar = load_manifest(ref.uri).shards[2].tar
+        assert tar.uri == "../../../web/00002.tar" and file_uri(ref.uri, tar) == f"{server.uri}/web/00002.tar"
         assert import_web(f"{server.uri}/web/", store=bucket, name="web") == ref
         assert len(load_eval_set(ref, tmp_path / "cache")) == 15
         assert len([path for path in (tmp_path / "cache").iterdir() if len(path.name) == 64]) == 3

@@ -1,7 +1,7 @@
 import pytest
 
 from components.common.errors import GateError
-from components.regeneration.guard import CaptionStats, GuardConfig, caption_stats, check_collapse, merge_stats
+from components.regeneration.guard import CaptionStats, CaptionTotals, GuardConfig, caption_stats, check_collapse
 
 
 def test_statistics_by_hand() -> None:
@@ -23,11 +23,25 @@ def test_no_captions_are_no_collapse() -> None:
 
 def test_shards_add_up_in_any_order() -> None:
     parts = [caption_stats(["a b", "a b"]), caption_stats(["c d", "a b"]), caption_stats([])]
-    total = merge_stats(parts)
-    assert total == merge_stats(parts[::-1])
+    total = added(parts)
+    assert total == added(parts[::-1])
     assert total.captions == 4
     assert total.top[0] == ("a b", 3)
-    assert merge_stats([]) == CaptionStats()
+    assert added([]) == CaptionStats()
+
+
+def added(parts: list[CaptionStats], remembered: int = 1000) -> CaptionStats:
+    totals = CaptionTotals(remembered)
+    for part in parts:
+        totals.add(part)
+    return totals.stats()
+
+
+def test_a_frequent_caption_is_found_among_more_rare_ones_than_are_remembered() -> None:
+    parts = [caption_stats([f"rare {shard} {n}" for n in range(20)] + ["often"] * 2) for shard in range(50)]
+    total = added(parts, remembered=100)
+    assert total.top == (("often", 100),)
+    assert total.captions == 50 * 22
 
 
 @pytest.mark.parametrize(

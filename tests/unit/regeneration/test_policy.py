@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.regeneration.policy import Decision, Text, coin_passes, decide, passes
+from components.regeneration.policy import Decision, Text, choose_text, coin_passes, decide, passes
 
 POLICIES = ("keep_both", "replace", "best_of", "fallback")
 
@@ -85,11 +85,30 @@ def test_nothing_below_the_threshold_is_kept_and_policies_only_take_away(
             assert sum(decision.kept for decision in decisions) == min(1, sum(paper.kept for paper in both))
 
 
-def test_the_coin_ignores_scores_and_depends_on_the_key_alone() -> None:
+def test_the_coin_ignores_scores_and_depends_on_the_seed_alone() -> None:
     good, bad = texts(1.0, 1.0), texts(0.0, 0.0)
-    thrown = [coin_passes(good, 0.3, "plan", str(key)) for key in range(2000)]
-    assert thrown == [coin_passes(bad, 0.3, "plan", str(key)) for key in range(2000)]
-    assert thrown != [coin_passes(bad, 0.3, "other plan", str(key)) for key in range(2000)]
+    thrown = [coin_passes(good, 0.3, seed) for seed in range(2000)]
+    assert thrown == [coin_passes(bad, 0.3, seed) for seed in range(2000)]
+    assert thrown != [coin_passes(bad, 0.3, seed) for seed in range(2000, 4000)]
     share = sum(itertools.chain.from_iterable(thrown)) / 4000
     assert 0.27 < share < 0.33
-    assert coin_passes([Text("web", "", problem="empty_text")], 1.0, "plan", "k") == [False]
+    assert coin_passes([Text("web", "", problem="empty_text")], 1.0, 1) == [False]
+
+
+@pytest.mark.parametrize(
+    ("web", "synthetic", "expected"),
+    [
+        (0.6, [0.9, 0.7], {"web": "found", "synthetic": "made 0", "best": "made 0"}),
+        (0.9, [0.7, 0.9], {"web": "found", "synthetic": "made 0", "best": "found"}),
+        (None, [0.7, 0.9], {"web": "made 0", "synthetic": "made 0", "best": "made 1"}),
+        (0.6, [], {"web": "found", "synthetic": "found", "best": "found"}),
+    ],
+)
+def test_which_kept_caption_readers_of_txt_see(
+    web: float | None, synthetic: list[float], expected: dict[str, str]
+) -> None:
+    kept = texts(web, *synthetic)
+    assert {choice: choose_text(kept, choice, 1).text for choice in expected} == expected
+    drawn = [choose_text(kept, "random", seed).text for seed in range(200)]
+    assert set(drawn) == {text.text for text in kept}
+    assert drawn == [choose_text(kept, "random", seed).text for seed in range(200)]

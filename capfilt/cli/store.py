@@ -1,0 +1,47 @@
+"""`capfilt store …`: the store as a whole."""
+
+from typing import Annotated
+
+import typer
+
+from capfilt.cli.console import command
+
+app = typer.Typer(help="The store as a whole: its format, and what it could do without.", no_args_is_help=True)
+
+Uri = Annotated[str, typer.Argument(help="Root of a store, or of a dataset that stands alone.")]
+Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
+
+
+@app.command()
+def upgrade(uri: Uri, as_json: Json = False) -> None:
+    """Bring a store that an earlier release wrote to the format of today: no model is needed and no image read."""
+    with command(as_json=as_json) as out:
+        from components.common.lock import exclusive
+        from components.common.storage import open_store
+        from components.data.versions.upgrade import upgrade_store
+        from flows.layout import LOCK_KEY
+
+        with exclusive(open_store(uri), LOCK_KEY, "capfilt store upgrade"):
+            done = upgrade_store(uri)
+        text = f"{done.uri}: {len(done.datasets)} datasets of format 1 are of format 2 now"
+        out.result(done.model_dump(mode="json"), f"{text}, {done.records} stage records name them by their new digests")
+
+
+@app.command()
+def gc(
+    uri: Uri,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be deleted, and delete nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete files that no sealed dataset and no unfinished one refers to."""
+    with command(as_json=as_json) as out:
+        from components.common.lock import exclusive
+        from components.common.storage import open_store
+        from components.data.versions.leftovers import collect_leftovers
+        from flows.layout import LOCK_KEY
+
+        with exclusive(open_store(uri), LOCK_KEY, "capfilt store gc"):
+            found = collect_leftovers(uri, delete=not dry_run)
+        what = "would be deleted" if dry_run else "deleted"
+        lines = [f"{found.uri}: {len(found.keys)} files, {found.bytes:,} bytes {what}", *found.keys]
+        out.result(found.model_dump(mode="json"), "\n".join(lines))
