@@ -7,6 +7,7 @@ folders of datasets and at a root that is one; nothing else in a store is ever t
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from components.common.contracts import Contract
 from components.common.errors import DataError
@@ -70,7 +71,7 @@ def _objects(store: Store) -> Iterator[ObjectInfo]:
     """Everything in folders of datasets, and what belongs to a dataset at the root."""
     for folder in ("datasets", "shards", "commits"):
         for info in store.child(folder).list():
-            yield ObjectInfo(f"{folder}/{info.key}", info.size, info.etag)
+            yield replace(info, key=f"{folder}/{info.key}")
     yield from filter(None, map(store.info, (MANIFEST_KEY, PLAN_KEY)))
     if store.exists(MANIFEST_KEY):
         yield from (info for info in store.list("shards-") if "/" not in info.key)
