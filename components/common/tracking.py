@@ -106,20 +106,15 @@ class Tracker:
         *,
         about: str = "",
         note: str = "",
-    ) -> ModelRef:
+        champion: str | None = None,
+    ) -> None:
         """Register a model folder by its URI, once per digest, and point alias `challenger` at it.
 
         Args:
             about: what all models of this name are, in markdown.
             note: what this version is, in markdown.
-
-        Returns:
-            the reference with its version; without tracking as it came.
+            champion: why alias `champion` shall point at it too, kept as the version's tag; None: it shall not.
         """
-        return ref
-
-    def set_alias(self, name: str, version: int, alias: str, *, why: str = "") -> None:
-        """Point an alias of a registered model at a version; `why` becomes the version's tag `<alias>.reason`."""
 
     def find_champions(self, names: Sequence[str]) -> list[ModelRef] | None:
         """What alias `champion` of registered models points at, where it does; None: nobody can tell."""
@@ -318,13 +313,16 @@ class MlflowTracker(Tracker):
         *,
         about: str = "",
         note: str = "",
-    ) -> ModelRef:
-        register = partial(self._version_of, name, ref, metrics, tags, about=about, note=note)
-        version = self._sender.ask(f"register {name}", register)
-        if version is None:
-            return ref
-        self.set_alias(name, version, "challenger")
-        return ref.model_copy(update={"registered_version": version})
+        champion: str | None = None,
+    ) -> None:
+        def send() -> None:
+            version = str(self._version_of(name, ref, metrics, tags, about=about, note=note))
+            self._client.set_registered_model_alias(name, "challenger", version)
+            if champion is not None:
+                self._client.set_model_version_tag(name, version, "champion.reason", champion[:_TAG_LENGTH])
+                self._client.set_registered_model_alias(name, "champion", version)
+
+        self._sender.tell(f"register {name}", send)
 
     def _version_of(
         self,
@@ -371,14 +369,6 @@ class MlflowTracker(Tracker):
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-
-    def set_alias(self, name: str, version: int, alias: str, *, why: str = "") -> None:
-        def send() -> None:
-            if why:
-                self._client.set_model_version_tag(name, str(version), f"{alias}.reason", why[:_TAG_LENGTH])
-            self._client.set_registered_model_alias(name, alias, str(version))
-
-        self._sender.tell(f"set {name}@{alias}", send)
 
     def find_champions(self, names: Sequence[str]) -> list[ModelRef] | None:
         def find() -> list[ModelRef]:
