@@ -50,6 +50,7 @@ class Sender:
         self._began: float | None = None  # the job in hand
         self._away_since: float | None = None
         self._pause, self._paused_until = FIRST_PAUSE, 0.0
+        self._finished = 0
 
     def tell(self, what: str, action: Callable[[], object], *, after: float = 0.0) -> None:
         """Do it when its turn comes, `after` seconds from now at the earliest."""
@@ -64,13 +65,13 @@ class Sender:
             patience: seconds that any one job may take meanwhile; by default PATIENCE.
         """
         job = _Job(what, action, asked=True)
-        if not self._is_away(patience):
-            self._put(job)
         with self._changed:
-            while not job.done and not self._is_away(patience):
-                self._changed.wait(_LOOK_SECONDS)
-            if job in self._jobs:
-                self._jobs.remove(job)
+            if not self._is_away(patience):
+                self._put(job)
+                while not job.done and not self._is_away(patience):
+                    self._changed.wait(_LOOK_SECONDS)
+                if job in self._jobs:
+                    self._jobs.remove(job)
         if not job.done:
             logger.warning("%s: could not %s: it does not answer", self._server, what)
         answer: T | None = job.answer
@@ -89,14 +90,16 @@ class Sender:
             self._changed.notify_all()
 
     def drain(self, seconds: float) -> int:
-        """Wait until all is done, at most so long; the number of jobs that are left."""
-        deadline = time.monotonic() + seconds
+        """Wait until all is done, as long as something is done within so many seconds; the number of jobs left."""
         self.hurry()
         with self._changed:
             self._paused_until, self._pause = 0.0, FIRST_PAUSE  # more tries, soon
             self._changed.notify_all()
+            finished, deadline = self._finished, time.monotonic() + seconds
             while (self._jobs or self._began is not None) and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
+                if self._finished > finished:
+                    finished, deadline = self._finished, time.monotonic() + seconds
             return len(self._jobs) + (self._began is not None)
 
     def _put(self, job: _Job) -> None:
@@ -164,6 +167,7 @@ class Sender:
         if error is not None:
             logger.warning("%s: could not %s: %s", self._server, job.what, first_line(error))
         job.done = True
+        self._finished += 1
 
 
 def first_line(error: BaseException) -> str:

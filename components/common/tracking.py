@@ -161,7 +161,7 @@ class Tracker:
         self.end()
 
     def farewell(self, seconds: float = FAREWELL_SECONDS) -> None:
-        """Wait until all is sent, at most so long: the last call before a process ends."""
+        """Wait until all is sent, and no longer than so many seconds for any one thing: for the end of a process."""
 
     def environment(self) -> dict[str, str]:
         """Variables with which a child process finds this run (`tracker_from_environment`)."""
@@ -426,7 +426,7 @@ class MlflowTracker(Tracker):
     def farewell(self, seconds: float = FAREWELL_SECONDS) -> None:
         if left := self._sender.drain(seconds):
             logger.warning(
-                "MLflow at %s did not answer within %.0f s: %d messages were not sent, and runs may stay open there; "
+                "MLflow at %s did not answer within %.0f s: %d things were not sent, and runs may stay open there; "
                 "run the same command again and they are made up for",
                 self.uri,
                 seconds,

@@ -93,6 +93,9 @@ def test_a_long_queue_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(40):
         line.tell("work", lambda: time.sleep(0.05))
     assert line.ask("ask", lambda: 1) == 1
+    for _ in range(40):
+        line.tell("work", lambda: time.sleep(0.05))
+    assert line.drain(1.0) == 0
 
 
 def test_of_too_much_the_oldest_is_left_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
