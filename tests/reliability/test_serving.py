@@ -39,12 +39,12 @@ class World:
 
     def forget_the_filter(self) -> None:
         """As if the last training had not been done yet."""
-        for folder in ("stages/filter", "stages/evaluate", "models/filter", "work"):
+        for folder in ("stages/finetune-filter", "stages/evaluate", "models/finetune-filter", "work"):
             shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def trains(self) -> bool:
         """Whether the filter's training has saved something."""
-        return bool(list(self.root.glob("work/filter-*/checkpoints/[!.]*/complete.json")))
+        return bool(list(self.root.glob("work/finetune-filter-*/checkpoints/[!.]*/complete.json")))
 
     def is_free(self) -> bool:
         """Whether nobody holds the lock."""
