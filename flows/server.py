@@ -55,6 +55,7 @@ class LocalServer:
         self.port, self.log = port, home / "server.log"
         self._home, self._lock = home, _locked(home / _LOCK)
         self._stopping = threading.Event()
+        self.log.write_bytes(b"")
         self.process = self._launch()
 
     @property

@@ -35,6 +35,7 @@ SERVED_BY = "CAPFILT_SERVED_BY"
 DEPLOYED_SECONDS = 1800.0  # how long a run that Prefect started waits for a server that is away, to tell how it ended
 LOCAL_SECONDS = 30.0  # and one that somebody looks at
 _LOOK_SECONDS = 2.0
+_FAREWELL_SECONDS = 5.0  # for words to a Prefect server that may still be there
 _ORPHAN_SECONDS = 60.0  # for a checkpoint and the lock's release, after the process that serves us is gone
 
 
@@ -63,16 +64,17 @@ def run_here(flow: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     except (Exception, Abort) as error:
         if not ending.done:
             raise
-        if isinstance(ending.error, TerminationSignal):
-            signal.raise_signal(signal.SIGTERM)
-        if ending.error is not None:
-            raise ending.error from None
-        if not isinstance(error, Abort):  # of which was told already
-            logger.warning("the run is finished, but Prefect does not know it: %s", error)
-        result: R = ending.result
-        return result
+        fault = error
     finally:
         _ending.reset(token)
+    if isinstance(ending.error, TerminationSignal):
+        signal.raise_signal(signal.SIGTERM)
+    if ending.error is not None:
+        raise ending.error
+    if not isinstance(fault, Abort):  # of which was told already
+        logger.warning("the run is finished, but Prefect does not know it: %s", fault)
+    result: R = ending.result
+    return result
 
 
 def orderly(function: Callable[P, R]) -> Callable[P, R]:
@@ -198,6 +200,7 @@ def _end_with_server(ending: _Ending) -> None:
         end = time.monotonic() + _ORPHAN_SECONDS
         while not ending.done and time.monotonic() < end:
             time.sleep(0.2)
+        time.sleep(_FAREWELL_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, name="server-watch", daemon=True).start()
