@@ -25,6 +25,11 @@ from components.common.errors import DataError
 
 Pixels = NDArray[np.uint8]
 
+MAX_PIXELS = 50_000_000
+"""Pixels beyond which an image is refused undecoded."""
+MIN_SIDE = 2
+"""Shortest side in pixels below which an image is refused: tracking pixels are none."""
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Channel means BLIP was trained with, of values in 0..1."""
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -37,9 +42,10 @@ _ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = 100_000  # encoders write one for every 8 kB at least: more are there to cost time
 _JPEG_WORK = 1_000_000_000  # scans x pixels, about 2 seconds; 20 scans of 50 megapixels
-_SCAN = re.compile(
-    rb"\xff\xda\0[\x08\x0a\x0c\x0e][\x01-\x04]"
-)  # its header, for chance has FFDA in a video behind a photo
+_LARGE = 10_000_000  # pixels
+_PIXELS_PER_BYTE = 5_000  # a page of text has fewer than 1,000, a photograph fewer than 50
+_WAVELET_PIXELS_PER_BYTE = 100  # JPEG 2000 takes 0.1 s a megapixel, whatever is in it
+_SCAN = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e][\x01-\x04]")  # a whole header: chance has FFDA in any long file
 
 
 class BadImage(DataError):
@@ -57,7 +63,7 @@ class BadImage(DataError):
 
 
 def decode_image(
-    data: bytes, *, max_pixels: int = 50_000_000, max_bytes: int = 100_000_000, min_side: int = 2
+    data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = 100_000_000, min_side: int = MIN_SIDE
 ) -> Pixels:
     """Decode an image as people see it: EXIF orientation applied, first frame of an animation, RGB `[H, W, 3]`.
 
@@ -206,8 +212,16 @@ def _checksum_holds(chunk: bytes) -> bool:
 def _decode_with_pillow(data: bytes, max_pixels: int, min_side: int) -> Pixels:
     with _decoder_errors(), _open(data) as image:
         _check_size(*image.size, max_pixels, min_side)
+        _check_density(image.width * image.height, len(data), image.format)
         image.load()
         return _turn(np.array(_to_rgb(image), dtype=np.uint8), _orientation(image))
+
+
+def _check_density(pixels: int, size: int, kind: str | None) -> None:
+    """Large images in next to no bytes are blank, or made to cost memory and seconds."""
+    per_byte = _WAVELET_PIXELS_PER_BYTE if kind == "JPEG2000" else _PIXELS_PER_BYTE
+    if pixels > max(_LARGE, per_byte * size):
+        raise BadImage("too_much_work", f"{pixels} pixels of {kind} in {size} bytes")
 
 
 def _orientation(image: Image.Image) -> int:

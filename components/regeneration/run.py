@@ -13,7 +13,8 @@ from components.common.progress import Progress
 from components.common.scratch import ScratchFolder
 from components.common.storage import Store
 from components.common.tracking import Tracker
-from components.data.candidates import read_candidates
+from components.data.candidates import stored_candidates
+from components.data.decoding import MAX_PIXELS, MIN_SIDE
 from components.data.manifest import (
     Counts,
     ShardRecord,
@@ -23,6 +24,8 @@ from components.data.manifest import (
     read_commit,
     seal_dataset,
 )
+from components.data.publish import refuse_mostly_bad
+from components.data.web.health import Health
 from components.inference.arithmetic import Precision
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.engines import engine_precision, run_engine
@@ -110,6 +113,7 @@ class Run:
         self.recalled = 0
         self._images = 0
         self._started = time.monotonic()
+        self._health = Health(name)
         self._records: dict[str, ShardRecord] = {}
         self._stats: dict[str, ShardStats] = {}
 
@@ -121,9 +125,7 @@ class Run:
             if record is None:
                 todo.append(shard)
             else:
-                rows = read_candidates(
-                    self.store.read(record.parquet.uri), name=f"{self.store.uri}/{record.parquet.uri}"
-                )
+                rows = stored_candidates(self.store.uri, record.parquet).rows()
                 self._remember(Finished(record, shard_stats(rows, config.threshold, by_coin=config.coin is not None)))
                 self.recalled += record.counts.samples
         if self._records:
@@ -145,14 +147,20 @@ class Run:
             GateError: the captions of all shards so far have collapsed.
         """
         self._remember(shard)
+        self._health.look(shard.record)
         stats = self._totals()
         check_collapse(stats.captions, self.plan.config.guard, f"dataset {self.name}")
         if self.tracker is not None:
             self.tracker.log_metrics(self._metrics(stats), step=self._counts().samples)
 
     def seal(self) -> CapfiltResult:
-        """Write the manifest: the dataset exists from now on."""
+        """Write the manifest: the dataset exists from now on.
+
+        Raises:
+            DataError: most of the input cannot be used, as the import would say.
+        """
         records = [self._records[shard.name] for shard in self.plan.web.shards]
+        refuse_mostly_bad(self.plan.web.uri, records, meant=_asked_for(self.plan.config))
         ref = seal_dataset(
             self.store,
             name=self.name,
@@ -189,6 +197,12 @@ class Run:
 
     def _metrics(self, stats: ShardStats) -> dict[str, float]:
         return run_metrics(stats, self._counts(), time.monotonic() - self._started, self._images)
+
+
+def _asked_for(config: CapfiltConfig) -> set[str]:
+    """Failures that are the settings' wish, not the input's fault."""
+    smaller = {"too_many_pixels"} if config.max_pixels < MAX_PIXELS else set()
+    return smaller | ({"too_small"} if config.min_side > MIN_SIDE else set())
 
 
 @contextlib.contextmanager

@@ -17,14 +17,16 @@ from components.common.storage import Store, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
 from components.data.manifest import BadSample, Counts, FileRecord, ShardRecord, commit_shard
 from components.data.shards import SampleIndex, write_shard
+from components.data.web.samples import BROKEN_SHARD, lost_behind_break
+from components.data.web.texts import companion
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import check_collapse
 from components.regeneration.policy import BELOW_THRESHOLD, COIN, KEPT, Decision, Text, coin_passes, decide, passes
-from components.regeneration.reading import Loaded, OpenShard, companion
+from components.regeneration.reading import Loaded, OpenShard
 from components.regeneration.stats import ShardStats, shard_stats
 from components.regeneration.texts import json_fields
 
-BROKEN = "broken_shard"
+BROKEN = BROKEN_SHARD
 R = TypeVar("R")
 
 
@@ -172,11 +174,9 @@ def shard_record(work: ShardWork, tar: FileRecord, parquet: FileRecord, stats: S
 
 def _lost(shard: OpenShard) -> BadSample | None:
     """What a broken tar has lost behind the break: as many samples as somebody counted, at least the one it cut."""
-    broken = shard.scan.broken
-    if broken is None or shard.source.take is not None:
+    if shard.source.take is not None:
         return None
-    count = max(1, (shard.source.expected or 0) - len(shard.scan.samples))
-    return BadSample(key=shard.source.name, reason=BROKEN, detail=f"byte {broken.offset}: {broken.what}", count=count)
+    return lost_behind_break(shard.source.uri, shard.scan, shard.source.expected)
 
 
 def _kept_samples(work: ShardWork) -> Iterator[tuple[str, Mapping[str, bytes]]]:
@@ -190,7 +190,7 @@ def _kept_samples(work: ShardWork) -> Iterator[tuple[str, Mapping[str, bytes]]]:
 def kept_members(shard: OpenShard, sample: SampleIndex, kept: Sequence[Text]) -> dict[str, bytes]:
     """Members of an output sample: the input's bit-identical, but for text and JSON."""
     members = {extension: shard.member(sample, extension) or b"" for extension in sample.members}
-    text, fields = companion(sample, "txt"), companion(sample, "json")
+    text, fields = (companion(sample.members, sample.image, name) for name in ("txt", "json"))
     return members | {text: kept[0].text.encode(), fields: sample_json(members.get(fields), kept)}
 
 
@@ -209,7 +209,7 @@ def sample_json(data: bytes | None, kept: Sequence[Text]) -> bytes:
         }
         for text in kept
     ]
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
 
 
 def _is_ours(captions: object) -> bool:

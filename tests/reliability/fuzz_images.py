@@ -2,7 +2,8 @@
 
 python -m tests.reliability.fuzz_images --images 200000
 
-Anything but pixels or `BadImage` is an escape. Exit code 1 after an escape, or an image that took more than two seconds.
+Anything but pixels or `BadImage` is an escape. Exit code 1 after an escape, or an image that took more than two seconds
+of the processor's time.
 """
 
 import argparse

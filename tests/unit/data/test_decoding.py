@@ -234,6 +234,25 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_costs_minutes() -> None
     assert decode_image(data + bytes(3000) + b"\xff\xda" * 3000).shape == (4000, 4000, 3)  # a video behind a photo
 
 
+def jpeg2000_of_claimed_height(height: int) -> bytes:
+    """A stream of 91 x 67 pixels whose header says more: 0.7 ms for every 67 rows."""
+    data = bytearray(encode(Image.fromarray(photo(67, 91)).convert("L"), "JPEG2000", no_jp2=True))
+    at = data.index(b"\xff\x51") + 10
+    data[at : at + 4] = struct.pack(">I", height)
+    return bytes(data)
+
+
+def test_next_to_no_bytes_are_not_decoded_to_a_large_image() -> None:
+    assert reason_of(jpeg2000_of_claimed_height(500_000)) == "too_much_work"
+    assert decode_image(jpeg2000_of_claimed_height(67)).shape == (67, 91, 3)
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    data = bytearray(encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
+    at = data.index(b"VP8X") + 12
+    data[at : at + 6] = (7000).to_bytes(3, "little") * 2
+    assert reason_of(bytes(data)) == "too_much_work"
+    assert decode_image(encode(Image.new("1", (3000, 3000)), "PNG")).shape == (3000, 3000, 3), "blank, but no burden"
+
+
 def test_fuzzed_images_neither_escape_nor_hang() -> None:
     from tests.reliability.fuzz_images import fuzz, seeds
 
