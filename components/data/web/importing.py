@@ -32,7 +32,7 @@ from components.data.parallel import default_threads, ordered_map
 from components.data.publish import ShardBuilder, refuse_mostly_bad
 from components.data.shards import SampleIndex, scan_shard
 from components.data.web.health import Health
-from components.data.web.listing import WebTar, counted_samples, list_tars
+from components.data.web.listing import WebTar, check_listed, counted_samples, list_tars
 from components.data.web.repeats import KeysMet, keys_of_record, own_keys
 from components.data.web.samples import WebSample, lost_behind_break, read_sample, with_repeats
 
@@ -69,11 +69,13 @@ def import_web(
         The sealed dataset: `images` and `pairs` with a usable text; the manifest counts the rest.
 
     Raises:
-        DataError: no tars, or more than half of the samples are bad, or a tar changed since it was imported.
+        DataError: no tars or none that can be read, more than half of the samples are bad, or a tar changed since it
+            was imported.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, not {limit}")
     source, shards = list_tars(uri)
+    check_listed(source, shards)
     # Names and sizes, not contents: to hash terabytes only to find a dataset done would cost as much as to read it.
     # That contents are the same is seen by modification time or ETag (`_Tags`), and by sha256 whenever they are read.
     plan = {

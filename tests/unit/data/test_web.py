@@ -98,7 +98,7 @@ def test_nothing_to_import_is_an_error_with_its_remedy(tmp_path: Path, store: St
         import_web("pipe:cat 00000.tar", store=store, name="web")
     with pytest.raises(ConfigError, match="at least 1"):
         import_web(str(write_web(tmp_path / "inner")), store=store, name="web", limit=0)
-    with pytest.raises(DataError, match="not one sample"):
+    with pytest.raises(DataError, match="none of its 1 tars can be read: .*void/00000.tar is an empty tar"):
         import_web(str(write(tmp_path / "void", "00000.tar", [])), store=store, name="web")
     assert not [info for info in store.list() if info.key.endswith("manifest.json")]
 
