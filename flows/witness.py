@@ -146,8 +146,8 @@ def _interrupted() -> Any:
 def _conclude(ending: _Ending) -> Any:
     """The value, state or error with which the function leaves for Prefect's engine."""
     error = ending.error
-    if isinstance(error, TerminationSignal) and (_is_supervised() or _is_deployed()):
-        raise error  # whoever started this run sent the signal, and notes down its state
+    if isinstance(error, TerminationSignal) and _is_cancelled_by_prefect():
+        raise error  # its runner sent the signal, and notes down the state
     if why_no_answer(_health()) is not None:
         logger.warning("Prefect is gone and does not learn how this run ended")
         raise Abort("Prefect is gone") from error  # the one way out on which the engine asks nothing of the server
@@ -182,8 +182,11 @@ def _is_deployed() -> bool:
     return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
 
 
-def _is_supervised() -> bool:
-    return "PREFECT__CONTROL_PORT" in os.environ
+def _is_cancelled_by_prefect() -> bool:
+    """Whether SIGTERM came with a word from Prefect's runner; without one it is a preemption, or a service's end."""
+    from prefect._internal.control_listener import get_intent
+
+    return get_intent() is not None
 
 
 def _end_with_server(ending: _Ending) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.runner import Runner
-from prefect.states import Running
+from prefect.states import Running, Scheduled
 from typer.testing import CliRunner
 
 from capfilt.cli.main import app
@@ -71,6 +72,21 @@ def test_a_run_whose_process_is_gone_is_crashed_unless_the_store_is_at_work(tmp_
             assert state() == "Running"
         serve_bootstrap(None, [f"store={tmp_path}", "name=lost"], None)
         assert state() == "Crashed"
+
+
+def test_of_the_runs_that_were_missed_one_is_left(tmp_path: Path) -> None:
+    serve_bootstrap(None, [f"store={tmp_path}", "name=missed"], None)
+    with get_client(sync_client=True) as client:
+        now = datetime.now(timezone.utc)
+        runs = [
+            client.create_flow_run_from_deployment(
+                deployment("missed").id, state=Scheduled(scheduled_time=now + timedelta(hours=hours))
+            )
+            for hours in (-3, -1, -2, 5)
+        ]
+        serve_bootstrap(None, [f"store={tmp_path}", "name=missed"], None)
+        types = [client.read_flow_run(run.id).state_type for run in runs]
+    assert [one is not None and one.value for one in types] == ["CANCELLED", "SCHEDULED", "CANCELLED", "SCHEDULED"]
 
 
 def test_a_wrong_cron_is_bad_usage_in_one_line(tmp_path: Path) -> None:
