@@ -21,6 +21,7 @@ from prefect.exceptions import Abort, TerminationSignal
 from prefect.states import Cancelled
 
 from components.common.environment import reach_loopback_directly
+from components.common.errors import PreemptedError
 from components.common.lock import BusyError
 from components.config import load_config
 from flows.server import why_no_answer
@@ -36,6 +37,7 @@ DEPLOYED_SECONDS = 1800.0  # how long a run that Prefect started waits for a ser
 LOCAL_SECONDS = 30.0  # and one that somebody looks at
 _LOOK_SECONDS = 2.0
 _FAREWELL_SECONDS = 5.0  # for words to a Prefect server that may still be there
+_STOPPED = (KeyboardInterrupt, TerminationSignal, PreemptedError)
 _ORPHAN_SECONDS = 60.0  # for a checkpoint and the lock's release, after the process that serves us is gone
 
 
@@ -106,7 +108,7 @@ def work_in_order(function: Callable[..., Any], args: tuple[Any, ...], kwargs: d
     except BaseException as error:  # noqa: BLE001 - handed on below, each in its way
         ending.error = error
     ending.done = True
-    if not isinstance(ending.error, KeyboardInterrupt | TerminationSignal):
+    if not isinstance(ending.error, _STOPPED):
         _wait_for_prefect(DEPLOYED_SECONDS if _is_deployed() else LOCAL_SECONDS)
     return _conclude(ending)
 
@@ -130,7 +132,7 @@ def work_calmly(as_task: Callable[[Callable[[], Any]], Callable[[], object]], bo
     def calm() -> Any:
         try:
             return body()
-        except (KeyboardInterrupt, TerminationSignal) as error:
+        except _STOPPED as error:
             interrupted.append(error)
             return _interrupted()
 
@@ -151,7 +153,7 @@ def _conclude(ending: _Ending) -> Any:
     if why_no_answer(_health()) is not None:
         logger.warning("Prefect is gone and does not learn how this run ended")
         raise Abort("Prefect is gone") from error  # the one way out on which the engine asks nothing of the server
-    if isinstance(error, KeyboardInterrupt | TerminationSignal):
+    if isinstance(error, _STOPPED):
         return _interrupted()
     if isinstance(error, BusyError) and _is_deployed():
         logger.warning("not started: %s", error)

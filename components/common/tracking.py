@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from components.common.contracts import DatasetRef, ModelRef
+from components.common.errors import PreemptedError
 from components.common.redact import redact
 from components.common.seeding import digest_of
 from components.common.sending import Sender, first_line
@@ -153,6 +154,9 @@ class Tracker:
         """End as the work within ends: finished, failed, or killed where it was cancelled or interrupted."""
         try:
             yield
+        except PreemptedError:
+            self.end("KILLED")
+            raise
         except Exception:
             self.end("FAILED")
             raise

@@ -115,6 +115,15 @@ class LaunchConfig(_Config):
     node_rank: int | None = Field(default=None, ge=0, description="this machine's number; default: NODE_RANK, else 0")
     master: str | None = Field(default=None, description="host:port of machine 0; default: MASTER_ADDR:MASTER_PORT")
     timeout_minutes: float = Field(default=30.0, gt=0, description="longest wait of a process for the others, minutes")
+    grace_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        exclude=True,  # decides no result: a training that could not save in time goes on with a longer one
+        description="seconds that a stopped training (SIGTERM, Ctrl-C) has to finish its step and save, before its "
+        "processes are killed: the longest step and the slowest checkpoint. Who stops us must wait longer than that: "
+        "Kubernetes by terminationGracePeriodSeconds (30 unless set); Slurm by `#SBATCH --signal=B:TERM@180`, which "
+        "asks the job script 180 s before its time is up (let it end with `exec capfilt run …`), or by KillWait",
+    )
 
 
 class TrainConfig(LoaderConfig):

@@ -280,8 +280,8 @@ def test_out_of_memory_within_a_model_halves_the_batch_and_decides_the_same(
     for small, large in zip(rows_of(halved), rows_of(whole), strict=True):
         assert replace(small, **SCORELESS) == replace(large, **SCORELESS)
         assert (small.itm_probability, small.itc_similarity) == pytest.approx(
-            (large.itm_probability, large.itc_similarity), abs=5e-6
-        )  # another shape of the batch rounds otherwise: the sixth digit may differ, and the version with it
+            (large.itm_probability, large.itc_similarity), abs=2e-5
+        )  # another shape of the batch rounds otherwise: the fifth digit may differ, and the version with it
 
 
 def test_collapsed_captions_stop_the_run(tmp_path: Path, models: Models) -> None:
