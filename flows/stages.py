@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from components.common.contracts import Contract, DatasetRef, EvalReport, ModelRef, StageReport
 from components.common.errors import StorageError
+from components.common.locations import absolute_values, relative_values
 from components.common.lock import Lock, exclusive
 from components.common.metrics import compared
 from components.common.progress import clock
@@ -136,7 +137,7 @@ class BootstrapContext:
         if not self.store.exists(key):
             return None
         try:
-            record = json.loads(self.store.read(key))
+            record = absolute_values(self.store.uri, json.loads(self.store.read(key)))
             result, seconds = stage.result.model_validate(record["result"]), float(record["seconds"])
         except (ValueError, KeyError, TypeError, ValidationError):
             logger.warning("%s: its record %s cannot be read; it is done again", stage.name, key)
@@ -168,7 +169,7 @@ class BootstrapContext:
             "kind": stage.kind,
             "revision": stage.revision,
             "depends": depends,
-            "result": result.model_dump(mode="json"),
+            "result": relative_values(self.store.uri, result.model_dump(mode="json")),
             "seconds": round(seconds, 3),
             "finished": time.time(),
         }

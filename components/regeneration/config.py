@@ -15,6 +15,7 @@ OUTPUT_VERSION = 2  # 2: files named by content, seeds that belong to the image
 _NOT_THE_OUTPUT = {
     "engine",
     "workers",
+    "batch_size",  # like threads and hardware: the sixth digit of a score may differ, which no version waits for
     "read_threads",
     "threads",
     "guard",

@@ -29,7 +29,14 @@ def test_a_copy_elsewhere_is_the_same_input(tmp_path: Path) -> None:
 def test_the_fingerprint_depends_on_what_changes_the_output_alone(tmp_path: Path) -> None:
     folder = write_web(tmp_path / "web")
     base = fingerprint(folder)
-    for same in ({"workers": 4}, {"read_threads": 9}, {"engine": "ray"}, {"retries": 9}, {"threads": 1}):
+    for same in (
+        {"workers": 4},
+        {"batch_size": 7},
+        {"read_threads": 9},
+        {"engine": "ray"},
+        {"retries": 9},
+        {"threads": 1},
+    ):
         assert fingerprint(folder, **same) == base, same
     others = [
         {"threshold": 0.6},
