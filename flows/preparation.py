@@ -110,7 +110,7 @@ def _import_human(context: BootstrapContext, split: str, annotations: str, image
                 progress=progress.advance,
             )
 
-    return context.run(Stage(name, "import-human", 1, depends, DatasetRef, work))
+    return context.run(Stage(name, "import-human", coco.REVISION, depends, DatasetRef, work))
 
 
 def _import_web(context: BootstrapContext, folder: str, origin: str) -> DatasetRef:
@@ -124,7 +124,7 @@ def _import_web(context: BootstrapContext, folder: str, origin: str) -> DatasetR
         with Progress(web.expected_samples(folder, limit), "samples", "import/web") as progress:
             return web.import_web(folder, store=context.store, name="web", limit=limit, progress=progress.advance)
 
-    return context.run(Stage("import/web", "import-web", 1, depends, DatasetRef, work))
+    return context.run(Stage("import/web", "import-web", web.REVISION, depends, DatasetRef, work))
 
 
 def _human_content(annotations: str, images: str, limit: int | None) -> list[str]:
