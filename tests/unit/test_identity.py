@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from components.common.contracts import Calibration, DatasetRef, ModelRef, PurityPoint, TokenizerRef
@@ -139,7 +139,7 @@ class Probe(BootstrapContext):
 
 @pytest.fixture
 def digests(tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """The digests of all stages that a config decides, by kind; and of a plan, a training's checkpoints, a bootstrap."""
+    """Digests of all stages that a config decides, by kind; of a plan, a checkpoint and the bootstrap too."""
     folder = tmp_path / "vit"
 
     def of(*overrides: str) -> dict[str, str]:
@@ -234,17 +234,14 @@ def test_a_start_is_another_for_another_network_but_not_for_memory(
     assert digest("model.vision.checkpoint_layers=1") == digest() != digest("model.vision.depth=1")
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 def test_settings_without_a_mark_all_count() -> None:
     """Whatever is changed in a config shows, unless the field says otherwise: nobody keeps a list."""
     for config in (CapfiltConfig(), TrainConfig(steps=1), SampleWorldConfig()):
         for name, field in type(config).model_fields.items():
             changed = config.model_copy(update={name: "something else"})
-            try:
-                shown = digest_of(changed) != digest_of(config)
-            except (ValidationError, TypeError) as error:  # pragma: no cover - what is dumped is what is there
-                pytest.fail(f"{name}: {error}")
             mark = why_harmless(field)
-            assert shown == (mark is None or not mark.covers("something else", None)), name
+            assert (digest_of(changed) != digest_of(config)) == (mark is None or mark.to is not None), name
 
 
 def test_what_a_result_was_made_with_is_told_without_names_of_hosts() -> None:
