@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from components.common.configfile import read_config
 from components.common.errors import ConfigError, StorageError
+from components.common.identity import harmless
 from components.common.seeding import digest_of, key_seed
 from components.common.storage import expand_home, normalise_uri
 from components.data.sampleworld.config import SampleWorldConfig
@@ -66,7 +67,9 @@ class TokenizerConfig(_Config):
     """The vocabulary: one that exists, or one trained on the corpus."""
 
     vocab_file: str | None = Field(
-        default=None, description="WordPiece vocabulary, a token per line; null: train one. Relative to the config file"
+        default=None,
+        description="WordPiece vocabulary, a token per line; null: train one. Relative to the config file",
+        json_schema_extra=harmless("a place; the tokens that lie there are part of the tokenizer's digest"),
     )
     vocab_size: int = Field(default=1000, ge=64, description="tokens of a trained vocabulary, at most")
 
@@ -86,7 +89,10 @@ class BootstrapConfig(_Config):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,60}$", description="names the experiment, datasets and models")
     seed: int = Field(default=0, ge=0, description="varies everything: the sample world, weights, orders, captions")
-    store: str = Field(description="root of everything written: a folder or s3://bucket/prefix")
+    store: str = Field(
+        description="root of everything written: a folder or s3://bucket/prefix",
+        json_schema_extra=harmless("a place; a store that was moved holds the same bootstrap"),
+    )
     rounds: int = Field(default=1, ge=0, le=20, description="times CapFilt is run and a model trained on its result")
     init: Literal["scratch", "continue"] = Field(
         default="scratch", description="re-pre-training starts from scratch (the paper) or from the last base model"
@@ -102,7 +108,11 @@ class BootstrapConfig(_Config):
     filter: TrainConfig = Field(description="finetuning of the filter on human captions: ITC and ITM")
     capfilt: CapfiltConfig = Field(default_factory=CapfiltConfig, description="captioning and filtering of web data")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="what each round is measured by")
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="where MLflow writes")
+    tracking: TrackingConfig = Field(
+        default_factory=TrackingConfig,
+        description="where MLflow writes",
+        json_schema_extra=harmless("where it is told, not what"),
+    )
 
     @field_validator("store")
     @classmethod
@@ -154,7 +164,7 @@ class BootstrapConfig(_Config):
     @property
     def bootstrap_id(self) -> str:
         """Digest of everything that decides the outcome: the same bootstrap again has the same id."""
-        return digest_of(self.model_dump(mode="json", exclude={"tracking": True, "tokenizer": {"vocab_file"}}))
+        return digest_of(self)
 
     def training(self, role: TrainedRole) -> TrainConfig:
         """A training's config, its seed combined with the bootstrap's (equal in every round: rounds are compared)."""

@@ -14,6 +14,7 @@ from components.common.contracts import (
     RoundResult,
     TrainResult,
 )
+from components.common.identity import deciding
 from components.common.storage import open_store, split_uri
 from components.config import load_config
 from flows.preparation import prepare
@@ -33,9 +34,10 @@ def measure(
 ) -> EvalReport:
     """The stage of this name: any captioner and filter measured on a test split, or found to have been."""
     from components.evaluation import run as component
+    from components.evaluation.config import MEASUREMENT
 
     config = context.config.evaluation
-    measured = config.model_dump(mode="json", exclude={"gate"})
+    measured = deciding(config, MEASUREMENT)
     depends = {"config": measured, "captioner": captioner.digest, "filter": filter.digest, "test": test.digest}
 
     def work(stage: StageContext) -> EvalReport:

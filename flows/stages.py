@@ -28,8 +28,9 @@ from components.common.lock import Lock, exclusive
 from components.common.metrics import compared
 from components.common.progress import clock
 from components.common.redact import install_redaction
-from components.common.seeding import digest_of
+from components.common.seeding import canonical_json, digest_of
 from components.common.storage import Store, join_uri, open_store, split_uri
+from components.common.surroundings import surroundings
 from components.common.tracking import Tracker, open_tracker
 from components.config import BootstrapConfig
 from flows.layout import LOCK_KEY, parent_run, scratch_folder
@@ -58,7 +59,8 @@ class Stage(Generic[R]):
         name: shown everywhere, e.g. `round-1/pretrain`.
         kind: groups records: `pretrain`, `capfilt` …
         revision: the component's REVISION; a new one makes old results stale.
-        depends: configs, digests: everything the result is a function of, as JSON or pydantic models.
+        depends: configs, digests: everything the result is a function of, as JSON or pydantic models; of a model what
+            `identity.deciding` says of it.
         result: the contract it returns.
         work: does it.
     """
@@ -137,8 +139,9 @@ class BootstrapContext:
         if not self.store.exists(key):
             return None
         try:
-            record = absolute_values(self.store.uri, json.loads(self.store.read(key)))
-            result, seconds = stage.result.model_validate(record["result"]), float(record["seconds"])
+            record = json.loads(self.store.read(key))
+            told = absolute_values(self.store.uri, record["result"])
+            result, seconds = stage.result.model_validate(told), float(record["seconds"])
         except (ValueError, KeyError, TypeError, ValidationError):
             logger.warning("%s: its record %s cannot be read; it is done again", stage.name, key)
             return None
@@ -163,15 +166,15 @@ class BootstrapContext:
     def _record(self, stage: Stage[R], result: R, seconds: float) -> None:
         if self.lock is not None:
             self.lock.check()
-        depends = {name: _plain(value) for name, value in stage.depends.items()}
         record = {
             "stage": stage.name,
             "kind": stage.kind,
             "revision": stage.revision,
-            "depends": depends,
+            "depends": json.loads(canonical_json(dict(stage.depends))),
             "result": relative_values(self.store.uri, result.model_dump(mode="json")),
             "seconds": round(seconds, 3),
             "finished": time.time(),
+            "made": surroundings(),
         }
         self.store.write(_record_key(stage), json.dumps(record, indent=1).encode())
 
@@ -253,7 +256,3 @@ def _outputs(result: BaseModel) -> Iterator[str]:
 def _is_there(uri: str) -> bool:
     folder, name = split_uri(uri)
     return open_store(folder).exists(name)
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

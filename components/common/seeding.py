@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from components.common.identity import deciding
+
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text. Pydantic models are dumped first."""
+    """JSON with sorted keys and no spaces: equal values give equal text. Of a pydantic model what decides is in it."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return deciding(value)
     raise TypeError(f"{type(value).__name__} has no canonical JSON form")
 
 

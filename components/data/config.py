@@ -2,6 +2,10 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from components.common.identity import harmless
+
+_SPEED = harmless("how fast the same batches are made")
+
 
 class LoaderConfig(BaseModel):
     """How pairs are shuffled, decoded and augmented."""
@@ -26,10 +30,24 @@ class LoaderConfig(BaseModel):
     )
     max_words: int = Field(default=30, ge=1, description="words kept of a caption")
     shuffle_shards: int = Field(default=8, ge=1, description="shards whose pairs are shuffled together")
-    loader_threads: int | None = Field(default=None, ge=1, description="threads decoding images; default: threads")
-    prefetch: int = Field(default=3, ge=1, description="batches made ahead")
-    cache_decoded_mb: int = Field(
-        default=512, ge=0, description="RAM of each process for decoded images, MiB; what fits stays"
+    loader_threads: int | None = Field(
+        default=None, ge=1, description="threads decoding images; default: threads", json_schema_extra=_SPEED
     )
-    cache_dir: str | None = Field(default=None, description="folder for shards from S3; default: in the user's cache")
-    cache_gb: float = Field(default=50.0, gt=0, description="size of that folder, GiB; shards unused longest go first")
+    prefetch: int = Field(default=3, ge=1, description="batches made ahead", json_schema_extra=_SPEED)
+    cache_decoded_mb: int = Field(
+        default=512,
+        ge=0,
+        description="RAM of each process for decoded images, MiB; what fits stays",
+        json_schema_extra=_SPEED,
+    )
+    cache_dir: str | None = Field(
+        default=None,
+        description="folder for shards from S3; default: in the user's cache",
+        json_schema_extra=harmless("a place for copies"),
+    )
+    cache_gb: float = Field(
+        default=50.0,
+        gt=0,
+        description="size of that folder, GiB; shards unused longest go first",
+        json_schema_extra=_SPEED,
+    )

@@ -5,6 +5,7 @@
     shards/00000-<sha256>.parquet   the candidate captions
     commits/00000-<digest>.json     ShardRecord: files, counts, every bad sample with its reason
     shards-<sha256>.parquet         a row per shard (shardtable.py)
+    made.json                       where the last shard was made: machine, threads, versions; no part of the digest
     manifest.json                   Manifest: totals, parents, config, where the table is, and the digest: the version
 
 The digest covers content and where it came from, but neither the dataset's name nor *where* things lie: a dataset made
@@ -23,6 +24,7 @@ from components.common.errors import ConfigError, DataError
 from components.common.locations import absolute_uri, relative_uri, store_root
 from components.common.seeding import canonical_json, digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_hex, split_uri
+from components.common.surroundings import surroundings
 from components.data.commits import commit_of, commit_shard, load_json, read_commit, recall, short_errors
 from components.data.records import (
     BadSample,
@@ -46,6 +48,7 @@ __all__ = [
 FORMAT = 2
 MANIFEST_KEY = "manifest.json"
 PLAN_KEY = "plan.json"
+MADE_KEY = "made.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -237,6 +240,8 @@ def seal_dataset(
         parents=parents,
         origin=origin,
     )
+    if not store.exists(MANIFEST_KEY):
+        store.write(MADE_KEY, pretty(surroundings()))
     store.write(MANIFEST_KEY, manifest.to_bytes(store.uri), if_absent=True)
     there = load_manifest(store.uri)
     if there.digest != manifest.digest and not _of_one_plan(there, manifest):

@@ -5,9 +5,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from components.common.identity import harmless
 from components.common.metrics import PRIMARY, measured
 from components.model.config import DecodingConfig
 
+MEASUREMENT = "measurement"
+"""What `identity.deciding` is asked for: what is measured, not what is concluded from it."""
+
+_ROUNDING = harmless("the same calculation, rounded otherwise at most")
 MEASURED = measured()
 """What can decide which round wins."""
 
@@ -20,13 +25,19 @@ class RetrievalConfig(BaseModel):
     top_k: int = Field(
         default=64, ge=10, description="candidates per query that ITM re-ranks; paper: 256 COCO, 128 Flickr"
     )
-    image_batch: int = Field(default=64, ge=1, description="images encoded at a time")
-    text_batch: int = Field(default=256, ge=1, description="texts encoded at a time")
-    pair_batch: int = Field(default=256, ge=1, description="texts scored by ITM against one image at a time")
+    image_batch: int = Field(default=64, ge=1, description="images encoded at a time", json_schema_extra=_ROUNDING)
+    text_batch: int = Field(default=256, ge=1, description="texts encoded at a time", json_schema_extra=_ROUNDING)
+    pair_batch: int = Field(
+        default=256,
+        ge=1,
+        description="texts scored by ITM against one image at a time",
+        json_schema_extra=_ROUNDING,
+    )
     resident_images: int = Field(
         default=1024,
         ge=0,
         description="image keys and values kept between the two passes; more images are encoded twice",
+        json_schema_extra=harmless("only memory and time"),
     )
     max_words: int = Field(default=30, ge=1, description="words a text is cut to, as in training")
     max_tokens: int = Field(default=35, ge=4, description="word pieces a text is cut to, [CLS] and [SEP] included")
@@ -70,8 +81,12 @@ class EvaluationConfig(BaseModel):
         description="how test captions are made; BLIP's COCO setting is beam search of 3, 5 to 20 tokens",
     )
     retrieval: RetrievalConfig = Field(default=RetrievalConfig(), description="how retrieval is measured")
-    gate: GateConfig = Field(default=GateConfig(), description="when a model is promoted")
-    caption_batch: int = Field(default=64, ge=1, description="images captioned at a time")
+    gate: GateConfig = Field(
+        default=GateConfig(),
+        description="when a model is promoted",
+        json_schema_extra=harmless("it judges what was measured", to=MEASUREMENT),
+    )
+    caption_batch: int = Field(default=64, ge=1, description="images captioned at a time", json_schema_extra=_ROUNDING)
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 autocasts the models' forward passes")
     limit: int | None = Field(default=None, ge=1, description="measure on the first so many test images only")
     position_zero: Literal["enc", "cls"] | None = Field(

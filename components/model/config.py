@@ -5,6 +5,8 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from components.common.identity import harmless
+
 PositionZero = Literal["enc", "cls"]
 """Token at position 0 of a text that is matched with an image: [ENC] as trained, or [CLS] as BLIP's demo has it."""
 
@@ -38,7 +40,12 @@ class VisionConfig(_Config):
         default=0.02, gt=0, description="deviation of fresh weights; BLIP: 0.02, narrow models want more"
     )
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="chance to skip the last block; linear from 0")
-    checkpoint_layers: int = Field(default=0, ge=0, description="last blocks to recompute in backward, to save memory")
+    checkpoint_layers: int = Field(
+        default=0,
+        ge=0,
+        description="last blocks to recompute in backward, to save memory",
+        json_schema_extra=harmless("only memory and time: what is recomputed comes out the same"),
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -22,6 +22,7 @@ import torch
 
 from components.common.contracts import Calibration, DatasetRef, ModelRef, PurityPoint
 from components.common.errors import DataError, GateError, ModelError
+from components.common.identity import deciding
 from components.common.progress import Progress
 from components.common.seeding import digest_of
 from components.common.storage import Store
@@ -33,7 +34,7 @@ from components.inference.filter import Filter
 from components.inference.memory import batches, with_halving
 from components.inference.squares import squares_of
 from components.model.checkpoints.weights import fetch_model
-from components.regeneration.config import CapfiltConfig
+from components.regeneration.config import CALIBRATION, CapfiltConfig
 from components.regeneration.models import open_filter
 from components.regeneration.purity import GRID, PurityCurve
 
@@ -42,7 +43,6 @@ logger = logging.getLogger(__name__)
 REVISION = 1
 """Raised when the same filter and captions would be measured otherwise."""
 
-_MEASURED_BY = {"threshold", "target_precision", "position_zero", "image_size", "max_words", "max_tokens", "precision"}
 _TEXTS_AT_ONCE = 256
 
 
@@ -105,8 +105,7 @@ def run_calibration(
 
 def measured_by(config: CapfiltConfig) -> dict[str, object]:
     """The settings that a calibration depends on, as plain JSON."""
-    numbers = config.calibration.model_dump(mode="json", exclude={"drift"})
-    return config.model_dump(mode="json", include=_MEASURED_BY) | {"calibration": numbers}
+    return deciding(config, CALIBRATION)
 
 
 def choose(curve: PurityCurve, config: CapfiltConfig) -> tuple[PurityPoint, bool]:

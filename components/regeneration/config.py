@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from components.common.identity import deciding, harmless
 from components.model.config import DecodingConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.policy import Policy, TextChoice
@@ -12,17 +13,15 @@ from components.regeneration.policy import Policy, TextChoice
 OUTPUT_VERSION = 2  # 2: files named by content, seeds that belong to the image
 """Raised whenever the same input, models and config would give other bytes."""
 
-_NOT_THE_OUTPUT = {
-    "engine",
-    "workers",
-    "batch_size",  # like threads and hardware: the sixth digit of a score may differ, which no version waits for
-    "read_threads",
-    "threads",
-    "guard",
-    "retries",
-    "target_precision",
-    "calibration",
-}
+OUTPUT, CALIBRATION = "output", "calibration"
+"""What `identity.deciding` is asked for: what CapFilt makes, and how its filter is measured."""
+
+_SPEED = harmless("only the speed")
+_ROUNDING = harmless("the same calculation, rounded otherwise at most")
+_CAPTIONING = harmless("human captions are measured, none are made", to=CALIBRATION)
+_CHOOSING = harmless("scores are measured, nothing is kept or dropped", to=CALIBRATION)
+_READING = harmless("which web images are read; human ones were chosen by their import", to=CALIBRATION)
+_THRESHOLD = harmless("the threshold that was found decides, not how it was found", to=OUTPUT)
 
 
 class CalibrationConfig(BaseModel):
@@ -38,7 +37,11 @@ class CalibrationConfig(BaseModel):
         default=0.5, gt=0, lt=1, description="share of wrong texts before filtering that purity reckons with"
     )
     drift: float = Field(
-        default=0.05, gt=0, le=1, description="change of purity or yield from round to round that is told as drift"
+        default=0.05,
+        gt=0,
+        le=1,
+        description="change of purity or yield from round to round that is told as drift",
+        json_schema_extra=harmless("only what is told"),
     )
 
 
@@ -47,9 +50,17 @@ class CapfiltConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(default=0, description="seed of the sampled captions (each image has its own stream)")
-    decoding: DecodingConfig = Field(default_factory=DecodingConfig, description="how captions are decoded")
-    captions_per_image: int = Field(default=1, ge=1, le=64, description="synthetic captions per image")
+    seed: int = Field(
+        default=0,
+        description="seed of the sampled captions (each image has its own stream)",
+        json_schema_extra=_CAPTIONING,
+    )
+    decoding: DecodingConfig = Field(
+        default_factory=DecodingConfig, description="how captions are decoded", json_schema_extra=_CAPTIONING
+    )
+    captions_per_image: int = Field(
+        default=1, ge=1, le=64, description="synthetic captions per image", json_schema_extra=_CAPTIONING
+    )
     threshold: float = Field(default=0.5, ge=0, le=1, description="match probability from which a text is kept")
     target_precision: float | None = Field(
         default=None,
@@ -58,19 +69,31 @@ class CapfiltConfig(BaseModel):
         description="share of the kept texts that shall fit their image: the threshold is chosen for it on human "
         "validation captions and takes the place of `threshold`; the stage stops if no threshold reaches it; null: "
         "`threshold` as it stands",
+        json_schema_extra=_THRESHOLD,
     )
     calibration: CalibrationConfig = Field(
-        default_factory=CalibrationConfig, description="how purity and yield of the filter are measured"
+        default_factory=CalibrationConfig,
+        description="how purity and yield of the filter are measured",
+        json_schema_extra=_THRESHOLD,
     )
-    policy: Policy = Field(default="keep_both", description="keep_both (paper) | replace | best_of | fallback")
+    policy: Policy = Field(
+        default="keep_both",
+        description="keep_both (paper) | replace | best_of | fallback",
+        json_schema_extra=_CHOOSING,
+    )
     text: TextChoice = Field(
         default="web",
         description="which of an image's kept captions becomes its .txt: web (the web text where it was kept, else the "
         "first synthetic one) | synthetic (the other way round) | best (the highest match probability) | random (drawn "
         "per image); the .json holds all",
+        json_schema_extra=_CHOOSING,
     )
     coin: float | None = Field(
-        default=None, ge=0, le=1, description="control experiment: accept texts by a coin of this rate, not by score"
+        default=None,
+        ge=0,
+        le=1,
+        description="control experiment: accept texts by a coin of this rate, not by score",
+        json_schema_extra=_CHOOSING,
     )
     position_zero: Literal["enc", "cls"] = Field(
         default="enc",
@@ -79,23 +102,61 @@ class CapfiltConfig(BaseModel):
     image_size: int | None = Field(default=None, ge=16, description="image side in pixels; null: the model's own")
     max_words: int = Field(default=30, ge=1, description="words of a text that the filter reads")
     max_tokens: int = Field(default=35, ge=4, description="tokens of a text that the filter reads")
-    max_pixels: int = Field(default=50_000_000, ge=1, description="pixels beyond which an image is refused undecoded")
-    min_side: int = Field(default=2, ge=1, description="shortest side in pixels below which an image is refused")
+    max_pixels: int = Field(
+        default=50_000_000,
+        ge=1,
+        description="pixels beyond which an image is refused undecoded",
+        json_schema_extra=_READING,
+    )
+    min_side: int = Field(
+        default=2,
+        ge=1,
+        description="shortest side in pixels below which an image is refused",
+        json_schema_extra=_READING,
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
         description="arithmetic of the models; auto: bf16 where it is faster (GPUs from Ampere on, CPUs with AMX), "
-        "else fp32; a run that goes on keeps what it began with",
+        "else fp32, found out once per store and kept in its precision.json",
     )
-    batch_size: int = Field(default=32, ge=1, description="images per batch; halved where memory runs out")
-    limit: int | None = Field(default=None, ge=1, description="first N images only, to try settings; null: all")
-    guard: GuardConfig = Field(default_factory=GuardConfig, description="when captions count as collapsed")
-    engine: Literal["local", "ray"] = Field(default="local", description="this machine, or a Ray cluster")
+    batch_size: int = Field(
+        default=32, ge=1, description="images per batch; halved where memory runs out", json_schema_extra=_ROUNDING
+    )
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="first N images only, to try settings; null: all",
+        json_schema_extra=_READING,
+    )
+    guard: GuardConfig = Field(
+        default_factory=GuardConfig,
+        description="when captions count as collapsed",
+        json_schema_extra=harmless("it stops the work or lets it be, and changes no byte"),
+    )
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="this machine, or a Ray cluster", json_schema_extra=_SPEED
+    )
     workers: int = Field(
-        default=0, ge=0, description="processes that hold the models (Ray: actors); 0: one per GPU, or one without any"
+        default=0,
+        ge=0,
+        description="processes that hold the models (Ray: actors); 0: one per GPU, or one without any",
+        json_schema_extra=_SPEED,
     )
-    threads: int = Field(default=0, ge=0, description="arithmetic threads per worker; 0: its share of the cores")
-    read_threads: int = Field(default=4, ge=1, description="threads that read and decode images")
-    retries: int = Field(default=3, ge=0, description="times a shard is tried again after trouble that can heal")
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="arithmetic threads per worker; 0: its share of the cores",
+        json_schema_extra=_ROUNDING,
+    )
+    read_threads: int = Field(
+        default=4, ge=1, description="threads that read and decode images", json_schema_extra=_SPEED
+    )
+    retries: int = Field(
+        default=3,
+        ge=0,
+        description="times a shard is tried again after trouble that can heal",
+        json_schema_extra=harmless("how often the same is tried"),
+    )
 
     @model_validator(mode="after")
     def _several_captions_are_drawn(self) -> Self:
@@ -125,4 +186,4 @@ class CapfiltConfig(BaseModel):
 
         A target is not among them: the threshold that was chosen for it is.
         """
-        return self.model_dump(mode="json", exclude=_NOT_THE_OUTPUT)
+        return deciding(self, OUTPUT)

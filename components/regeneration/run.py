@@ -3,10 +3,10 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 from components.common.contracts import CapfiltResult, DatasetRef, ModelRef
 from components.common.errors import ConfigError, DataError
@@ -22,7 +22,6 @@ from components.data.manifest import (
     check_plan,
     dataset_store,
     find_dataset,
-    is_planned,
     load_manifest,
     plan_dataset,
     seal_dataset,
@@ -31,12 +30,12 @@ from components.data.publish import refuse_mostly_bad
 from components.data.records import BadSample, ShardEntry, ShardRecord
 from components.data.shardtable import ShardTable
 from components.data.web.health import Health
-from components.inference.arithmetic import Precision
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
-from components.regeneration.engines import engine_precision, run_engine
+from components.regeneration.engines import run_engine
 from components.regeneration.extend import Base, adopt, check_extends, open_base
 from components.regeneration.guard import check_collapse
 from components.regeneration.plan import Plan, web_input
+from components.regeneration.precision import settled, settled_alone
 from components.regeneration.reading import ShardSource
 from components.regeneration.shard import Finished
 from components.regeneration.stats import ShardStats, Totals, run_metrics, shard_stats
@@ -93,15 +92,12 @@ def run_capfilt(
     if config.target_precision is not None:
         raise ConfigError("a threshold has yet to be chosen for target_precision: see calibration.settle")
     base = None if extend is None else open_base(extend)
+    if base is not None and config.precision == "auto":
+        config = config.model_copy(update={"precision": base.precision})
     plan = Plan(web_input(web, config.limit), captioner, filter, config)
-
-    def place(plan: Plan) -> Store:
-        return out or dataset_store(store, name, plan.fingerprint)
-
-    if config.precision == "auto":
-        plan = _at_a_precision(plan, place) if base is None else plan.at(base.precision)
-        logger.info("%s: arithmetic in %s", name, plan.config.precision)
-    target = place(plan)
+    plan = replace(plan, config=settled(config, store)) if out is None else settled_alone(plan, out)
+    logger.info("%s: arithmetic in %s", name, plan.config.precision)
+    target = out if out is not None else dataset_store(store, name, plan.fingerprint)
     _refuse_inside(plan.web.uri, target.uri)
     check_plan(target, plan.as_json())
     if base is not None:
@@ -121,13 +117,6 @@ def _refuse_inside(web: str, out: str) -> None:
     """What is written must not lie among what is read: the next start would take it for input."""
     if is_below(web, out):
         raise ConfigError(f"the new dataset ({out}) would lie inside the web data ({web}): write it beside that")
-
-
-def _at_a_precision(plan: Plan, place: Callable[[Plan], Store]) -> Plan:
-    """A plan for `auto`: at the precision it was begun at, perhaps elsewhere, or at the one that is fast here."""
-    choices: dict[Precision, Plan] = {precision: plan.at(precision) for precision in get_args(Precision)}
-    begun = (one for one in choices.values() if is_planned(place(one), one.as_json()))
-    return next(begun, None) or choices[engine_precision(plan.config)]
 
 
 class Run:

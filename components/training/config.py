@@ -4,12 +4,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from components.common.identity import harmless
 from components.data.config import LoaderConfig
 
 TrainedRole = Literal["pretrain", "captioner", "filter"]
 """What a training makes: the base model by pre-training, or one of the two finetuned ones."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+CHECKPOINT = "checkpoint"
+"""What `identity.deciding` is asked for where it matters whether a checkpoint can be gone on from."""
+
+_ALIKE = harmless("all parts learned alike before there was this field", at=1.0)
+_KEPT = harmless("what is kept of the way, not where it leads")
+_MACHINE = harmless("which machines meet and how, not what they calculate")
+_SHARED = harmless("a training that goes on keeps its global batch by accumulation", to=CHECKPOINT)
 
 
 class _Config(BaseModel):
@@ -22,22 +31,29 @@ class OptimConfig(_Config):
     lr: float = Field(default=3e-4, gt=0, description="peak learning rate, reached at the end of the warm-up")
     min_lr: float = Field(default=0.0, ge=0, description="learning rate that the decay ends at")
     lr_vision: float = Field(
-        default=1.0, gt=0, description="learning rate of the vision transformer, in learning rates of what starts fresh"
+        default=1.0,
+        gt=0,
+        description="learning rate of the vision transformer, in learning rates of what starts fresh",
+        json_schema_extra=_ALIKE,
     )
     lr_text: float = Field(
         default=1.0,
         gt=0,
         description="learning rate of what BERT has (embeddings, self-attention, feed-forward blocks), in learning "
         "rates of what starts fresh (cross-attention, projections, heads)",
+        json_schema_extra=_ALIKE,
     )
     layer_decay: float = Field(
         default=1.0,
         gt=0,
         le=1,
         description="factor of the learning rate per layer of vision and text, from the output to the embeddings",
+        json_schema_extra=_ALIKE,
     )
     freeze: tuple[Literal["vision", "text"], ...] = Field(
-        default=(), description="encoders that stay as they are: vision, text (of it what lr_text names)"
+        default=(),
+        description="encoders that stay as they are: vision, text (of it what lr_text names)",
+        json_schema_extra=harmless("all parts learned before there was this field", at=()),
     )
     warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate of the first warm-up step")
     warmup_steps: int = Field(default=0, ge=0, description="optimizer steps of linear warm-up")
@@ -71,9 +87,16 @@ class OptimConfig(_Config):
 class CheckpointConfig(_Config):
     """When a training's state is written and how much of it stays."""
 
-    every_steps: int = Field(default=500, ge=0, description="optimizer steps between checkpoints; 0: only on SIGTERM")
-    keep: int = Field(default=2, ge=1, description="newest checkpoints kept")
-    keep_best: bool = Field(default=True, description="keep the one with the lowest training loss besides")
+    every_steps: int = Field(
+        default=500,
+        ge=0,
+        description="optimizer steps between checkpoints; 0: only on SIGTERM",
+        json_schema_extra=_KEPT,
+    )
+    keep: int = Field(default=2, ge=1, description="newest checkpoints kept", json_schema_extra=_KEPT)
+    keep_best: bool = Field(
+        default=True, description="keep the one with the lowest training loss besides", json_schema_extra=_KEPT
+    )
 
 
 class DeepSpeedConfig(_Config):
@@ -84,6 +107,7 @@ class DeepSpeedConfig(_Config):
         default=False,
         description="on CPU, let several processes of one machine reduce through shared memory: DeepSpeed compiles "
         "an op for it at first use (needs a C++ compiler)",
+        json_schema_extra=harmless("the way the same sums travel"),
     )
     extra: dict[str, Any] = Field(
         default_factory=dict, description="any DeepSpeed key, merged over ours, e.g. {zero_optimization: {...}}"
@@ -106,23 +130,49 @@ class DeepSpeedConfig(_Config):
 class LaunchConfig(_Config):
     """Processes, threads and machines."""
 
-    processes: int | None = Field(default=None, ge=1, description="processes per machine; default: one per GPU, else 1")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads per process; default: cores / processes")
-    nodes: int = Field(default=1, ge=1, description="machines, unless a hostfile says")
-    hostfile: str | None = Field(
-        default=None, description="DeepSpeed's hostfile, a line `host slots=8` per machine; the first is machine 0"
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        description="processes per machine, of which each adds a micro-batch to a step; default: one per GPU, else 1",
+        json_schema_extra=_SHARED,
     )
-    node_rank: int | None = Field(default=None, ge=0, description="this machine's number; default: NODE_RANK, else 0")
-    master: str | None = Field(default=None, description="host:port of machine 0; default: MASTER_ADDR:MASTER_PORT")
-    timeout_minutes: float = Field(default=30.0, gt=0, description="longest wait of a process for the others, minutes")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads per process; default: cores / processes",
+        json_schema_extra=harmless("the same calculation, rounded otherwise at most"),
+    )
+    nodes: int = Field(default=1, ge=1, description="machines, unless a hostfile says", json_schema_extra=_SHARED)
+    hostfile: str | None = Field(
+        default=None,
+        description="DeepSpeed's hostfile, a line `host slots=8` per machine; the first is machine 0",
+        json_schema_extra=harmless("a place; as many processes as the machines it lists have, as where none are set"),
+    )
+    node_rank: int | None = Field(
+        default=None,
+        ge=0,
+        description="this machine's number; default: NODE_RANK, else 0",
+        json_schema_extra=_MACHINE,
+    )
+    master: str | None = Field(
+        default=None,
+        description="host:port of machine 0; default: MASTER_ADDR:MASTER_PORT",
+        json_schema_extra=_MACHINE,
+    )
+    timeout_minutes: float = Field(
+        default=30.0,
+        gt=0,
+        description="longest wait of a process for the others, minutes",
+        json_schema_extra=_MACHINE,
+    )
     grace_seconds: float = Field(
         default=120.0,
         gt=0,
-        exclude=True,  # decides no result: a training that could not save in time goes on with a longer one
         description="seconds that a stopped training (SIGTERM, Ctrl-C) has to finish its step and save, before its "
         "processes are killed: the longest step and the slowest checkpoint. Who stops us must wait longer than that: "
         "Kubernetes by terminationGracePeriodSeconds (30 unless set); Slurm by `#SBATCH --signal=B:TERM@180`, which "
         "asks the job script 180 s before its time is up (let it end with `exec capfilt run …`), or by KillWait",
+        json_schema_extra=harmless("a training that could not save in time goes on with a longer one"),
     )
 
 
@@ -140,6 +190,7 @@ class TrainConfig(LoaderConfig):
         default=None,
         description="recompute activations of the last N vision blocks (true: of all) in the backward pass: less "
         "memory, up to a third more time; default: as the model's config says",
+        json_schema_extra=harmless("only memory and time: what is recomputed comes out the same"),
     )
     joint_positives: bool = Field(
         default=True, description="captions of the same image in batch and queue are all positives of ITC"
@@ -177,7 +228,9 @@ class TrainConfig(LoaderConfig):
     deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     launch: LaunchConfig = Field(default_factory=LaunchConfig)
-    log_every: int = Field(default=20, ge=1, description="optimizer steps between lines of the training curve")
+    log_every: int = Field(
+        default=20, ge=1, description="optimizer steps between lines of the training curve", json_schema_extra=_KEPT
+    )
     seed: int = Field(default=0, ge=0, description="seed of initial weights, dropout and data order")
 
     def lack_of_negatives(self, role: TrainedRole, processes: int | None = None) -> str | None:

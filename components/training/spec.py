@@ -3,11 +3,10 @@
 from pydantic import Field, model_validator
 
 from components.common.contracts import Contract, DatasetRef, ModelRef
+from components.common.identity import deciding
 from components.common.seeding import digest_of
 from components.model.config import BlipConfig
-from components.training.config import TrainConfig, TrainedRole
-
-_NOT_DECISIVE = {"launch", "log_every", "checkpoint", "loader_threads"}
+from components.training.config import CHECKPOINT, TrainConfig, TrainedRole
 
 
 class DatasetUse(Contract):
@@ -39,7 +38,7 @@ class TrainSpec(Contract):
     @property
     def fingerprint(self) -> str:
         """Digest of what decides the outcome; a checkpoint of another fingerprint is not resumed."""
-        config = self.config.model_dump(mode="json", exclude=_NOT_DECISIVE)
+        config = deciding(self.config, CHECKPOINT)
         start = self.base.digest if self.base else [self.model, self.tokenizer]
         data = [[use.ref.digest, use.repeat] for use in self.datasets]
         what = {"objective": self.objective, "revision": self.revision}

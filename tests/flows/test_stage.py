@@ -142,6 +142,21 @@ def test_the_record_says_what_was_done(context: BootstrapContext) -> None:
     assert record["stage"] == "round-0/measure"
     assert record["depends"] == {"inputs": "a"}
     assert record["result"]["metrics"] == {"eval/x": 1.0}
+    assert record["made"]["libraries"] and record["made"]["cores"] >= 1
+
+
+def test_records_move_with_their_store(context: BootstrapContext, tmp_path: Path) -> None:
+    def work(stage: StageContext) -> EvalReport:
+        context.store.write("details.json", b"{}")
+        return EvalReport(round=0, metrics={}, uri=f"{context.store.uri}/details.json")
+
+    _run(context, work)
+    (item,) = context.store.list("stages/measure/")
+    assert json.loads(context.store.read(item.key))["result"]["uri"] == "./details.json"
+    moved = (tmp_path / "root").rename(tmp_path / "moved")
+    context.store = open_store(str(moved))
+    assert _run(context, work).uri == f"{context.store.uri}/details.json"
+    assert context.reports[-1].cached and not (tmp_path / "root").exists()
 
 
 def test_a_lost_lock_stops_a_stage_before_it_is_recorded(config: BootstrapConfig) -> None:

@@ -211,6 +211,7 @@ def test_auto_goes_on_at_the_precision_it_began_with(
     assert precision(tmp_path / "a") == "bf16"
     assert precision(tmp_path / "b") == "fp32"
     asked = run(web, models, tmp_path / "c", precision="fp32")
+    assert not (tmp_path / "c" / "precision.json").exists(), "what is asked for counts, and says nothing of `auto`"
     assert run(web, models, tmp_path / "d").dataset.digest == asked.dataset.digest
 
 

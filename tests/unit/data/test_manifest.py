@@ -81,10 +81,25 @@ def test_making_it_again_gives_the_same_bytes_anywhere(tmp_path: Path) -> None:
     first, second = (
         {info.key: info.etag for info in open_store(str(tmp_path / name)).list()} for name in ("one", "two")
     )
-    assert first.keys() == second.keys() and len(first) == 5
+    assert first.keys() == second.keys() and len(first) == 6
     for name in first.keys() - {"manifest.json"}:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert seal(open_store(str(tmp_path / "one")), [build(open_store(str(tmp_path / "one")))]) == refs[0]
+
+
+def test_where_it_was_made_is_told_beside_it_and_changes_no_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = []
+    for place in ("here", "there"):
+        monkeypatch.setattr("components.data.manifest.surroundings", lambda place=place: {"processor": place})
+        store = open_store(str(tmp_path / place))
+        refs.append(seal(store, [build(store)]))
+        assert json.loads(store.read("made.json")) == {"processor": place}
+    assert refs[0].digest == refs[1].digest
+    here = open_store(str(tmp_path / "here"))
+    seal(here, [build(here)])
+    assert json.loads(here.read("made.json")) == {"processor": "here"}, "who finds it made did not make it"
 
 
 def test_the_digest_knows_content_and_parents_but_no_places(tmp_path: Path) -> None:
