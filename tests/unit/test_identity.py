@@ -98,11 +98,15 @@ NEVER = {
     *(f"evaluation.retrieval.{name}" for name in ("image_batch", "text_batch", "pair_batch", "resident_images")),
 }  # fmt: skip
 NOT_ALWAYS = {
-    CHECKPOINT: {f"{role}.launch.{name}" for role in ("pretrain", "captioner", "filter") for name in ("processes", "nodes")},
+    CHECKPOINT: {
+        f"{role}.launch.{name}" for role in ("pretrain", "captioner", "filter") for name in ("processes", "nodes")
+    },
     OUTPUT: {"capfilt.target_precision", "capfilt.calibration"},
     CALIBRATION: {
         f"capfilt.{name}"
-        for name in ("seed", "decoding", "captions_per_image", "policy", "text", "coin", "max_pixels", "min_side", "limit")
+        for name in (
+            "seed", "decoding", "captions_per_image", "policy", "text", "coin", "max_pixels", "min_side", "limit",
+        )
     },
     MEASUREMENT: {"evaluation.gate"},
 }  # fmt: skip
