@@ -17,7 +17,7 @@ import time
 import urllib.error
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from components.common.diskspace import note_in_use
 from components.common.environment import opener, reach_loopback_directly, without
