@@ -223,3 +223,14 @@ def test_metrics_wait_while_the_server_is_away(run: MlflowTracker, caplog: pytes
     run.log_metrics({"loss": 2.0}, 2)
     run.end()
     assert _curve(run, "loss") == [(1, 1.0), (2, 2.0)]
+
+
+@pytest.mark.parametrize("name", ["a%20b", "run #3", "50%", "données"])
+def test_artifacts_lie_beside_the_sqlite_file_whatever_the_folder_is_called(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    tracker = open_tracker(f"sqlite:///{folder}/mlflow.db", "x", "run")
+    tracker.log_text("hello", "note.txt")
+    tracker.end()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [path.read_text() for path in folder.rglob("note.txt")] == ["hello"]
