@@ -323,3 +323,14 @@ def test_an_old_database_is_told_and_a_new_one_is_not_made(uri: str, run: Mlflow
     fault = why_unusable(f"sqlite:///{old}")
     assert fault is not None
     assert "mlflow db upgrade" in fault
+
+
+@pytest.mark.parametrize("name", ["a%20b", "run #3", "50%", "données"])
+def test_artifacts_lie_beside_the_sqlite_file_whatever_the_folder_is_called(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    tracker = open_tracker(f"sqlite:///{folder}/mlflow.db", "x", "run")
+    tracker.log_text("hello", "note.txt")
+    tracker.end()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [path.read_text() for path in folder.rglob("note.txt")] == ["hello"]
