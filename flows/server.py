@@ -17,7 +17,7 @@ import time
 import urllib.error
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from components.common.diskspace import note_in_use
 from components.common.environment import opener, reach_loopback_directly, without
@@ -216,7 +216,8 @@ def _forget_what_waits() -> None:
 
     for name in ("prefect.events.clients", "prefect._internal.concurrency"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # each line that is lost would be told, with its content
-    for worker in [*EventsWorker._instances.values(), *APILogWorker._instances.values()]:
+    kinds: tuple[Any, ...] = (EventsWorker, APILogWorker)
+    for worker in [one for kind in kinds for one in kind._instances.values()]:
         worker._stop(at_exit=True)
         if worker._loop is not None and worker._done_event is not None:
             worker._loop.call_soon_threadsafe(worker._done_event.set)
