@@ -216,8 +216,8 @@ def _forget_what_waits() -> None:
 
     for name in ("prefect.events.clients", "prefect._internal.concurrency"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # each line that is lost would be told, with its content
-    services: tuple[Any, ...] = (EventsWorker, APILogWorker)
-    for worker in (worker for service in services for worker in service._instances.values()):
+    kinds: tuple[Any, ...] = (EventsWorker, APILogWorker)
+    for worker in [one for kind in kinds for one in kind._instances.values()]:
         worker._stop(at_exit=True)
         if worker._loop is not None and worker._done_event is not None:
             worker._loop.call_soon_threadsafe(worker._done_event.set)

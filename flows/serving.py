@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ def close_lost_runs(config: BootstrapConfig, *, own_server: bool) -> None:
         config: whose runs.
         own_server: whether all runs there were started by a `capfilt serve` over the same store, which is gone.
     """
+    from prefect.client.orchestration import get_client
     from prefect.states import Crashed
 
     from flows.turn import wait_for_turn
@@ -108,8 +109,10 @@ def close_lost_runs(config: BootstrapConfig, *, own_server: bool) -> None:
     if not wait_for_turn(config):
         return
     youngest = 0.0 if own_server else _YOUNG_SECONDS
-    for client, run in _runs(config, "RUNNING", "PENDING", "CANCELLING"):
-        if run.state is not None and time.time() - run.state.timestamp.timestamp() >= youngest:
+    with get_client(sync_client=True) as client:
+        for run in _runs(client, config, "RUNNING", "PENDING", "CANCELLING"):
+            if run.state is None or time.time() - run.state.timestamp.timestamp() < youngest:
+                continue
             state: Any = Crashed(message="the process that worked on it is gone; the next run goes on where it was")
             client.set_flow_run_state(run.id, state, force=True)
             logger.warning("%s was cut short: its process is gone; the next run goes on where it was", run.name)
@@ -117,21 +120,22 @@ def close_lost_runs(config: BootstrapConfig, *, own_server: bool) -> None:
 
 def drop_missed_runs(config: BootstrapConfig) -> None:
     """Of the runs that were due while nobody served, leave the last: the others would all start at once."""
+    from prefect.client.orchestration import get_client
     from prefect.states import Cancelled
 
     now = datetime.now(timezone.utc)
-    due = [(run.expected_start_time, client, run) for client, run in _runs(config, "SCHEDULED")]
-    missed = sorted((one for one in due if one[0] is not None and one[0] < now), key=lambda one: one[0])
-    for _, client, run in missed[:-1]:
-        state: Any = Cancelled(message="missed while nobody served; the last one that was missed runs")
-        client.set_flow_run_state(run.id, state, force=True)
+    with get_client(sync_client=True) as client:
+        waiting = _runs(client, config, "SCHEDULED")
+        missed = [run for run in waiting if run.expected_start_time is not None and run.expected_start_time < now]
+        for run in missed[:-1]:
+            state: Any = Cancelled(message="missed while nobody served; the last one that was missed runs")
+            client.set_flow_run_state(run.id, state, force=True)
     if missed[1:]:
         logger.warning("%d runs were missed while nobody served; one of them runs now", len(missed))
 
 
-def _runs(config: BootstrapConfig, *types: str) -> Iterator[tuple[Any, Any]]:
-    """Runs of the deployment whose state is of the types, those due first in front, and a client to change them."""
-    from prefect.client.orchestration import get_client
+def _runs(client: Any, config: BootstrapConfig, *types: str) -> list[Any]:
+    """Runs of the deployment whose state is of one of the types, those due first in front."""
     from prefect.client.schemas.filters import (
         DeploymentFilter,
         DeploymentFilterName,
@@ -145,11 +149,10 @@ def _runs(config: BootstrapConfig, *types: str) -> Iterator[tuple[Any, Any]]:
     from prefect.client.schemas.sorting import FlowRunSort
 
     states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType(one) for one in types]))
-    with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=states),
-            flow_filter=FlowFilter(name=FlowFilterName(any_=["bootstrap"])),
-            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[config.name])),
-            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-        ):
-            yield client, run
+    found: list[Any] = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=states),
+        flow_filter=FlowFilter(name=FlowFilterName(any_=["bootstrap"])),
+        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[config.name])),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+    )
+    return found
