@@ -17,9 +17,9 @@ from components.common.seeding import key_seed, seed_everything
 from components.training.checkpoint import Checkpoints
 from components.training.config import TrainConfig
 from components.training.engine import Engine, end_process_group, start_process_group
-from components.training.processes import leave_mark
 from components.training.loop import Schedule, Training, train
 from components.training.outcome import write_failure, write_outcome
+from components.training.processes import leave_mark
 from components.training.stopping import StopSignal, leave_with_parents
 from components.training.watch import History, Metrics
 

@@ -18,7 +18,7 @@ IMAGES = 4
 
 @pytest.fixture(autouse=True)
 def double() -> Iterator[None]:
-    """What is equal but for the order of sums: in float64 the bound of 1e-7 holds on every processor, and proves more."""
+    """Equal but for the order of sums: in float64 the bound of 1e-7 holds on every processor, and proves more."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
