@@ -64,6 +64,32 @@ def run(config: Config = None, overrides: Overrides = None, as_json: Json = Fals
 
 
 @app.command()
+def join(
+    uri: Annotated[
+        str, typer.Argument(help="Store of the run on machine 0, a shared folder or s3://.", metavar="STORE")
+    ],
+    minutes: Annotated[
+        float | None, typer.Option(help="Leave when no training was announced for so long.", show_default=False)
+    ] = None,
+    end: Annotated[bool, typer.Option("--end", help="Tell all machines that joined this store to leave.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Take part, from another machine, in all trainings of runs that work on a store with launch.nodes above 1.
+
+    One command for all stages and rounds, before or after `capfilt run` on machine 0, which prints it. The machines
+    need the same release, the store's keys, and a network on which machine 0 can be reached.
+    """
+    with command(verbose=verbose, stopping="stopping; machine 0 is told"):
+        from components.training.joining import end_joined
+        from components.training.joining import join as take_part
+
+        if end:
+            end_joined(uri)
+        else:
+            take_part(uri, minutes=minutes)
+
+
+@app.command()
 def serve(
     config: Config = None,
     cron: Annotated[str | None, typer.Option(help='When to run, e.g. "0 2 * * 0"; local time.')] = None,

@@ -10,14 +10,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m components.training", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--spec", type=Path, help="JSON of a TrainSpec, in the working folder")
-    what.add_argument("--join", type=Path, help="working folder of a training that machine 0 launches (nodes.py)")
+    what.add_argument("--join", metavar="STORE", help="take part in the trainings announced there, as `capfilt join`")
     options = parser.parse_args()
-    from components.training.spec import TrainSpec
-
     if options.join is not None:
-        from components.training.group import join
+        from components.training.joining import join
 
-        return join(options.join, lambda path: TrainSpec.model_validate_json(path.read_text()).config.launch)
+        join(options.join)
+        return 0
+    from components.training.spec import TrainSpec
     from components.training.worker import main as work
 
     return work(TrainSpec.model_validate_json(options.spec.read_text()), options.spec.parent.resolve())

@@ -28,6 +28,7 @@ from components.common import distributed
 from components.common.errors import StorageError
 from components.common.storage import sha256_file
 from components.training.engine import Engine
+from components.training.exchange import Exchange
 
 if TYPE_CHECKING:
     from components.model.learning import Objective
@@ -49,17 +50,19 @@ class Saved:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one training in one folder, which all processes can reach.
+    """The checkpoints of one training in one folder of machine 0.
 
     Args:
-        folder: where they lie.
+        folder: where they lie; on other machines, where their parts lie for a while.
         keep: how many of the newest stay.
         keep_best: whether the one with the lowest `loss` in its state stays besides.
+        exchange: brings the files of several machines together; None: all processes can reach the folder.
     """
 
     folder: Path
     keep: int = 2
     keep_best: bool = False
+    exchange: Exchange | None = None
 
     def save(self, engine: Engine, objective: "Objective", state: dict[str, Any]) -> Path:
         """Write one; every process calls this. `state` holds `step` and is the same in all processes.
@@ -70,7 +73,7 @@ class Checkpoints:
         step = int(state["step"])
         partial, final = self.folder / f"{_PARTIAL}{step:08d}", self.folder / f"{_PREFIX}{step:08d}"
         try:
-            if distributed.is_main():
+            if self._makes_folders():
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
             distributed.barrier()
@@ -79,9 +82,13 @@ class Checkpoints:
             if distributed.is_main():
                 _save_tensors(partial / "teacher.safetensors", objective.teacher_state())
             distributed.barrier()
+            if self.exchange is not None:
+                self.exchange.collect(partial)
             if distributed.is_main():
                 _seal(partial, final, state)
                 self._prune()
+            elif self._makes_folders():
+                shutil.rmtree(partial, ignore_errors=True)  # it lies on machine 0 now
         except OSError as error:
             raise StorageError(
                 f"checkpoint {final} could not be written: {error}; free some disk space or mend the folder, "
@@ -105,13 +112,24 @@ class Checkpoints:
 
     def restore(self, saved: Saved, engine: Engine, objective: "Objective") -> None:
         """Put everything back as it was; every process calls this, when all that draws at random is built."""
-        engine.load(saved.path)
-        objective.load_teacher_state(_load_tensors(saved.path / "teacher.safetensors"))
-        _load_random_state(saved.path, distributed.rank())
+        path = saved.path
+        if self.exchange is not None:
+            path = self.folder / saved.path.name
+            self.exchange.hand_out(path)
+        engine.load(path)
+        objective.load_teacher_state(_load_tensors(path / "teacher.safetensors"))
+        _load_random_state(path, distributed.rank())
+        distributed.barrier()
+        if not distributed.is_main() and self._makes_folders():
+            shutil.rmtree(path, ignore_errors=True)
 
     def all(self) -> list[Path]:
         """Finished checkpoints, newest first."""
         return sorted(self.folder.glob(f"{_PREFIX}*"), reverse=True)
+
+    def _makes_folders(self) -> bool:
+        """Whether this process does so for all of its machine."""
+        return distributed.is_main() if self.exchange is None else self.exchange.writes
 
     def _prune(self) -> None:
         old = self.all()[self.keep :]

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,7 +24,8 @@ from components.common.cache import cache_folder
 from components.common.environment import without_launcher
 from components.common.errors import CapfiltError
 from components.training.config import LaunchConfig
-from components.training.nodes import placement
+from components.training.exchange import EXCHANGE_ENV
+from components.training.nodes import Membership, Placement, placement
 from components.training.outcome import ROOT, Outcome, forget_outcome, read_outcome
 from components.training.processes import Family, claim, end_family, forget_marks
 from components.training.relay import received
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 OnLine = Callable[[str], None]
 OnPoint = Callable[[dict[str, Any]], None]
 _TAIL_LINES = 20
+_CHECK_SECONDS = 1.0
+_HOPELESS_SECONDS = 5.0
 _KILLED = re.compile(r"exitcode\s*:\s*-9\b")  # torchrun's report of a worker
 _KILLED_HINT = (
     "a process was killed by SIGKILL, as a rule by the system's memory guard or the container's limit: lower "
@@ -52,6 +54,7 @@ def run_group(
     work_dir: Path,
     on_line: OnLine | None = None,
     on_point: OnPoint | None = None,
+    membership: Membership | None = None,
 ) -> Outcome:
     """Run `python -m module arguments…` in every process of a group and wait for its outcome.
 
@@ -62,6 +65,7 @@ def run_group(
         work_dir: holds `training.log`, the outcome and the marks of running processes.
         on_line: called with every line the group writes.
         on_point: called with every point of the curve (relay.py).
+        membership: this machine's part, where there are several.
 
     Raises:
         CapfiltError: what the group failed of, with its own class and message.
@@ -70,11 +74,13 @@ def run_group(
     work_dir.mkdir(parents=True, exist_ok=True)
     claim(work_dir, config.grace_seconds)
     forget_outcome(work_dir)
+    place, parts = (membership.place, membership.parts) if membership else (placement(config), "")
+    command = torchrun(place, module, arguments)
     tail: list[str] = []
     killed = False
-    with (work_dir / "training.log").open("a") as log, _started(module, arguments, config, work_dir, log) as group:
+    with (work_dir / "training.log").open("a") as log, _started(command, config, work_dir, log, parts) as group:
         child, output = group
-        for line in output:
+        for line in output.lines(membership.check if membership else None):
             point = received(line)
             if point is not None:
                 if on_point is not None:
@@ -86,6 +92,8 @@ def run_group(
                 on_line(line.rstrip("\n"))
         code = child.wait()
     outcome = read_outcome(work_dir)
+    if outcome is None and code == 0 and place.node_rank:
+        return Outcome(status="finished")  # the result is machine 0's
     # A process that is killed says nothing; the others say that their connection to it broke.
     if outcome is None or (outcome.is_crash and killed):
         raise CapfiltError(_unexplained(code, work_dir, tail, killed=killed or code == -signal.SIGKILL))
@@ -108,8 +116,17 @@ class _Output:
         """Let the last lines reach the log."""
         self._thread.join(5.0)
 
-    def __iter__(self) -> Iterator[str]:
-        while (line := self._lines.get()) is not None:
+    def lines(self, check: Callable[[], None] | None = None) -> Iterator[str]:
+        """All lines as they come; `check` is called now and then meanwhile, and may raise."""
+        while True:
+            if check is not None:
+                check()
+            try:
+                line = self._lines.get(timeout=_CHECK_SECONDS if check is not None else None)
+            except queue.Empty:
+                continue
+            if line is None:
+                return
             if isinstance(line, OSError):
                 raise line
             yield line
@@ -138,12 +155,12 @@ def _unexplained(code: int, work_dir: Path, tail: Sequence[str], *, killed: bool
 
 @contextlib.contextmanager
 def _started(
-    module: str, arguments: Sequence[str], config: LaunchConfig, work_dir: Path, log: TextIO
+    command: Sequence[str], config: LaunchConfig, work_dir: Path, log: TextIO, parts: str
 ) -> Iterator["tuple[subprocess.Popen[str], _Output]"]:
     """The running group and what it says; on the way out, whichever it is, nothing of it is left."""
     child = subprocess.Popen(
-        torchrun(config, module, arguments),
-        env=environment(config, work_dir),
+        command,
+        env=environment(config, work_dir) | {EXCHANGE_ENV: parts},
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -152,31 +169,33 @@ def _started(
         errors="replace",
         bufsize=1,
     )
-    output = _Output(child, log)
+    output, grace = _Output(child, log), config.grace_seconds
     try:
         yield child, output
+    except CapfiltError:
+        grace = min(grace, _HOPELESS_SECONDS)  # of a machine that is gone: no checkpoint can be saved without it
+        raise
     finally:
-        end_family(Family.of(work_dir, child.pid), config.grace_seconds)
+        end_family(Family.of(work_dir, child.pid), grace)
         child.wait()
         output.close()
         forget_marks(work_dir)
 
 
-def torchrun(config: LaunchConfig, module: str, arguments: Sequence[str]) -> list[str]:
+def torchrun(place: Placement, module: str, arguments: Sequence[str]) -> list[str]:
     """The command that starts this machine's part of a group."""
-    place = placement(config).arguments()
     # no folder of logs: it would stay empty, and be left among the temporary files after every training
-    return [sys.executable, "-m", "torch.distributed.run", *place, "--log-dir", os.devnull, "-m", module, *arguments]
-
-
-def join(work_dir: Path, launch_of: Callable[[Path], LaunchConfig], module: str = "components.training") -> int:
-    """Take part, on another machine, in the training that machine 0 launches in `work_dir`; returns the exit code."""
-    spec = work_dir / SPEC_FILE
-    while not spec.is_file() or read_outcome(work_dir) is not None:  # of a training that has ended already
-        time.sleep(1.0)
-    config = launch_of(spec)
-    command = torchrun(config, module, ["--spec", str(spec.resolve())])
-    return subprocess.run(command, env=environment(config, work_dir), cwd=ROOT, check=False).returncode
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *place.arguments(),
+        "--log-dir",
+        os.devnull,
+        "-m",
+        module,
+        *arguments,
+    ]
 
 
 def threads(config: LaunchConfig) -> int:

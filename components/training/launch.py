@@ -8,7 +8,9 @@ from components.common.contracts import TrainResult
 from components.common.progress import Progress
 from components.common.tracking import UNTRACKED, Tracker
 from components.training.engine import check_compiler
+from components.training.gathering import gathered
 from components.training.group import SPEC_FILE, OnLine, run_group
+from components.training.nodes import placement
 from components.training.spec import TrainSpec
 
 logger = logging.getLogger(__name__)
@@ -34,14 +36,16 @@ def launch_training(
     path.write_text(spec.model_dump_json(indent=1))
     watcher = _Watcher(spec.label, tracker)
     try:
-        outcome = run_group(
-            "components.training",
-            ["--spec", str(path.resolve())],
-            spec.config.launch,
-            work_dir=work_dir,
-            on_line=on_line or _to_log,
-            on_point=watcher.point,
-        )
+        with gathered(spec, placement(spec.config.launch)) as membership:
+            outcome = run_group(
+                "components.training",
+                ["--spec", str(path.resolve())],
+                spec.config.launch,
+                work_dir=work_dir,
+                on_line=on_line or _to_log,
+                on_point=watcher.point,
+                membership=membership,
+            )
     finally:
         watcher.close()
     return TrainResult.model_validate(outcome.result)

@@ -37,6 +37,7 @@ from components.model.tokenizer import BlipTokenizer
 from components.training.checkpoint import Checkpoints, Saved
 from components.training.config import TrainConfig
 from components.training.engine import Engine, end_process_group, start_process_group
+from components.training.exchange import Exchange
 from components.training.feed import PairFeed
 from components.training.flops import peak_flops
 from components.training.loop import Schedule, Training, train
@@ -93,7 +94,9 @@ def run(spec: TrainSpec, work_dir: Path, stop: StopSignal) -> TrainResult:
     seed_everything(config.seed)  # the same in all processes: equal first weights
     subject = _prepared(build_subject(spec, work_dir), config)
     kept = config.checkpoint
-    checkpoints = Checkpoints(work_dir / "checkpoints", keep=kept.keep, keep_best=kept.keep_best)
+    checkpoints = Checkpoints(
+        work_dir / "checkpoints", keep=kept.keep, keep_best=kept.keep_best, exchange=Exchange.of_environment()
+    )
     newest = checkpoints.newest()
     state = newest.state if newest is not None else {}
     if newest is not None:

@@ -3,10 +3,10 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,20 @@ import torch
 
 from components.common.contracts import DatasetRef
 from components.common.errors import CapfiltError, ConfigError
+from components.common.programs import program
 from components.common.storage import Store, open_store
 from components.model.checkpoints.weights import load_base, load_captioner, load_filter, load_teacher
 from components.model.config import BlipConfig, TextConfig, VisionConfig
 from components.training import launch
 from components.training.config import TrainConfig
 from components.training.finetune import run_finetuning
+from components.training.gathering import LostMachineError
 from components.training.group import run_group
+from components.training.joining import end_joined
 from components.training.outcome import Outcome
 from components.training.pretrain import run_pretraining
 from tests.helpers.human_pairs import import_pairs, save_tokenizer
+from tests.helpers.s3 import serve_s3
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = BlipConfig(
@@ -146,22 +150,76 @@ def test_settings_changed_under_a_checkpoint_are_refused(
         run_pretraining([(human, 1)], TINY, other, tokenizer=tokenizer, store=store, work_dir=tmp_path)
 
 
-def test_two_machines_train_one_model(
-    tmp_path: Path, store: Store, human: DatasetRef, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+@contextlib.contextmanager
+def joined(uri: str, cache: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another machine: it shares nothing with this one but the store."""
+    command = [sys.executable, "-m", "capfilt.cli.main", "join", uri]
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True) as other:
+        try:
+            yield other
+        finally:
+            if other.poll() is None:
+                other.terminate()
+            other.wait(60)
+
+
+@contextlib.contextmanager
+def place_for_two(kind: str, folder: Path) -> Iterator[str]:
+    """URI of a store that two machines reach."""
+    if kind == "folder":
+        yield str(folder / "shared")
+        return
+    with serve_s3(folder / "s3") as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        yield f"{server.uri}/root"
+
+
+TWO_MACHINES = {"processes": 1, "threads": 1, "nodes": 2, "master": "127.0.0.1:0", "timeout_minutes": 5}
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_two_machines_train_one_model_after_the_other(
+    kind: str, tmp_path: Path, human: DatasetRef, tokenizer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two launchers on one machine, as two machines with a shared folder would have them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"processes": 1, "threads": 1, "nodes": 2, "master": f"127.0.0.1:{port}"}
-    settings = config(2, steps=2, precision="fp32", launch=place)
-    command = [sys.executable, "-m", "components.training", "--join", str(tmp_path)]
-    other = subprocess.Popen(command, env=os.environ | {"NODE_RANK": "1"}, cwd=ROOT)
-    try:
-        monkeypatch.setenv("NODE_RANK", "0")
-        run_pretraining([(human, 1)], TINY, settings, tokenizer=tokenizer, store=store, work_dir=tmp_path)
+    """A pre-training that is killed and goes on, and a finetuning: the second machine runs one command for all."""
+    settings = config(2, steps=4, precision="fp32", checkpoint={"every_steps": 2}, launch=TWO_MACHINES)
+    caplog.set_level("INFO")
+    with place_for_two(kind, tmp_path) as uri, joined(uri, tmp_path / "other") as other:
+        store = open_store(uri)
+        start = partial(run_pretraining, [(human, 1)], TINY, settings, tokenizer=tokenizer, work_dir=tmp_path / "own")
+
+        def kill(line: str) -> None:
+            if "step-00000002" in str(list((tmp_path / "own" / "checkpoints").glob("step-*"))):
+                raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt):
+            start(store=store, on_line=kill)
+        result = start(store=store)
+        assert [line["train/epoch"] for line in losses(tmp_path / "own")] == pytest.approx(
+            [n * 8 / 24 for n in (1, 2, 3, 4)]
+        ), "8 pairs a step"
+        brief = settings.model_copy(update={"steps": 1})
+        run_finetuning("captioner", result.model, [(human, 1)], brief, store=store, work_dir=tmp_path / "tuned")
+        end_joined(uri)
         assert other.wait(60) == 0
-    finally:
-        other.kill()
-        other.wait()
-    assert [line["train/epoch"] for line in losses(tmp_path)] == pytest.approx([8 / 24, 16 / 24]), "8 pairs a step"
+        assert not [found.key for found in store.list("trainings/") if "/parts/" in found.key]
+    assert f"run there: {program('capfilt')} join {uri}" in caplog.text
+
+
+def test_a_machine_that_is_lost_or_does_not_come_is_named(tmp_path: Path, human: DatasetRef, tokenizer: str) -> None:
+    uri = str(tmp_path / "shared")
+    store = open_store(uri)
+    alone = TWO_MACHINES | {"timeout_minutes": 0.05}
+    run = partial(run_pretraining, [(human, 1)], TINY, tokenizer=tokenizer, store=store)
+    with pytest.raises(LostMachineError, match=r"machine 1 of 2 did not join .* join .*shared"):
+        run(config(2, steps=2, launch=alone), work_dir=tmp_path / "alone")
+    with joined(uri, tmp_path / "other") as other:
+
+        def kill(line: str) -> None:
+            if "ready " in line:
+                other.kill()
+
+        with pytest.raises(LostMachineError, match=r"machine 1 \(.*\) is lost: no sign of life"):
+            run(config(2, steps=4000, launch=TWO_MACHINES), work_dir=tmp_path / "lost", on_line=kill)

@@ -146,12 +146,16 @@ def test_sigterm_saves_and_the_next_start_goes_on_from_there(tmp_path: Path) -> 
 PREEMPTED = """
 import sys
 from pathlib import Path
+import typer
 from capfilt.cli.console import command
 from tests.helpers.distributed import run_toy, toy_config
 launch = {"processes": 1, "threads": 1, "grace_seconds": float(sys.argv[2])}
 config = toy_config(launch=launch, steps=60, checkpoint={"every_steps": 0, "keep": 1})
-with command():
-    run_toy(config, Path(sys.argv[1]), sys.argv[3:], on_line=lambda line: print(line, flush=True))
+try:
+    with command():
+        run_toy(config, Path(sys.argv[1]), sys.argv[3:], on_line=lambda line: print(line, flush=True))
+except typer.Exit as end:
+    sys.exit(end.exit_code)
 """
 
 

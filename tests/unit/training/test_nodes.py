@@ -23,7 +23,7 @@ def test_kubernetes_environments() -> None:
     assert placement(config, {"MASTER_ADDR": "t", "JOB_COMPLETION_INDEX": "2"}).node_rank == 2
     assert plain.arguments() == [
         "--nproc-per-node", "8", "--nnodes", "4", "--node-rank", "3",
-        "--master-addr", "trainer-0", "--master-port", "1234",
+        "--master-addr", "trainer-0", "--master-port", "1234", "--rdzv-conf", "timeout=300",
     ]  # fmt: skip
 
 
@@ -41,13 +41,17 @@ def test_a_bad_hostfile_is_refused(tmp_path: Path, text: str) -> None:
         read_hostfile(tmp_path / "hostfile")
 
 
-def test_what_is_missing_is_named() -> None:
+def test_the_machine_that_launches_needs_no_more_than_a_number_of_machines() -> None:
+    found = placement(LaunchConfig(processes=1, nodes=2), {})
+    assert (found.nodes, found.node_rank, found.host, found.port) == (2, 0, "", 0)
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     config = LaunchConfig(processes=1, nodes=2)
-    with pytest.raises(ConfigError, match="launch.master"):
-        placement(config, {})
-    with pytest.raises(ConfigError, match="NODE_RANK"):
-        placement(config, {"MASTER_ADDR": "t"})
     with pytest.raises(ConfigError, match="not in 0 … 1"):
         placement(config, {"MASTER_ADDR": "t", "NODE_RANK": "2"})
+    (tmp_path / "hostfile").write_text("elsewhere slots=8\nanother slots=8\n")
+    with pytest.raises(ConfigError, match="NODE_RANK"):
+        placement(LaunchConfig(hostfile=str(tmp_path / "hostfile")), {})
     with pytest.raises(ConfigError, match="cannot be read"):
         placement(LaunchConfig(hostfile="/nonexistent"), {})
