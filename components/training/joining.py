@@ -140,7 +140,8 @@ class _Part:
             self._leave("")
             logger.info("%s: done", spec.label)
         except CapfiltError as error:
-            logger.warning("%s: %s", spec.label, error)
+            level = logging.INFO if isinstance(error, LostMachineError) else logging.WARNING
+            logger.log(level, "%s: %s", spec.label, error)
             is_told = isinstance(error, LostMachineError) or is_broken_connection(error)  # machine 0 knows better
             self._leave("" if is_told else str(error))
         except BaseException:

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
-from capfilt.cli.console import GOES_ON
+from capfilt.cli.console import GOES_ON, command
+from components.common.errors import PreemptedError
 
 LATIN = {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
 
@@ -108,3 +110,10 @@ def test_a_stopped_command_leaves_one_json_document(tmp_path: Path) -> None:
     assert code == 130
     assert json.loads(out) == {"error": GOES_ON, "kind": "Interrupted"}
     assert err.count("stopping") == 1
+
+
+def test_a_preempted_training_is_stopped_not_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as end, command():
+        raise PreemptedError("stopped by a signal after step 3 of 9; state is saved")
+    assert end.value.exit_code == 130
+    assert "state is saved" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from components.common.contracts import DatasetRef
 from components.common.errors import CapfiltError, ConfigError
 from components.common.programs import program
 from components.common.storage import Store, open_store
+from components.common.tracking import Tracker
 from components.model.checkpoints.weights import load_base, load_captioner, load_filter, load_teacher
 from components.model.config import BlipConfig, TextConfig, VisionConfig
 from components.training import launch
@@ -176,6 +177,14 @@ def place_for_two(kind: str, folder: Path) -> Iterator[str]:
         yield f"{server.uri}/root"
 
 
+class Interrupting(Tracker):
+    """Ctrl-C in the third step."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+
 TWO_MACHINES = {"processes": 1, "threads": 1, "nodes": 2, "master": "127.0.0.1:0", "timeout_minutes": 5}
 
 
@@ -183,24 +192,23 @@ TWO_MACHINES = {"processes": 1, "threads": 1, "nodes": 2, "master": "127.0.0.1:0
 def test_two_machines_train_one_model_after_the_other(
     kind: str, tmp_path: Path, human: DatasetRef, tokenizer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A pre-training that is killed and goes on, and a finetuning: the second machine runs one command for all."""
-    settings = config(2, steps=4, precision="fp32", checkpoint={"every_steps": 2}, launch=TWO_MACHINES)
+    """A pre-training that is stopped and goes on, and a finetuning: the second machine runs one command for all."""
+    settings = config(2, steps=40, precision="fp32", checkpoint={"every_steps": 0}, launch=TWO_MACHINES)
     caplog.set_level("INFO")
     with place_for_two(kind, tmp_path) as uri, joined(uri, tmp_path / "other") as other:
         store = open_store(uri)
         start = partial(run_pretraining, [(human, 1)], TINY, settings, tokenizer=tokenizer, work_dir=tmp_path / "own")
 
-        def kill(line: str) -> None:
-            if "step-00000002" in str(list((tmp_path / "own" / "checkpoints").glob("step-*"))):
-                raise KeyboardInterrupt
-
-        with contextlib.suppress(KeyboardInterrupt):
-            start(store=store, on_line=kill)
+        with pytest.raises(KeyboardInterrupt):
+            start(store=store, tracker=Interrupting())
+        before = losses(tmp_path / "own")
+        assert 3 <= len(before) < 40
         result = start(store=store)
-        assert [line["train/epoch"] for line in losses(tmp_path / "own")] == pytest.approx(
-            [n * 8 / 24 for n in (1, 2, 3, 4)]
-        ), "8 pairs a step"
-        brief = settings.model_copy(update={"steps": 1})
+        after = losses(tmp_path / "own")
+        assert after[: len(before)] == before
+        assert [line["train/epoch"] for line in after] == pytest.approx([8 * n / 24 for n in range(1, 41)])
+        assert f"step-{len(before):08}" in going_on(tmp_path / "own")
+        brief = settings.model_copy(update={"steps": 2})
         run_finetuning("captioner", result.model, [(human, 1)], brief, store=store, work_dir=tmp_path / "tuned")
         end_joined(uri)
         assert other.wait(60) == 0

@@ -9,6 +9,7 @@ import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 
+from components.common.errors import PreemptedError
 from components.common.lock import HEARTBEAT_SECONDS, exclusive
 from components.common.storage import open_store
 from components.config import load_config
@@ -24,16 +25,17 @@ def last_state(name: str) -> Any:
         return next(run.state for run in runs if run.name == name)
 
 
-def test_an_interrupted_run_is_interrupted_not_crashed() -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, PreemptedError])
+def test_an_interrupted_run_is_interrupted_not_crashed(error: type[BaseException]) -> None:
     def stop() -> None:
-        raise KeyboardInterrupt
+        raise error
 
     @flow(name="stopped", flow_run_name="stopped-by-hand")
     @orderly
     def stopped() -> None:
         work_calmly(task(name="stage"), stop)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         run_here(stopped)
     state = last_state("stopped-by-hand")
     assert (state.type.value, state.name) == ("CANCELLED", "Interrupted")
