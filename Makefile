@@ -14,7 +14,7 @@ COMPOSE ?= docker compose
 TEST_PROCESSES ?= 2
 ARGS ?=
 
-.PHONY: setup run test check format bench bench-gpu up down clean tools
+.PHONY: setup run test check format bench bench-scale bench-gpu storm up down clean tools
 .DEFAULT_GOAL := setup
 
 setup: tools $(STAMP)
@@ -54,6 +54,12 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-scale: setup
+	$(BIN)/python -m tests.benchmarks.scale $(ARGS)
+
+storm: setup
+	$(BIN)/python -m tests.benchmarks.storm $(ARGS)
 
 bench-gpu: setup
 	$(BIN)/python -m tests.benchmarks --device cuda $(ARGS)

@@ -40,6 +40,31 @@ def _run(context: BootstrapContext, work: Work, *, revision: int = 1, inputs: st
     return one_stage()
 
 
+def test_a_record_names_places_in_the_store_relative_to_it(context: BootstrapContext, tmp_path: Path) -> None:
+    """A store that was moved, its original gone, finds its stages done where it is now."""
+    root = Path(context.store.uri)
+    inside, outside = root / "details.json", tmp_path / "elsewhere.json"
+    for path in (inside, outside):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    reports = {}
+    for path in (inside, outside):
+        report = EvalReport(round=0, metrics={}, uri=str(path))
+        reports[path.name] = _run(context, lambda stage, report=report: report, inputs=path.name)
+    assert [report.uri for report in reports.values()] == [str(inside), str(outside)]
+    for record in root.glob("stages/*/*.json"):
+        assert str(root) not in record.read_text()
+    moved = tmp_path / "moved"
+    root.rename(moved)
+    context.store = open_store(str(moved))
+
+    def refuse(stage: StageContext) -> EvalReport:
+        raise AssertionError("it was done")
+
+    assert _run(context, refuse, inputs="details.json").uri == str(moved / "details.json")
+    assert _run(context, refuse, inputs="elsewhere.json").uri == str(outside)
+
+
 class _Counted:
     def __init__(self, *errors: Exception) -> None:
         self.calls, self.errors = 0, list(errors)
