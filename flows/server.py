@@ -17,7 +17,7 @@ import time
 import urllib.error
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from components.common.diskspace import note_in_use
 from components.common.environment import opener, reach_loopback_directly, without
@@ -55,6 +55,7 @@ class LocalServer:
         self.port, self.log = port, home / "server.log"
         self._home, self._lock = home, _locked(home / _LOCK)
         self._stopping = threading.Event()
+        self.log.write_bytes(b"")
         self.process = self._launch()
 
     @property
@@ -151,7 +152,10 @@ def prefect_server(home: Path) -> Iterator[LocalServer | None]:
     if given := os.environ.get("PREFECT_API_URL"):
         if fault := why_no_answer(f"{given.rstrip('/')}/health"):
             raise CapfiltError(f"no Prefect server at PREFECT_API_URL={given} ({fault}): {PREFECT_REMEDY}")
-        yield None
+        try:
+            yield None
+        finally:
+            _send_what_waits()
         return
     home.mkdir(parents=True, exist_ok=True)
     note_in_use(home)
@@ -190,13 +194,33 @@ def _become(wanted: Mapping[str, str]) -> None:
 
 
 def _send_what_waits() -> None:
-    """Let Prefect's background threads hand over log lines and events while there is still somebody to take them."""
-    if "prefect.flow_engine" in sys.modules:
-        from prefect.events.worker import EventsWorker
-        from prefect.logging.handlers import APILogWorker
+    """Let Prefect's background threads hand over log lines and events while there is still somebody to take them.
 
+    Without anybody they would try each line for seconds, and keep the process from ending for minutes or for good.
+    """
+    if "prefect.flow_engine" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    if why_no_answer(f"{os.environ.get('PREFECT_API_URL', '').rstrip('/')}/health") is None:
         APILogWorker.drain_all(timeout=5, at_exit=False)
         EventsWorker.drain_all(timeout=5, at_exit=False)
+    _forget_what_waits()
+
+
+def _forget_what_waits() -> None:
+    """Take what Prefect's background threads could not hand over for handed over, so that nobody waits for them."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for name in ("prefect.events.clients", "prefect._internal.concurrency"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # each line that is lost would be told, with its content
+    kinds: tuple[Any, ...] = (EventsWorker, APILogWorker)
+    for worker in [one for kind in kinds for one in kind._instances.values()]:
+        worker._stop(at_exit=True)
+        if worker._loop is not None and worker._done_event is not None:
+            worker._loop.call_soon_threadsafe(worker._done_event.set)
 
 
 def server_environment(home: Path, port: int) -> dict[str, str]:

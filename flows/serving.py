@@ -3,7 +3,8 @@
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def serve_bootstrap(path: Path | None, overrides: Sequence[str], cron: str | Non
 
         os.environ[SERVED_BY] = str(os.getpid())
         close_lost_runs(config, own_server=server is not None)
+        drop_missed_runs(config)
         when = f" at {cron!r}, {zone} time" if cron else ", started by hand"
         logger.info("serving %s%s; Ctrl-C ends it", config.name, when)
         bootstrap.serve(
@@ -58,6 +60,7 @@ def serve_bootstrap(path: Path | None, overrides: Sequence[str], cron: str | Non
             description=f"the bootstrap {config.name}, one at a time",
             tags=["capfilt", config.name],
             global_limit=None,
+            limit=2,  # the one that works, and one that finds it working; others wait, and cost no process
             pause_on_shutdown=False,
             print_starting_message=False,
         )
@@ -98,21 +101,41 @@ def close_lost_runs(config: BootstrapConfig, *, own_server: bool) -> None:
         config: whose runs.
         own_server: whether all runs there were started by a `capfilt serve` over the same store, which is gone.
     """
+    from prefect.client.orchestration import get_client
     from prefect.states import Crashed
 
     from flows.turn import wait_for_turn
 
     if not wait_for_turn(config):
         return
-    for client, run in _unfinished(config, 0.0 if own_server else _YOUNG_SECONDS):
-        state: Any = Crashed(message="the process that worked on it is gone; the next run goes on where it was")
-        client.set_flow_run_state(run.id, state, force=True)
-        logger.warning("%s was cut short: its process is gone; the next run goes on where it was", run.name)
+    youngest = 0.0 if own_server else _YOUNG_SECONDS
+    with get_client(sync_client=True) as client:
+        for run in _runs(client, config, "RUNNING", "PENDING", "CANCELLING"):
+            if run.state is None or time.time() - run.state.timestamp.timestamp() < youngest:
+                continue
+            state: Any = Crashed(message="the process that worked on it is gone; the next run goes on where it was")
+            client.set_flow_run_state(run.id, state, force=True)
+            logger.warning("%s was cut short: its process is gone; the next run goes on where it was", run.name)
 
 
-def _unfinished(config: BootstrapConfig, older_seconds: float) -> Iterator[tuple[Any, Any]]:
-    """Runs of the deployment that Prefect takes to be at work, with a client to change them."""
+def drop_missed_runs(config: BootstrapConfig) -> None:
+    """Of the runs that were due while nobody served, leave the last: the others would all start at once."""
     from prefect.client.orchestration import get_client
+    from prefect.states import Cancelled
+
+    now = datetime.now(timezone.utc)
+    with get_client(sync_client=True) as client:
+        waiting = _runs(client, config, "SCHEDULED")
+        missed = [run for run in waiting if run.expected_start_time is not None and run.expected_start_time < now]
+        for run in missed[:-1]:
+            state: Any = Cancelled(message="missed while nobody served; the last one that was missed runs")
+            client.set_flow_run_state(run.id, state, force=True)
+    if missed[1:]:
+        logger.warning("%d runs were missed while nobody served; one of them runs now", len(missed))
+
+
+def _runs(client: Any, config: BootstrapConfig, *types: str) -> list[Any]:
+    """Runs of the deployment whose state is of one of the types, those due first in front."""
     from prefect.client.schemas.filters import (
         DeploymentFilter,
         DeploymentFilterName,
@@ -123,15 +146,13 @@ def _unfinished(config: BootstrapConfig, older_seconds: float) -> Iterator[tuple
         FlowRunFilterStateType,
     )
     from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
 
-    working = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
-    with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=working)),
-            flow_filter=FlowFilter(name=FlowFilterName(any_=["bootstrap"])),
-            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[config.name])),
-        )
-        for run in runs:
-            begun = run.state.timestamp.timestamp() if run.state is not None else 0.0
-            if time.time() - begun >= older_seconds:
-                yield client, run
+    states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType(one) for one in types]))
+    found: list[Any] = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=states),
+        flow_filter=FlowFilter(name=FlowFilterName(any_=["bootstrap"])),
+        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[config.name])),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+    )
+    return found

@@ -21,6 +21,7 @@ from prefect.exceptions import Abort, TerminationSignal
 from prefect.states import Cancelled
 
 from components.common.environment import reach_loopback_directly
+from components.common.errors import PreemptedError
 from components.common.lock import BusyError
 from components.config import load_config
 from flows.server import why_no_answer
@@ -35,6 +36,8 @@ SERVED_BY = "CAPFILT_SERVED_BY"
 DEPLOYED_SECONDS = 1800.0  # how long a run that Prefect started waits for a server that is away, to tell how it ended
 LOCAL_SECONDS = 30.0  # and one that somebody looks at
 _LOOK_SECONDS = 2.0
+_FAREWELL_SECONDS = 5.0  # for words to a Prefect server that may still be there
+_STOPPED = (KeyboardInterrupt, TerminationSignal, PreemptedError)
 _ORPHAN_SECONDS = 60.0  # for a checkpoint and the lock's release, after the process that serves us is gone
 
 
@@ -63,16 +66,17 @@ def run_here(flow: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     except (Exception, Abort) as error:
         if not ending.done:
             raise
-        if isinstance(ending.error, TerminationSignal):
-            signal.raise_signal(signal.SIGTERM)
-        if ending.error is not None:
-            raise ending.error from None
-        if not isinstance(error, Abort):  # of which was told already
-            logger.warning("the run is finished, but Prefect does not know it: %s", error)
-        result: R = ending.result
-        return result
+        fault = error
     finally:
         _ending.reset(token)
+    if isinstance(ending.error, TerminationSignal):
+        signal.raise_signal(signal.SIGTERM)
+    if ending.error is not None:
+        raise ending.error
+    if not isinstance(fault, Abort):  # of which was told already
+        logger.warning("the run is finished, but Prefect does not know it: %s", fault)
+    result: R = ending.result
+    return result
 
 
 def orderly(function: Callable[P, R]) -> Callable[P, R]:
@@ -104,7 +108,7 @@ def work_in_order(function: Callable[..., Any], args: tuple[Any, ...], kwargs: d
     except BaseException as error:  # noqa: BLE001 - handed on below, each in its way
         ending.error = error
     ending.done = True
-    if not isinstance(ending.error, KeyboardInterrupt | TerminationSignal):
+    if not isinstance(ending.error, _STOPPED):
         _wait_for_prefect(DEPLOYED_SECONDS if _is_deployed() else LOCAL_SECONDS)
     return _conclude(ending)
 
@@ -128,7 +132,7 @@ def work_calmly(as_task: Callable[[Callable[[], Any]], Callable[[], object]], bo
     def calm() -> Any:
         try:
             return body()
-        except (KeyboardInterrupt, TerminationSignal) as error:
+        except _STOPPED as error:
             interrupted.append(error)
             return _interrupted()
 
@@ -144,12 +148,12 @@ def _interrupted() -> Any:
 def _conclude(ending: _Ending) -> Any:
     """The value, state or error with which the function leaves for Prefect's engine."""
     error = ending.error
-    if isinstance(error, TerminationSignal) and (_is_supervised() or _is_deployed()):
-        raise error  # whoever started this run sent the signal, and notes down its state
+    if isinstance(error, TerminationSignal) and _is_cancelled_by_prefect():
+        raise error  # its runner sent the signal, and notes down the state
     if why_no_answer(_health()) is not None:
         logger.warning("Prefect is gone and does not learn how this run ended")
         raise Abort("Prefect is gone") from error  # the one way out on which the engine asks nothing of the server
-    if isinstance(error, KeyboardInterrupt | TerminationSignal):
+    if isinstance(error, _STOPPED):
         return _interrupted()
     if isinstance(error, BusyError) and _is_deployed():
         logger.warning("not started: %s", error)
@@ -180,8 +184,11 @@ def _is_deployed() -> bool:
     return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
 
 
-def _is_supervised() -> bool:
-    return "PREFECT__CONTROL_PORT" in os.environ
+def _is_cancelled_by_prefect() -> bool:
+    """Whether SIGTERM came with a word from Prefect's runner; without one it is a preemption, or a service's end."""
+    from prefect._internal.control_listener import get_intent
+
+    return get_intent() is not None
 
 
 def _end_with_server(ending: _Ending) -> None:
@@ -198,6 +205,7 @@ def _end_with_server(ending: _Ending) -> None:
         end = time.monotonic() + _ORPHAN_SECONDS
         while not ending.done and time.monotonic() < end:
             time.sleep(0.2)
+        time.sleep(_FAREWELL_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, name="server-watch", daemon=True).start()

@@ -17,7 +17,7 @@ import typer
 
 from components.common.diskspace import disk_advice
 from components.common.environment import reach_loopback_directly
-from components.common.errors import CapfiltError, ConfigError, StorageError
+from components.common.errors import CapfiltError, ConfigError, PreemptedError, StorageError
 from components.common.progress import stderr_console
 from components.common.redact import install_redaction, redact, redact_values
 
@@ -121,6 +121,8 @@ def command(*, as_json: bool = False, verbose: bool = False, stopping: str = GOE
             yield Output(as_json=as_json)
     except ConfigError as error:
         _fail(error, BAD_USAGE, as_json=as_json)
+    except PreemptedError as error:
+        _fail(error, INTERRUPTED, as_json=as_json)
     except CapfiltError as error:
         _fail(error, FAILED, as_json=as_json)
     except (KeyboardInterrupt, _TerminatedError):  # the signal's handler has said so

@@ -6,7 +6,8 @@
     ├── DataError       input data, a shard or a manifest is not what it claims to be
     ├── ModelError      a checkpoint or a model folder does not fit
     ├── DivergedError   training produced a non-finite loss
-    └── GateError       a guard (caption collapse, quality gate) stopped the run
+    ├── GateError       a guard (caption collapse, quality gate) stopped the run
+    └── PreemptedError  a training was stopped by a signal and saved its state (exit code 130, like Ctrl-C)
 
 Every message says what is wrong, where, and how to mend it.
 """
@@ -47,3 +48,7 @@ class DivergedError(CapfiltError):
 
 class GateError(CapfiltError):
     """A guard stopped the run: caption collapse, or a quality gate."""
+
+
+class PreemptedError(CapfiltError):
+    """Training was asked to stop and saved its state; started again, it goes on from there."""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from components.common.progress import clock
@@ -17,9 +17,10 @@ from components.common.progress import clock
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-PATIENCE = 30.0  # seconds an answer is waited for
+PATIENCE = 60.0  # seconds that a job may take before the server counts as hung
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds between tries while nobody answers
 MOST_JOBS = 10_000
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -29,7 +30,7 @@ class _Job:
     not_before: float = 0.0
     asked: bool = False
     """somebody waits for the answer: it is tried once"""
-    done: threading.Event = field(default_factory=threading.Event)
+    done: bool = False
     answer: Any = None
 
 
@@ -42,39 +43,44 @@ class Sender:
     """
 
     def __init__(self, server: str, is_away: Callable[[Exception], bool]) -> None:
-        self._server, self._is_away = server, is_away
+        self._server, self._means_away = server, is_away
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._began: float | None = None  # the job in hand
         self._away_since: float | None = None
         self._pause, self._paused_until = FIRST_PAUSE, 0.0
+        self._finished = 0
 
     def tell(self, what: str, action: Callable[[], object], *, after: float = 0.0) -> None:
         """Do it when its turn comes, `after` seconds from now at the earliest."""
         self._put(_Job(what, action, time.monotonic() + after if after else 0.0))
 
-    def ask(self, what: str, action: Callable[[], T], seconds: float = PATIENCE) -> T | None:
-        """Its answer; None with a warning where it fails or takes longer, and at once while nobody answers."""
-        if self.is_away():
-            logger.debug("%s: did not %s, it does not answer", self._server, what)
-            return None
+    def ask(self, what: str, action: Callable[[], T], patience: float | None = None) -> T | None:
+        """Its answer; None with a warning where it fails, and soon where nobody answers.
+
+        What came before is waited for as long as it goes on.
+
+        Args:
+            patience: seconds that any one job may take meanwhile; by default PATIENCE.
+        """
         job = _Job(what, action, asked=True)
-        self._put(job)
-        if not job.done.wait(seconds):
-            with self._changed:
+        with self._changed:
+            if not self._is_away(patience):
+                self._put(job)
+                while not job.done and not self._is_away(patience):
+                    self._changed.wait(_LOOK_SECONDS)
                 if job in self._jobs:
                     self._jobs.remove(job)
-            logger.warning("%s: could not %s: no answer within %.0f s", self._server, what, seconds)
-            return None
+        if not job.done:
+            logger.warning("%s: could not %s: it does not answer", self._server, what)
         answer: T | None = job.answer
         return answer
 
-    def is_away(self) -> bool:
+    def _is_away(self, patience: float | None = None) -> bool:
         """Whether it did not answer the last time, or lets somebody wait for long now."""
-        with self._changed:
-            began = self._began
-            return self._away_since is not None or (began is not None and time.monotonic() - began > PATIENCE)
+        began, most = self._began, PATIENCE if patience is None else patience
+        return self._away_since is not None or (began is not None and time.monotonic() - began > most)
 
     def hurry(self) -> None:
         """Do now what was put off."""
@@ -84,21 +90,23 @@ class Sender:
             self._changed.notify_all()
 
     def drain(self, seconds: float) -> int:
-        """Wait until all is done, at most so long; the number of jobs that are left."""
-        deadline = time.monotonic() + seconds
+        """Wait until all is done, as long as something is done within so many seconds; the number of jobs left."""
         self.hurry()
         with self._changed:
             self._paused_until, self._pause = 0.0, FIRST_PAUSE  # more tries, soon
             self._changed.notify_all()
+            finished, deadline = self._finished, time.monotonic() + seconds
             while (self._jobs or self._began is not None) and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
+                if self._finished > finished:
+                    finished, deadline = self._finished, time.monotonic() + seconds
             return len(self._jobs) + (self._began is not None)
 
     def _put(self, job: _Job) -> None:
         with self._changed:
             if len(self._jobs) >= MOST_JOBS:
                 dropped = self._jobs.popleft()
-                dropped.done.set()
+                dropped.done = True
                 logger.warning("%s: %s is left out: too much waits", self._server, dropped.what)
             self._jobs.append(job)
             if self._thread is None:
@@ -112,7 +120,7 @@ class Sender:
             error = self._do(job)
             with self._changed:
                 self._began = None
-                if error is not None and self._is_away(error):
+                if error is not None and self._means_away(error):
                     self._went_away(job, error)
                 else:
                     self._answered(job, error)
@@ -149,9 +157,7 @@ class Sender:
             )
         self._paused_until = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
-        if job.asked:
-            job.done.set()
-        else:
+        if not job.asked:
             self._jobs.appendleft(job)
 
     def _answered(self, job: _Job, error: Exception | None) -> None:
@@ -160,7 +166,8 @@ class Sender:
         self._away_since, self._paused_until = None, 0.0
         if error is not None:
             logger.warning("%s: could not %s: %s", self._server, job.what, first_line(error))
-        job.done.set()
+        job.done = True
+        self._finished += 1
 
 
 def first_line(error: BaseException) -> str:

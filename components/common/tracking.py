@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from components.common.contracts import DatasetRef, ModelRef
+from components.common.errors import PreemptedError
 from components.common.redact import redact
 from components.common.seeding import digest_of
 from components.common.sending import Sender, first_line
@@ -107,20 +108,15 @@ class Tracker:
         *,
         about: str = "",
         note: str = "",
-    ) -> ModelRef:
+        champion: str | None = None,
+    ) -> None:
         """Register a model folder by its URI, once per digest, and point alias `challenger` at it.
 
         Args:
             about: what all models of this name are, in markdown.
             note: what this version is, in markdown.
-
-        Returns:
-            the reference with its version; without tracking as it came.
+            champion: why alias `champion` shall point at it too, kept as the version's tag; None: it shall not.
         """
-        return ref
-
-    def set_alias(self, name: str, version: int, alias: str, *, why: str = "") -> None:
-        """Point an alias of a registered model at a version; `why` becomes the version's tag `<alias>.reason`."""
 
     def find_champions(self, names: Sequence[str]) -> list[ModelRef] | None:
         """What alias `champion` of registered models points at, where it does; None: nobody can tell."""
@@ -158,6 +154,9 @@ class Tracker:
         """End as the work within ends: finished, failed, or killed where it was cancelled or interrupted."""
         try:
             yield
+        except PreemptedError:
+            self.end("KILLED")
+            raise
         except Exception:
             self.end("FAILED")
             raise
@@ -167,7 +166,7 @@ class Tracker:
         self.end()
 
     def farewell(self, seconds: float = FAREWELL_SECONDS) -> None:
-        """Wait until all is sent, at most so long: the last call before a process ends."""
+        """Wait until all is sent, and no longer than so many seconds for any one thing: for the end of a process."""
 
     def environment(self) -> dict[str, str]:
         """Variables with which a child process finds this run (`tracker_from_environment`)."""
@@ -319,13 +318,16 @@ class MlflowTracker(Tracker):
         *,
         about: str = "",
         note: str = "",
-    ) -> ModelRef:
-        register = partial(self._version_of, name, ref, metrics, tags, about=about, note=note)
-        version = self._sender.ask(f"register {name}", register)
-        if version is None:
-            return ref
-        self.set_alias(name, version, "challenger")
-        return ref.model_copy(update={"registered_version": version})
+        champion: str | None = None,
+    ) -> None:
+        def send() -> None:
+            version = str(self._version_of(name, ref, metrics, tags, about=about, note=note))
+            self._client.set_registered_model_alias(name, "challenger", version)
+            if champion is not None:
+                self._client.set_model_version_tag(name, version, "champion.reason", champion[:_TAG_LENGTH])
+                self._client.set_registered_model_alias(name, "champion", version)
+
+        self._sender.tell(f"register {name}", send)
 
     def _version_of(
         self,
@@ -372,14 +374,6 @@ class MlflowTracker(Tracker):
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-
-    def set_alias(self, name: str, version: int, alias: str, *, why: str = "") -> None:
-        def send() -> None:
-            if why:
-                self._client.set_model_version_tag(name, str(version), f"{alias}.reason", why[:_TAG_LENGTH])
-            self._client.set_registered_model_alias(name, alias, str(version))
-
-        self._sender.tell(f"set {name}@{alias}", send)
 
     def find_champions(self, names: Sequence[str]) -> list[ModelRef] | None:
         def find() -> list[ModelRef]:
@@ -437,7 +431,7 @@ class MlflowTracker(Tracker):
     def farewell(self, seconds: float = FAREWELL_SECONDS) -> None:
         if left := self._sender.drain(seconds):
             logger.warning(
-                "MLflow at %s did not answer within %.0f s: %d messages were not sent, and runs may stay open there; "
+                "MLflow at %s did not answer within %.0f s: %d things were not sent, and runs may stay open there; "
                 "run the same command again and they are made up for",
                 self.uri,
                 seconds,

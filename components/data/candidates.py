@@ -1,13 +1,16 @@
 """The candidate table of a shard: one parquet row per caption that was considered, kept or not."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from components.common.errors import DataError
+from components.common.locations import absolute_uri
+from components.common.storage import open_store, sha256_hex, split_uri
+from components.data.records import FileRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,45 +77,96 @@ def write_candidates(rows: Iterable[Candidate], target: Path) -> None:
     target.write_bytes(candidates_to_bytes(rows))
 
 
-def read_candidate_table(source: str | Path | bytes, *, name: str | None = None) -> "pa.Table":
-    """The table as Arrow columns.
+class CandidateTable:
+    """A candidate table at hand: columns for those who need few, rows for those who need all.
+
+    Args:
+        source: a local file, or the whole file in memory.
+        name: what to call it in errors (default: its path).
 
     Raises:
-        DataError: if it is no parquet file or lacks columns.
+        DataError: it is no parquet file, lacks columns, or has a source that is none.
     """
+
+    def __init__(self, source: str | Path | bytes, *, name: str | None = None) -> None:
+        self.name = name or ("candidates in memory" if isinstance(source, bytes) else str(source))
+        self._table = _checked(_read(source, self.name), self.name)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the images, one for every row."""
+        return self._column("key")
+
+    def rows(self) -> list[Candidate]:
+        """All candidates, in order."""
+        columns = (column.to_pylist() for column in self._table.columns)
+        return [Candidate(*row) for row in zip(*columns, strict=True)]
+
+    def kept(self) -> Iterator[tuple[str, str, str]]:
+        """Key, sha256 of the image and text of every kept candidate, in order."""
+        table = self._table.filter(self._table["kept"])
+        return zip(*(table[name].to_pylist() for name in ("key", "image_sha256", "text")), strict=True)
+
+    def _column(self, name: str) -> list[str]:
+        values: list[str] = self._table[name].to_pylist()
+        return values
+
+
+def _read(source: str | Path | bytes, name: str) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    where = name or ("candidates in memory" if isinstance(source, bytes) else str(source))
     try:
         # Our own file in memory or on disk: read whole, in this thread, so that a reader per core does not make n²
         with pq.ParquetFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            table = file.read(use_threads=False)
+            return file.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{where} is not a readable parquet file: {error}") from error
+        raise DataError(f"{name} is not a readable parquet file: {error}") from error
+
+
+def _checked(table: "pa.Table", name: str) -> "pa.Table":
+    """The table in the columns and types of candidates."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     expected = candidate_schema()
     if "weight" not in table.column_names:  # written before pairs had weights
         table = table.append_column("weight", pa.array([1.0] * len(table), pa.float64()))
-    missing = [column for column in expected.names if column not in table.column_names]
-    if missing:
-        raise DataError(f"{where} is no candidate table: it lacks {', '.join(missing)}")
+    if missing := [column for column in expected.names if column not in table.column_names]:
+        raise DataError(f"{name} is no candidate table: it lacks {', '.join(missing)}")
     try:
-        return table.select(expected.names).cast(expected)
+        table = table.select(expected.names).cast(expected)
     except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"{where} is no candidate table: {error}") from error
+        raise DataError(f"{name} is no candidate table: {error}") from error
+    if unknown := set(pc.unique(table["source"]).to_pylist()) - set(get_args(Source)):
+        raise DataError(f"{name}: unknown source {sorted(unknown)}; expected {get_args(Source)}")
+    return table
 
 
 def read_candidates(source: str | Path | bytes, *, name: str | None = None) -> list[Candidate]:
-    """The rows of a table, in order.
+    """The rows of a table, in order; arguments and errors as `CandidateTable` has them."""
+    return CandidateTable(source, name=name).rows()
+
+
+def stored_candidates(root: str, record: FileRecord) -> CandidateTable:
+    """The candidate table of a dataset's shard, from its store.
+
+    Args:
+        root: URI of the dataset.
+        record: the table's file, as the manifest or the commit record has it.
 
     Raises:
-        DataError: if it is no candidate table.
+        DataError: it is missing, no candidate table, or not the one that was committed.
     """
-    table = read_candidate_table(source, name=name)
-    rows = [Candidate(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
-    if unknown := {row.source for row in rows} - set(get_args(Source)):
-        raise DataError(f"{name or 'candidate table'}: unknown source {sorted(unknown)}; expected {get_args(Source)}")
-    return rows
+    uri = absolute_uri(root, record.uri)
+    folder, key = split_uri(uri)
+    data = open_store(folder).read(key)
+    if sha256_hex(data) != record.sha256:
+        raise DataError(f"{uri} is not what the manifest says: its sha256 differs; make the dataset again")
+    return CandidateTable(data, name=uri)
 
 
 MAX_TEXT_BYTES = 20_000

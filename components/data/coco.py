@@ -7,7 +7,9 @@ Known by their shape (reference/blip.md section 7):
     Karpathy test   [{"image": path, "caption": [texts]}], a row per image
 
 All captions are kept, as candidates of source `human`. Images are copied bit by bit. A sample's key is its file's
-name without extension (dots become `_`), so that the COCO and the Karpathy form of a split give the same keys.
+name without extension (dots and letters beyond ASCII become `_`), so that the COCO and the Karpathy form of a split
+give the same keys; names that would become one key get 8 digits of a hash behind it. One file is one image: entries
+that name it again add their captions to the first.
 """
 
 import json
@@ -33,10 +35,10 @@ from components.data.manifest import (
     seal_dataset,
 )
 from components.data.parallel import default_threads, ordered_map
-from components.data.publish import ShardBuilder, refuse_mostly_bad
+from components.data.publish import ShardBuilder, all_of, refuse_mostly_bad
 from components.data.shards import IMAGE_EXTENSIONS
 
-REVISION = 1  # counts changes of what the same input becomes
+REVISION = 2  # counts changes of what the same input becomes
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def import_coco(
     work = _CocoImport(source, target, sizes, threads or default_threads(), progress or (lambda _: None))
     parts = [images[start : start + shard_size] for start in range(0, len(images), shard_size)]
     records = [work.shard(f"{index:05d}", part) for index, part in enumerate(parts)]
-    refuse_mostly_bad(f"{where} with {source.uri}", records)
+    refuse_mostly_bad(f"{where} with {source.uri}", *all_of(records))
     return seal_dataset(
         target,
         name=name,
@@ -156,7 +158,7 @@ def parse_annotations(data: bytes, where: str = "annotations") -> list[HumanImag
         raise DataError(f"{where} names no images")
     if not any(text_problem(text) is None for row in rows for text in row.captions):
         raise DataError(f"{where}: not one of its {len(rows)} images has a usable caption: is it a captions file?")
-    return _with_keys(rows, where)
+    return _with_keys(rows)
 
 
 def _coco_rows(document: dict[str, Any], where: str) -> list[HumanImage]:
@@ -173,15 +175,23 @@ def _coco_rows(document: dict[str, Any], where: str) -> list[HumanImage]:
         if not isinstance(row, dict) or "image_id" not in row or "caption" not in row:
             raise DataError(f"{where}: annotations[{at}] lacks image_id or caption; instances and keypoints won't do")
         captions.setdefault(canonical_json(row["image_id"]), []).append(row["caption"])
-    rows = []
+    files: dict[str, str] = {}
     for at, row in enumerate(document["images"]):
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or "id" not in row:
             raise DataError(f"{where}: images[{at}] lacks id or file_name")
-        texts = captions.pop(canonical_json(row["id"]), [])
-        rows.append(HumanImage("", row["file_name"], _plain_id(row["id"]), tuple(texts)))
-    if captions:
-        raise DataError(f"{where}: {len(captions)} image ids have captions but no entry in `images`: {[*captions][:3]}")
-    return rows
+        one = canonical_json(row["id"])
+        if files.setdefault(one, row["file_name"]) != row["file_name"]:
+            raise DataError(
+                f"{where}: image id {one} stands for two files, {files[one]!r} and {row['file_name']!r}: its captions "
+                "could belong to either; give each file an id of its own"
+            )
+    if missing := [one for one in captions if one not in files]:
+        raise DataError(f"{where}: {len(missing)} image ids have captions but no entry in `images`: {missing[:3]}")
+    images: dict[str, HumanImage] = {}
+    for one, name in files.items():
+        image = images.get(name) or HumanImage("", name, _plain_id(json.loads(one)), ())
+        images[name] = replace(image, captions=(*image.captions, *captions.get(one, ())))
+    return list(images.values())
 
 
 def _karpathy_rows(document: list[Any], where: str) -> list[HumanImage]:
@@ -200,13 +210,19 @@ def _plain_id(value: Any) -> int | str:
     return value if isinstance(value, int) else str(value)
 
 
-def _with_keys(rows: Sequence[HumanImage], where: str) -> list[HumanImage]:
+def _with_keys(rows: Sequence[HumanImage]) -> list[HumanImage]:
     """Give every image its key: the file's name, or its whole path where two folders have files of one name."""
     short = [_key_of(PurePosixPath(row.file_name).name) for row in rows]
     keys = short if len(set(short)) == len(short) else [_key_of(row.file_name) for row in rows]
-    if repeated := [key for key, count in Counter(keys).items() if count > 1]:
-        raise DataError(f"{where}: several images have the name {repeated[0]!r}; every image needs a file of its own")
-    return [replace(row, key=key) for row, key in zip(rows, keys, strict=True)]
+    times = Counter(keys)
+    return [
+        replace(row, key=key if times[key] == 1 else f"{key}-{_tag(row.file_name)}")
+        for row, key in zip(rows, keys, strict=True)
+    ]
+
+
+def _tag(file_name: str) -> str:
+    return sha256_hex(file_name.encode("utf-8", "surrogatepass"))[:8]
 
 
 def _key_of(file_name: str) -> str:

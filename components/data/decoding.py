@@ -10,7 +10,8 @@ to 20 levels away from Pillow's bicubic, which the released models were trained 
 import contextlib
 import functools
 import io
-import struct
+import re
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,6 +24,11 @@ from components.common.errors import DataError
 
 Pixels = NDArray[np.uint8]
 
+MAX_PIXELS = 50_000_000
+"""Pixels beyond which an image is refused undecoded."""
+MIN_SIDE = 2
+"""Shortest side in pixels below which an image is refused: tracking pixels are none."""
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Channel means BLIP was trained with, of values in 0..1."""
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -32,6 +38,13 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 _MARKUP = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<svg", b"<!--")
 _ORIENTATION = 0x0112
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNKS = 100_000  # encoders write one for every 8 kB at least: more are there to cost time
+_JPEG_WORK = 1_000_000_000  # scans x pixels, about 2 seconds; 20 scans of 50 megapixels
+_LARGE = 10_000_000  # pixels
+_PIXELS_PER_BYTE = 5_000  # a page of text has fewer than 1,000, a photograph fewer than 50
+_WAVELET_PIXELS_PER_BYTE = 100  # JPEG 2000 takes 0.1 s a megapixel, whatever is in it
+_SCAN = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e][\x01-\x04]")  # a whole header: chance has FFDA in any long file
 
 
 class BadImage(DataError):
@@ -39,7 +52,7 @@ class BadImage(DataError):
 
     Args:
         reason: short code for counting: `empty`, `too_many_bytes`, `markup`, `not_an_image`, `too_many_pixels`,
-            `too_small`, `truncated` or `corrupt`.
+            `too_much_work`, `too_small`, `truncated` or `corrupt`.
         detail: what was found, for people.
     """
 
@@ -49,12 +62,14 @@ class BadImage(DataError):
 
 
 def decode_image(
-    data: bytes, *, max_pixels: int = 50_000_000, max_bytes: int = 100_000_000, min_side: int = 2
+    data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = 100_000_000, min_side: int = MIN_SIDE
 ) -> Pixels:
     """Decode an image as people see it: EXIF orientation applied, first frame of an animation, RGB `[H, W, 3]`.
 
     Colours are those of Pillow's `convert("RGB")`, as in BLIP's own loaders (CMYK and grey converted, alpha dropped);
-    16-bit grey is scaled to 8 bits, where Pillow would clip it to white.
+    16-bit grey is scaled to 8 bits, where Pillow would clip it to white. The orientation is the one that Pillow's
+    `exif_transpose` follows; values outside 1..8 turn nothing. What lies beside the pixels (comments, profiles, EXIF)
+    never costs the image, however damaged or large it is.
 
     Args:
         data: the file's bytes; its name and announced type are not trusted.
@@ -63,13 +78,15 @@ def decode_image(
         min_side: shortest side allowed, in pixels; tracking pixels are not images.
 
     Raises:
-        BadImage: with the reason.
+        BadImage: with the reason, whatever a decoder raised. Nothing else leaves this function.
     """
     _check_bytes(data, max_bytes)
     if data[:3] == b"\xff\xd8\xff":
         array = _decode_jpeg(data, max_pixels, min_side)
         if array is not None:
             return array
+    elif data.startswith(_PNG):
+        return _decode_png(data, max_pixels, min_side)
     return _decode_with_pillow(data, max_pixels, min_side)
 
 
@@ -79,7 +96,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     Raises:
         BadImage: if no header is recognised.
     """
-    with _pillow_errors(), _open(data) as image:
+    with _decoder_errors(), _open(data) as image:
         return int(image.width), int(image.height)
 
 
@@ -103,43 +120,35 @@ def _decode_jpeg(data: bytes, max_pixels: int, min_side: int) -> Pixels | None:
     """The fast way for ordinary JPEGs; None where Pillow must look (CMYK, anything libjpeg warns about)."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    except Exception:  # noqa: BLE001 - whatever it is, Pillow says what is wrong
         return None
     _check_size(width, height, max_pixels, min_side)
+    _check_scans(data, width * height)
     if colours not in ("YCbCr", "Gray", "RGB"):
         return None
     try:
         array: Pixels = simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:  # a warning of libjpeg: harmless bytes between segments, or a cut; Pillow tells them apart
+    except Exception:  # noqa: BLE001 - a warning: harmless bytes between segments, or a cut; Pillow tells them apart
         return None
     return _turn(array, _jpeg_orientation(data))
 
 
+def _check_scans(data: bytes, pixels: int) -> None:
+    """libjpeg goes over the whole image for each scan, and a scan of it can be a few bytes."""
+    if data.count(b"\xff\xda") * pixels > _JPEG_WORK and (scans := len(_SCAN.findall(data))) * pixels > _JPEG_WORK:
+        raise BadImage("too_much_work", f"{scans} scans of {pixels} pixels each")
+
+
 def _jpeg_orientation(data: bytes) -> int:
-    """EXIF orientation 1..8 of a JPEG; 1 where there is none or it is damaged (the pixels are still good)."""
-    position = 2
-    while position + 10 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
-        (length,) = struct.unpack_from(">H", data, position + 2)
-        if data[position + 1] == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            return _tiff_orientation(data[position + 10 : position + 2 + length])
-        position += 2 + length
-    return 1
-
-
-def _tiff_orientation(block: bytes) -> int:
-    """Look the orientation up in the first directory of a TIFF block (EXIF 2.3, section 4.5)."""
-    order = {b"II": "<", b"MM": ">"}.get(block[:2])
-    if order is None or len(block) < 8:
+    """Orientation 1..8 of a JPEG. Pillow's look at the header costs as much as a small image, so most are spared it."""
+    head = data[: 1 << 20]
+    if b"Exif\0\0" not in head and b"tiff:Orientation" not in head:
         return 1
-    (start,) = struct.unpack_from(f"{order}I", block, 4)
-    if start + 2 > len(block):
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return _orientation(image)
+    except Exception:  # noqa: BLE001 - the pixels are good, whatever Pillow makes of what lies beside them
         return 1
-    (count,) = struct.unpack_from(f"{order}H", block, start)
-    for entry in range(start + 2, min(start + 2 + 12 * count, len(block) - 11), 12):
-        tag, _, _, value = struct.unpack_from(f"{order}HHIH", block, entry)
-        if tag == _ORIENTATION:
-            return int(value) if 1 <= value <= 8 else 1
-    return 1
 
 
 def _turn(array: Pixels, orientation: int) -> Pixels:
@@ -164,18 +173,63 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=_formats())
 
 
+def _decode_png(data: bytes, max_pixels: int, min_side: int) -> Pixels:
+    """A PNG as it is, or else without what Pillow refuses to read beside the pixels."""
+    bare = _bare_png(data)
+    try:
+        return _decode_with_pillow(data, max_pixels, min_side)
+    except BadImage as error:
+        if error.reason not in ("corrupt", "not_an_image") or bare == data:
+            raise
+    try:
+        return _decode_with_pillow(bare, max_pixels, min_side)
+    except BadImage as error:
+        raise BadImage("corrupt", "a damaged PNG") if error.reason == "not_an_image" else error from None
+
+
+def _bare_png(data: bytes) -> bytes:
+    """The chunks of a PNG that make its pixels, transparency and orientation, as they are; a cut stays a cut.
+
+    Pillow stops at more than 1 MB of text or profile and at a wrong checksum in either, which no browser minds.
+    """
+    kept, position, kind = [_PNG], len(_PNG), b""
+    for _ in range(_PNG_CHUNKS):
+        if position >= len(data) or kind == b"IEND":
+            return b"".join(kept)
+        chunk = data[position : position + 12 + int.from_bytes(data[position : position + 4], "big")]
+        kind = chunk[4:8]
+        if kind[:1].isupper() or (kind in (b"tRNS", b"eXIf") and _checksum_holds(chunk)):
+            kept.append(chunk)
+        position += len(chunk)
+    raise BadImage("too_much_work", f"a PNG of more than {_PNG_CHUNKS} chunks")
+
+
+def _checksum_holds(chunk: bytes) -> bool:
+    return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+
+
 def _decode_with_pillow(data: bytes, max_pixels: int, min_side: int) -> Pixels:
-    with _pillow_errors(), _open(data) as image:
+    with _decoder_errors(), _open(data) as image:
         _check_size(*image.size, max_pixels, min_side)
+        _check_density(image.width * image.height, len(data), image.format)
         image.load()
         return _turn(np.array(_to_rgb(image), dtype=np.uint8), _orientation(image))
 
 
+def _check_density(pixels: int, size: int, kind: str | None) -> None:
+    """Large images in next to no bytes are blank, or made to cost memory and seconds."""
+    per_byte = _WAVELET_PIXELS_PER_BYTE if kind == "JPEG2000" else _PIXELS_PER_BYTE
+    if pixels > max(_LARGE, per_byte * size):
+        raise BadImage("too_much_work", f"{pixels} pixels of {kind} in {size} bytes")
+
+
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where it is absent or the EXIF block is damaged."""
-    with contextlib.suppress(Exception):  # damaged EXIF raises anything; the pixels are still good
-        return int(image.getexif().get(_ORIENTATION, 1))
-    return 1
+    """Orientation 1..8 as Pillow's `exif_transpose` finds it; 1 where there is none, or one that says nothing."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+        return int(value) if value in range(1, 9) else 1
+    except Exception:  # noqa: BLE001 - damaged EXIF raises anything; the pixels are still good
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -188,8 +242,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _pillow_errors() -> Iterator[None]:
-    """Pillow's many exceptions as BadImage."""
+def _decoder_errors() -> Iterator[None]:
+    """Whatever a decoder raises, as BadImage: RuntimeError (AVIF), MemoryError, struct.error and many more."""
     try:
         yield
     except DataError:
@@ -198,7 +252,7 @@ def _pillow_errors() -> Iterator[None]:
         raise BadImage("not_an_image", "no known image format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too_many_pixels", str(error)) from error
-    except (Warning, OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - a bad image is a failure of its sample, never of the run
         text = str(error) or type(error).__name__
         cut = "truncated" in text or "unexpected end" in text.lower() or isinstance(error, EOFError)
         raise BadImage("truncated" if cut else "corrupt", text) from error

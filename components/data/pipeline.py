@@ -133,7 +133,8 @@ def _read_shard(root: str, entry: ShardEntry) -> Iterator[Sample]:
         try:
             for index in walk_samples(tar):
                 tar.forget(index.offset)
-                captions = kept.pop(index.key, None) if index.problem is None else None
+                usable = index.problem is None and index.image is not None
+                captions = kept.pop(index.key, None) if usable else None
                 if captions is not None:
                     yield _sample(tar, index, captions, in_place=entry.tar.in_place)
                     found += 1
@@ -166,9 +167,7 @@ def _sample(tar: "_StreamedTar", index: SampleIndex, captions: list[Candidate], 
     Raises:
         DataError: its image is not the one that was captioned.
     """
-    extension = index.image
-    if extension is None:
-        raise DataError(f"{tar.name} has no image {index.key!r}: tar and candidate table do not fit")
+    extension = str(index.image)
     image = tar.read(*index.members[extension])
     if sha256_hex(image) != captions[0].image_sha256:
         raise DataError(f"{tar.name}: image {index.key!r} changed since the dataset was made; bring the old tar back")

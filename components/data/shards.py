@@ -1,9 +1,10 @@
 """Shards: WebDataset tars, read fast and distrustfully, written to the same bytes every time.
 
-A sample is a run of neighbouring members that share everything up to the first dot of the base name (WebDataset's rule,
-reference/blip.md section 7): `a/b.c.jpg` has key `a/b` and extension `c.jpg`, extensions are lower-cased, members
-without a dot and `__meta__` ones are no part of a sample. So keys should have no dot: `img.1.jpg` and `img.2.jpg` are
-one sample `img` with two images, here as in webdataset, and such a sample has no one image (`ShardSample.image`).
+A sample is the members that share everything up to the first dot of the base name (WebDataset's rule): `a/b.c.jpg` has
+key `a/b` and extension `c.jpg`, extensions are lower-cased, members without a dot, hidden and `__meta__` ones are no
+part of a sample. So keys should have no dot: `img.1.jpg` and `img.2.jpg` are one sample `img` with two images, here as
+in webdataset, and such a sample has no one image (`ShardSample.image`). Members need not be neighbours, as webdataset
+wants them: they are joined by key, and only the index of a tar is held in memory.
 
 A tar that was cut or damaged is always noticed (`BrokenShard`); members that could do harm are refused one by one.
 """
@@ -13,7 +14,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -37,6 +38,7 @@ EARLIER_SHARD = "an earlier shard has this key"
 
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
+_HIDDEN = re.compile(r"(^|/)\.[^/]*$")  # `._a.jpg` beside `a.jpg`, as macOS leaves them
 
 
 @dataclass(frozen=True)
@@ -81,21 +83,28 @@ class ShardScan:
 
     samples: list[SampleIndex]
     ignored: int
-    """Members that belong to no sample: no extension, or `__meta__`."""
+    """Members that belong to no sample: no extension, hidden, or `__meta__`."""
     broken: BrokenShard | None
-    """Why the rest is missing. The sample before the break may lack members, so it is not among `samples`."""
+    """Why the rest is missing. Samples that may lack members because of it are not among `samples`."""
+    cut: int
+    """How many those are."""
     bytes: int
 
 
+def images_among(members: Iterable[str]) -> list[str]:
+    """The extensions that are images' (`jpg`, or `v2.jpg`)."""
+    return [extension for extension in members if extension.rpartition(".")[2] in IMAGE_EXTENSIONS]
+
+
 def only_image(members: Iterable[str]) -> str | None:
-    """The one extension that is an image's (`jpg`, or `v2.jpg`); None if there is none or several."""
-    found = [extension for extension in members if extension.rpartition(".")[2] in IMAGE_EXTENSIONS]
+    """The one extension that is an image's; None if there is none or several."""
+    found = images_among(members)
     return found[0] if len(found) == 1 else None
 
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Key and lower-case extension of a member's name by WebDataset's rule; None for a member of no sample."""
-    if _META.match(name) or (name.startswith("__") and name.endswith("__")):
+    if _META.match(name) or (name.startswith("__") and name.endswith("__")) or _HIDDEN.search(name):
         return None
     match = _KEY.match(name)
     return (match[1], match[2].lower()) if match else None
@@ -112,10 +121,13 @@ def read_shard(source: str | Path | bytes, *, name: str | None = None) -> Iterat
         BrokenShard: after the last whole sample, if the tar is cut or damaged behind it.
     """
     with open_source(source, name) as tar:
-        for sample in _samples(walk(tar)):
+        scan = _scan(tar)
+        for sample in scan.samples:
             bad = sample.problem is not None
             members = {} if bad else {ext: tar.read(*place) for ext, place in sample.members.items()}
             yield ShardSample(sample.key, members, sample.offset, sample.problem)
+    if scan.broken is not None:
+        raise scan.broken
 
 
 def read_at(path: Path, offset: int, size: int) -> bytes:
@@ -133,15 +145,8 @@ def read_at(path: Path, offset: int, size: int) -> bytes:
 
 def scan_shard(source: str | Path | bytes, *, name: str | None = None) -> ShardScan:
     """Index a tar; a break ends the list and is told, not raised."""
-    samples: list[SampleIndex] = []
-    ignored: list[str] = []
-    broken = None
     with open_source(source, name) as tar:
-        try:
-            samples.extend(_samples(walk(tar), ignored))
-        except BrokenShard as error:
-            broken = error
-        return ShardScan(samples, len(ignored), broken, tar.size)
+        return _scan(tar)
 
 
 def index_shard(source: str | Path | bytes, *, name: str | None = None) -> list[SampleIndex]:
@@ -150,41 +155,82 @@ def index_shard(source: str | Path | bytes, *, name: str | None = None) -> list[
     Raises:
         BrokenShard: if the tar is cut or damaged.
     """
-    with open_source(source, name) as tar:
-        return list(_samples(walk(tar)))
+    scan = scan_shard(source, name=name)
+    if scan.broken is not None:
+        raise scan.broken
+    return scan.samples
 
 
 def walk_samples(tar: Tar) -> Iterator[SampleIndex]:
-    """The samples of a tar in order, each as soon as the next one's first header was read.
+    """The runs of neighbouring members of one key, in order, each as soon as the next one's first header was read.
+
+    For readers of streams, who cannot go back: a sample whose members lie apart comes in parts.
 
     Raises:
-        BrokenShard: after the last whole sample, if the tar is cut or damaged behind it.
+        BrokenShard: after the last whole run, if the tar is cut or damaged behind it.
     """
-    return _samples(walk(tar))
+    run: SampleIndex | None = None
+    for entry in walk(tar):
+        groups = _Groups()
+        groups.add(entry)
+        for found in groups.samples:
+            if run is None or found.key != run.key or not run.members.keys().isdisjoint(found.members):
+                if run is not None:
+                    yield run
+                run = found
+            else:
+                run = replace(run, members=run.members | found.members, problem=run.problem or found.problem)
+    if run is not None:
+        yield run
 
 
-def _samples(entries: Iterable[Entry], ignored: list[str] | None = None) -> Iterator[SampleIndex]:
-    """Group members into samples. A repeated extension starts a second sample of the same key."""
-    seen: set[str] = set()
-    current: SampleIndex | None = None
-    for entry in entries:
+def _scan(tar: Tar) -> ShardScan:
+    groups = _Groups()
+    try:
+        for entry in walk(tar):
+            groups.add(entry)
+    except BrokenShard as error:
+        whole = groups.whole()
+        return ShardScan(whole, groups.ignored, error, len(groups.samples) - len(whole), tar.size)
+    return ShardScan(groups.samples, groups.ignored, None, 0, tar.size)
+
+
+class _Groups:
+    """Members grouped into samples, in the order of their first ones."""
+
+    def __init__(self) -> None:
+        self.samples: list[SampleIndex] = []
+        self.ignored = 0
+        self._place: dict[str, int] = {}  # of the latest sample of a key
+        self._last = -1  # the sample that got the member before
+        self._scattered = False
+
+    def add(self, entry: Entry) -> None:
+        """A member joins the latest sample of its key; an extension that has it already starts a second one."""
         parts = split_name(entry.name)
         if parts is None and entry.problem is None:
-            if ignored is not None:
-                ignored.append(entry.name)
-            continue
+            self.ignored += 1
+            return
         key, extension = parts or (entry.name, "")
         key = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        if current is None or key != current.key or extension in current.members:
-            if current is not None:
-                yield current
-            current = SampleIndex(key, entry.header, {}, DUPLICATE_KEY if key in seen else None)
-            seen.add(key)
-        if entry.problem is not None and current.problem is None:
-            current = SampleIndex(key, current.offset, current.members, entry.problem)
-        current.members[extension] = (entry.offset, entry.size)
-    if current is not None:
-        yield current
+        place = self._place.get(key)
+        if place is None or extension in self.samples[place].members:
+            self.samples.append(SampleIndex(key, entry.header, {}, None if place is None else DUPLICATE_KEY))
+            place = self._place[key] = len(self.samples) - 1
+        elif place != self._last:
+            self._scattered = True
+        sample = self.samples[place]
+        if entry.problem is not None and sample.problem is None:
+            sample = self.samples[place] = replace(sample, problem=entry.problem)
+        sample.members[extension] = (entry.offset, entry.size)
+        self._last = place
+
+    def whole(self) -> list[SampleIndex]:
+        """Before a break: all but the last sample; in a tar whose members lie apart, those with as many as any has."""
+        if not self._scattered:
+            return self.samples[:-1]
+        most = max(len(sample.members) for sample in self.samples)
+        return [sample for sample in self.samples if len(sample.members) == most]
 
 
 class ShardWriter:

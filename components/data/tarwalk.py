@@ -18,6 +18,21 @@ BLOCK = 512
 MAX_MEMBER_BYTES = 256 << 20
 
 _ZERO = bytes(BLOCK)
+_NO_FILES = b"5DV"  # directories, GNU's with a list of files too, and the volume label of `tar -V`
+_OTHERS = {
+    b"\x1f\x8b": "gzip data (unpack it: gzip -dc)",
+    b"\x28\xb5\x2f\xfd": "zstd data (unpack it: zstd -dc)",
+    b"\xfd7zXZ\0": "xz data (unpack it: xz -dc)",
+    b"BZh": "bzip2 data (unpack it: bzip2 -dc)",
+    b"\x04\x22\x4d\x18": "lz4 data (unpack it: lz4 -dc)",
+    b"PK\3\4": "a zip archive (write its files to a tar)",
+    b"PAR1": "a parquet file",
+    b"version https://git-lfs": "a pointer of Git LFS (fetch the file itself: git lfs pull)",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an XML answer",
+}
+"""What else may lie under the name of a tar, by its first bytes (letters in lower case)."""
 _REFUSED = {b"1": "link", b"2": "link", b"3": "device", b"4": "device", b"6": "device", b"S": "sparse"}
 
 
@@ -106,7 +121,7 @@ def walk(tar: Tar) -> Iterator[Entry]:
             return
         kind, size = _check_header(tar.name, header, position)
         data = position + BLOCK
-        plain = kind not in b"xgLK"
+        plain = kind not in b"xgLKX"
         size = int(extended["size"]) if plain and extended.get("size", "").isdecimal() else size
         if data + size > tar.size:
             raise BrokenShard(tar.name, position, f"a member of {size} bytes goes beyond the end at {tar.size}")
@@ -115,7 +130,7 @@ def walk(tar: Tar) -> Iterator[Entry]:
             extended |= _extension(tar, kind, data, size)
             continue
         name = extended.get("path") or _member_name(header)
-        if kind != b"5" and not (kind == b"\0" and name.endswith("/")):
+        if kind not in _NO_FILES and not (kind == b"\0" and name.endswith("/")):
             yield Entry(start, name, refusal(kind, name, size, extended), data, size)
         extended, start = {}, position
 
@@ -126,10 +141,19 @@ def _check_header(shard: str, header: bytes, position: int) -> tuple[bytes, int]
         announced = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
         size = _number(header[124:136])
     except ValueError:
-        raise BrokenShard(shard, position, "this is not a tar header") from None
+        raise _no_header(shard, header, position, "this is not a tar header") from None
     if announced != sum(header[:148]) + 256 + sum(header[156:]):
-        raise BrokenShard(shard, position, "the checksum of a header does not hold")
+        raise _no_header(shard, header, position, "the checksum of a header does not hold")
     return header[156:157], size
+
+
+def _no_header(shard: str, header: bytes, position: int, fault: str) -> BrokenShard:
+    """The error of a block that is no header; the first one may tell what the file is instead."""
+    text = header.lstrip().lower()
+    for mark, what in _OTHERS.items() if position == 0 else ():
+        if header.startswith(mark) or text.startswith(mark):
+            return BrokenShard(shard, 0, f"it is {what} under the name of a tar")
+    return BrokenShard(shard, position, fault)
 
 
 def _number(field: bytes) -> int:
@@ -150,13 +174,13 @@ def _member_name(header: bytes) -> str:
 
 
 def _extension(tar: Tar, kind: bytes, offset: int, size: int) -> dict[str, str]:
-    """What a PAX (`x`; `g` is global and ignored) or GNU long-name (`L`, `K`) member says of the member behind it."""
+    """What a PAX (`x`, Solaris' `X`; `g` is global and ignored) or GNU long-name (`L`, `K`) member says of the next."""
     if size > 1 << 20:
         raise BrokenShard(tar.name, offset, f"an extended header of {size} bytes")
     data = tar.read(offset, size)
     if kind == b"L":
         return {"path": data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")}
-    records = _pax_records(tar.name, offset, data) if kind == b"x" else {}
+    records = _pax_records(tar.name, offset, data) if kind in b"xX" else {}
     if "path" in records:
         records["path"] = records["path"].rstrip("/")  # as `tarfile` reads it
     return records

@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from components.common.contracts import DatasetRef
-from components.common.storage import open_store, split_uri
-from components.data.candidates import Candidate, read_candidates
-from components.data.manifest import file_uri, load_manifest
+from components.data.candidates import Candidate, stored_candidates
+from components.data.manifest import load_manifest
 
 
 def dataset_candidates(uri: str) -> Iterator[Candidate]:
@@ -15,9 +14,7 @@ def dataset_candidates(uri: str) -> Iterator[Candidate]:
         DataError: no dataset there, or a candidate table that is not what it claims.
     """
     for shard in load_manifest(uri).shards:
-        location = file_uri(uri, shard.parquet)
-        folder, name = split_uri(location)
-        yield from read_candidates(open_store(folder).read(name), name=location)
+        yield from stored_candidates(uri, shard.parquet).rows()
 
 
 def kept_texts(datasets: Iterable[DatasetRef]) -> Iterator[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from components.common.contracts import DatasetRef
 from components.common.errors import DataError
-from components.common.storage import open_store, sha256_hex, split_uri
-from components.data.candidates import read_candidate_table
+from components.common.storage import sha256_hex
+from components.data.candidates import stored_candidates
 from components.data.fetch import ShardCache
 from components.data.manifest import Manifest, file_uri, load_manifest
 from components.data.records import ShardEntry
@@ -46,7 +46,7 @@ class ShardView:
             places = _image_places(f"/proc/self/fd/{handle}", self.where)
             self.images: list[ImagePlace] = []
             self.pairs: list[tuple[int, int, str]] = []
-            self._collect(kept_rows(root, entry), places)
+            self._collect(stored_candidates(root, entry.parquet).kept(), places)
         weakref.finalize(self, os.close, handle)
         if len(self.pairs) != entry.counts.kept_pairs:
             raise DataError(f"{self.where}: {len(self.pairs)} kept captions, the manifest says {entry.counts}")
@@ -82,18 +82,6 @@ def _image_places(path: str, where: str) -> dict[str, SampleIndex]:
     """The tar's usable samples. A break behind them was counted when the dataset was made."""
     samples = scan_shard(path, name=where).samples
     return {sample.key: sample for sample in samples if sample.problem is None}
-
-
-def kept_rows(root: str, entry: ShardEntry) -> Iterator[tuple[str, str, str]]:
-    """Key, image sha256 and text of every kept candidate."""
-    uri = file_uri(root, entry.parquet)
-    folder, key = split_uri(uri)
-    data = open_store(folder).read(key)
-    if sha256_hex(data) != entry.parquet.sha256:
-        raise DataError(f"{uri} is not what the manifest says: its sha256 differs; make the dataset again")
-    table = read_candidate_table(data, name=uri)
-    table = table.filter(table["kept"])
-    return zip(*(table[name].to_pylist() for name in ("key", "image_sha256", "text")), strict=True)
 
 
 def checked_manifest(ref: DatasetRef) -> Manifest:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from components.common.contracts import DatasetRef
 from components.common.seeding import key_seed
-from components.common.storage import open_store, split_uri
-from components.data.candidates import Candidate, read_candidates
+from components.data.candidates import Candidate, stored_candidates
 from components.data.decoding import BadImage, decode_image
 from components.data.fetch import ShardCache
 from components.data.manifest import Manifest, ShardEntry, file_uri, load_manifest
@@ -46,7 +45,7 @@ def describe_capfilt(
     """
     manifest = load_manifest(dataset.uri)
     dropped: Counter[str] = Counter()
-    rows = (row for entry in manifest.shards for row in _rows(dataset.uri, entry))
+    rows = (row for entry in manifest.shards for row in stored_candidates(dataset.uri, entry.parquet).rows())
     counted = noise_metrics(_tally(rows, dropped))
     coin = manifest.config.get("coin")
     return CapfiltReport(
@@ -85,7 +84,7 @@ def pick_examples(
     source = _Pictures(dataset, manifest, web, cache_dir)
     groups: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
     for entry in manifest.shards[:SHARDS_LOOKED_AT]:
-        for row in _rows(dataset.uri, entry):
+        for row in stored_candidates(dataset.uri, entry.parquet).rows():
             groups[entry.name, row.key].append(row)
     examples: list[Example] = []
     try:
@@ -97,12 +96,6 @@ def pick_examples(
     finally:
         source.close()
     return tuple(examples)
-
-
-def _rows(root: str, entry: ShardEntry) -> list[Candidate]:
-    uri = file_uri(root, entry.parquet)
-    folder, name = split_uri(uri)
-    return read_candidates(open_store(folder).read(name), name=uri)
 
 
 def _turns(

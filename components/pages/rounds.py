@@ -70,9 +70,9 @@ def _register_models(
         name = f"{result.name}-{model.role}"
         tags = {"round": str(one.round), "web_digest": one.web.digest}
         about = f"{ABOUT[model.role]}\n\n{ALIASES}"
-        known = run.register_model(name, model, scores, tags, about=about, note=f"The {model.role} of {note}")
-        if result.promoted and one.round == result.champion and known.registered_version is not None:
-            run.set_alias(name, known.registered_version, "champion", why="; ".join(result.reasons))
+        champion = "; ".join(result.reasons) if result.promoted and one.round == result.champion else None
+        note_of_model = f"The {model.role} of {note}"
+        run.register_model(name, model, scores, tags, about=about, note=note_of_model, champion=champion)
 
 
 def _round_note(tracker: Tracker, result: BootstrapResult, one: RoundResult) -> str:

@@ -3,20 +3,20 @@
 Memory holds a window of decoded images and the index of the shards at hand, never a shard.
 """
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from components.common.errors import DataError
 from components.common.storage import Store, open_store, sha256_file, split_uri
-from components.data.decoding import BadImage, Pixels, decode_image, resize_square
+from components.data.decoding import Pixels, resize_square
 from components.data.phash import perceptual_hash
-from components.data.shards import DUPLICATE_KEY, EARLIER_SHARD, SampleIndex, ShardScan, read_at, scan_shard
+from components.data.shards import SampleIndex, ShardScan, read_at, scan_shard
+from components.data.web.samples import read_sample, with_repeats
 from components.regeneration.policy import Text
 from components.regeneration.texts import web_candidates
 
@@ -59,20 +59,12 @@ class OpenShard:
     @property
     def samples(self) -> list[SampleIndex]:
         """The samples to work on, in order; those with the key of an earlier shard's are marked as duplicates."""
-        taken, repeated = self.scan.samples[: self.source.take], self.source.repeated
-        if not repeated:
-            return taken
-        return [replace(one, problem=one.problem or DUPLICATE_KEY) if one.key in repeated else one for one in taken]
+        return with_repeats(self.scan.samples[: self.source.take], self.source.repeated)
 
     def member(self, sample: SampleIndex, extension: str) -> bytes | None:
         """A member's bytes; None if the sample has no such member."""
         place = sample.members.get(extension)
         return None if place is None else read_at(self.path, *place)
-
-    def companions(self, sample: SampleIndex) -> dict[str, bytes]:
-        """The `json` and `txt` members that go with the sample's image."""
-        found = {name: self.member(sample, companion(sample, name)) for name in ("json", "txt")}
-        return {name: data for name, data in found.items() if data is not None}
 
     def close(self) -> None:
         """Delete the file if it is a copy."""
@@ -157,30 +149,15 @@ def _etag(store: Store, key: str) -> str | None:
     return None if info is None else info.etag
 
 
-def companion(sample: SampleIndex, extension: str) -> str:
-    """Extension of the member that goes with the sample's image: `v2.txt` beside `v2.jpg` (a key with a dot)."""
-    prefix = (sample.image or "").rpartition(".")[0]
-    dotted = f"{prefix}.{extension}"
-    return dotted if prefix and dotted in sample.members else extension
-
-
 def load_sample(shard: OpenShard, sample: SampleIndex, options: ReadOptions) -> Loaded:
     """Read one sample and decode its image; whatever is wrong with it becomes its reason."""
-    if sample.problem is not None:
-        earlier = f"{EARLIER_SHARD}; " if sample.key in shard.source.repeated else ""
-        return Loaded(sample, (), reason=sample.problem, detail=f"{earlier}at byte {sample.offset} of the tar")
-    texts = web_candidates(shard.companions(sample))
-    if sample.image is None:
-        found = ", ".join(sorted(sample.members))[:200]
-        return Loaded(sample, texts, reason="no_image", detail=f"no image, or several; members: {found}")
-    data = shard.member(sample, sample.image) or b""
-    digest = hashlib.sha256(data).hexdigest()
-    try:
-        image = decode_image(data, max_pixels=options.max_pixels, min_side=options.min_side)
-    except BadImage as error:
-        return Loaded(sample, texts, digest, reason=error.reason, detail=str(error))
-    squares = tuple(resize_square(image, size) for size in options.sizes)
-    return Loaded(sample, texts, digest, squares, perceptual_hash(squares[-1]))
+    limits = {"max_pixels": options.max_pixels, "min_side": options.min_side}
+    read = read_sample(shard.path, sample, shard.source.repeated, **limits)
+    texts = web_candidates(read.texts)
+    if read.image is None:
+        return Loaded(sample, texts, read.sha256, reason=read.reason, detail=read.detail)
+    squares = tuple(resize_square(read.image, size) for size in options.sizes)
+    return Loaded(sample, texts, read.sha256, squares, perceptual_hash(squares[-1]), read.reason, read.detail)
 
 
 def stream(

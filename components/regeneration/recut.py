@@ -15,7 +15,7 @@ from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError, DataError, StorageError
 from components.common.seeding import digest_of
 from components.common.storage import Store, open_store
-from components.data.candidates import Candidate, read_candidates
+from components.data.candidates import Candidate, stored_candidates
 from components.data.commits import commit_of, recall
 from components.data.manifest import Manifest, dataset_store, load_manifest, plan_dataset, seal_dataset
 from components.data.records import BadSample, Parent, ShardEntry
@@ -121,13 +121,13 @@ def _shards(
     committed = recall(target, plan=fingerprint)
     for entry in manifest.shards:
         if (record := committed.get(entry.name)) is not None:
-            yield Finished(record, shard_stats(read_candidates(target.read(record.parquet.uri)), config.threshold))
+            yield Finished(record, shard_stats(stored_candidates(target.uri, record.parquet).rows(), config.threshold))
             continue
         web = web or origin_of(manifest)
         commit = commit_of(source, entry)
         if commit is None:
             raise DataError(f"{source.uri}: the commit record of shard {entry.name} is gone; make the dataset again")
-        rows = read_candidates(source.read(entry.parquet.uri), name=f"{source.uri}/{entry.parquet.uri}")
+        rows = stored_candidates(source.uri, entry.parquet).rows()
         shard = fetch_shard(next(one for one in web.shards if one.name == entry.name), work_dir)
         judged = [
             one if one.loaded.reason else judge(one.loaded, one.texts, config)

@@ -16,7 +16,8 @@ from components.common.scratch import ScratchFolder
 from components.common.storage import Store, sha256_hex
 from components.common.tracking import UNTRACKED, Tracker
 from components.data.candidates import read_candidates
-from components.data.commits import READERS, contested, recall
+from components.data.commits import READERS, commit_of, contested, recall
+from components.data.decoding import MAX_PIXELS, MIN_SIDE
 from components.data.manifest import (
     check_plan,
     dataset_store,
@@ -25,8 +26,10 @@ from components.data.manifest import (
     plan_dataset,
     seal_dataset,
 )
-from components.data.records import ShardEntry, ShardRecord
+from components.data.publish import refuse_mostly_bad
+from components.data.records import BadSample, ShardEntry, ShardRecord
 from components.data.shardtable import ShardTable
+from components.data.web.health import Health
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.engines import run_engine
 from components.regeneration.extend import Base, adopt, check_extends, open_base
@@ -127,6 +130,7 @@ class Run:
         self._fingerprint = plan.fingerprint
         self._images = 0
         self._started = time.monotonic()
+        self._health = Health(name)
         self._entries: dict[str, ShardEntry] = {}
         self._totals = Totals()
 
@@ -189,6 +193,7 @@ class Run:
             GateError: the captions of all shards so far have collapsed.
         """
         self._remember(shard)
+        self._health.look(shard.record)
         stats = self._totals.stats
         check_collapse(stats.captions, self.plan.config.guard, f"dataset {self.name}")
         every = max(1, len(self.plan.web.shards) // _POINTS)
@@ -196,9 +201,14 @@ class Run:
             self.tracker.log_metrics(self._metrics(), step=self._totals.counts.samples)
 
     def seal(self) -> CapfiltResult:
-        """Write the manifest: the dataset exists from now on."""
+        """Write the manifest: the dataset exists from now on.
+
+        Raises:
+            DataError: most of the input cannot be used, as the import would say.
+        """
         if contested(self.store, {name: entry.commit_digest for name, entry in self._entries.items()}):
             self.recall()  # another run finished a shard too: which counts is decided by what lies there
+        refuse_mostly_bad(self.plan.web.uri, self._totals.counts, self._bad(), meant=_asked_for(self.plan.config))
         plan_dataset(self.store, self.plan.as_json())
         ref = seal_dataset(
             self.store,
@@ -225,6 +235,12 @@ class Run:
         self.tracker.log_metrics(metrics, step=counts.samples)
         return CapfiltResult(dataset=ref, metrics=metrics)
 
+    def _bad(self) -> Iterator[BadSample]:
+        """What could not be used, shard by shard, from the commit records."""
+        for shard in self.plan.web.shards:
+            record = commit_of(self.store, self._entries[shard.name])
+            yield from () if record is None else record.bad
+
     def _digest(self) -> str:
         return ShardTable.of(self._entries[shard.name] for shard in self.plan.web.shards).digest
 
@@ -234,6 +250,12 @@ class Run:
 
     def _metrics(self) -> dict[str, float]:
         return run_metrics(self._totals.stats, self._totals.counts, time.monotonic() - self._started, self._images)
+
+
+def _asked_for(config: CapfiltConfig) -> set[str]:
+    """Failures that are the settings' wish, not the input's fault."""
+    smaller = {"too_many_pixels"} if config.max_pixels < MAX_PIXELS else set()
+    return smaller | ({"too_small"} if config.min_side > MIN_SIDE else set())
 
 
 @contextlib.contextmanager

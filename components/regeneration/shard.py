@@ -22,6 +22,8 @@ from components.data.commits import commit_shard
 from components.data.records import BadSample, Counts, FileRecord, ShardRecord, own_file
 from components.data.shards import SampleIndex, write_shard
 from components.data.vectors import ImageRow, write_vectors
+from components.data.web.samples import BROKEN_SHARD, lost_behind_break
+from components.data.web.texts import companion
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import check_collapse
 from components.regeneration.policy import (
@@ -35,12 +37,12 @@ from components.regeneration.policy import (
     decide,
     passes,
 )
-from components.regeneration.reading import Loaded, OpenShard, companion
+from components.regeneration.reading import Loaded, OpenShard
 from components.regeneration.seeds import coin_seed, text_seed
 from components.regeneration.stats import ShardStats, shard_stats
 from components.regeneration.texts import json_fields
 
-BROKEN = "broken_shard"
+BROKEN = BROKEN_SHARD
 R = TypeVar("R")
 
 
@@ -207,11 +209,9 @@ def shard_record(work: ShardWork, tar: FileRecord, parquet: FileRecord, stats: S
 
 def _lost(shard: OpenShard) -> BadSample | None:
     """What a broken tar has lost behind the break: as many samples as somebody counted, at least the one it cut."""
-    broken = shard.scan.broken
-    if broken is None or shard.source.take is not None:
+    if shard.source.take is not None:
         return None
-    count = max(1, (shard.source.expected or 0) - len(shard.scan.samples))
-    return BadSample(key=shard.source.name, reason=BROKEN, detail=f"byte {broken.offset}: {broken.what}", count=count)
+    return lost_behind_break(shard.source.uri, shard.scan, shard.source.expected)
 
 
 def _kept_samples(work: ShardWork, config: CapfiltConfig) -> Iterator[tuple[str, Mapping[str, bytes]]]:
@@ -226,7 +226,7 @@ def _kept_samples(work: ShardWork, config: CapfiltConfig) -> Iterator[tuple[str,
 def kept_members(shard: OpenShard, sample: SampleIndex, kept: Sequence[Text], chosen: Text) -> dict[str, bytes]:
     """Members of an output sample: the input's bit-identical, but for text (the chosen one) and JSON (all kept)."""
     members = {extension: shard.member(sample, extension) or b"" for extension in sample.members}
-    text, fields = companion(sample, "txt"), companion(sample, "json")
+    text, fields = (companion(sample.members, sample.image, name) for name in ("txt", "json"))
     return members | {text: chosen.text.encode(), fields: sample_json(members.get(fields), kept)}
 
 
@@ -245,7 +245,7 @@ def sample_json(data: bytes | None, kept: Sequence[Text]) -> bytes:
         }
         for text in kept
     ]
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
 
 
 def _is_ours(captions: object) -> bool:

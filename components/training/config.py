@@ -165,6 +165,15 @@ class LaunchConfig(_Config):
         description="longest wait of a process for the others, minutes",
         json_schema_extra=_MACHINE,
     )
+    grace_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="seconds that a stopped training (SIGTERM, Ctrl-C) has to finish its step and save, before its "
+        "processes are killed: the longest step and the slowest checkpoint. Who stops us must wait longer than that: "
+        "Kubernetes by terminationGracePeriodSeconds (30 unless set); Slurm by `#SBATCH --signal=B:TERM@180`, which "
+        "asks the job script 180 s before its time is up (let it end with `exec capfilt run …`), or by KillWait",
+        json_schema_extra=harmless("a training that could not save in time goes on with a longer one"),
+    )
 
 
 class TrainConfig(LoaderConfig):

@@ -1,39 +1,40 @@
 """Starts a training as a process group of its own, listens to it, and ends it whole.
 
 torchrun starts one worker per GPU (or per configured CPU process). Whatever ends the caller's wait - an exception, a
-cancelled flow, Ctrl-C - the whole tree of processes is ended: asked first, so that a checkpoint is saved, then killed.
-No new session is opened: a worker pool that kills by process group reaches torchrun too. If the caller itself is
-killed, the workers notice and leave (stopping.py). All this is measured in reference/mlops.md 1.5.
+cancelled flow, Ctrl-C - the whole tree of processes is ended: asked first, so that a checkpoint is saved, then killed
+(processes.py). No new session is opened: a worker pool that kills by process group reaches torchrun too. If the caller
+itself is killed, the workers notice and leave (stopping.py).
 """
 
 import contextlib
 import logging
+import math
 import os
+import queue
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import psutil
+from typing import Any, TextIO
 
 from components.common.cache import cache_folder
 from components.common.environment import without_launcher
-from components.common.errors import CapfiltError, ConfigError
+from components.common.errors import CapfiltError
 from components.training.config import LaunchConfig
 from components.training.nodes import placement
 from components.training.outcome import ROOT, Outcome, forget_outcome, read_outcome
+from components.training.processes import Family, claim, end_family, forget_marks
 from components.training.relay import received
-from components.training.stopping import PARENT_ENV, is_alive, launcher_mark
+from components.training.stopping import GRACE_ENV, PARENT_ENV, launcher_mark
 
 logger = logging.getLogger(__name__)
 
 OnLine = Callable[[str], None]
 OnPoint = Callable[[dict[str, Any]], None]
-_TERM_SECONDS = 20.0  # Prefect kills the engine 30 s after it asked (reference/mlops.md 1.5)
 _TAIL_LINES = 20
 _KILLED = re.compile(r"exitcode\s*:\s*-9\b")  # torchrun's report of a worker
 _KILLED_HINT = (
@@ -67,20 +68,18 @@ def run_group(
         ConfigError: another training is running in `work_dir`.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
-    _claim(work_dir)
+    claim(work_dir, config.grace_seconds)
     forget_outcome(work_dir)
     tail: list[str] = []
     killed = False
-    with (work_dir / "training.log").open("a") as log, _started(module, arguments, config, work_dir) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
+    with (work_dir / "training.log").open("a") as log, _started(module, arguments, config, work_dir, log) as group:
+        child, output = group
+        for line in output:
             point = received(line)
             if point is not None:
                 if on_point is not None:
                     on_point(point)
                 continue
-            log.write(line)
-            log.flush()
             killed = killed or _KILLED.search(line) is not None
             tail = [*tail[1 - _TAIL_LINES :], line.rstrip("\n")]
             if on_line is not None:
@@ -94,6 +93,41 @@ def run_group(
     return outcome
 
 
+class _Output:
+    """Lines of a group, read and logged by a thread: one that saves while nobody listens must not wait for a full pipe.
+
+    Raises (while iterating): OSError, the log cannot be written.
+    """
+
+    def __init__(self, child: "subprocess.Popen[str]", log: TextIO) -> None:
+        self._lines: queue.SimpleQueue[str | OSError | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._read, args=(child, log), name="training-output", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let the last lines reach the log."""
+        self._thread.join(5.0)
+
+    def __iter__(self) -> Iterator[str]:
+        while (line := self._lines.get()) is not None:
+            if isinstance(line, OSError):
+                raise line
+            yield line
+
+    def _read(self, child: "subprocess.Popen[str]", log: TextIO) -> None:
+        assert child.stdout is not None
+        with child.stdout:
+            for line in child.stdout:
+                try:
+                    if received(line) is None:
+                        log.write(line)
+                        log.flush()
+                except (OSError, ValueError) as error:  # full, or closed since the group is given up
+                    self._lines.put(error if isinstance(error, OSError) else None)
+                self._lines.put(line)
+        self._lines.put(None)
+
+
 def _unexplained(code: int, work_dir: Path, tail: Sequence[str], *, killed: bool) -> str:
     hint = _KILLED_HINT if killed else ""
     lines = "\n  ".join(tail)
@@ -104,9 +138,9 @@ def _unexplained(code: int, work_dir: Path, tail: Sequence[str], *, killed: bool
 
 @contextlib.contextmanager
 def _started(
-    module: str, arguments: Sequence[str], config: LaunchConfig, work_dir: Path
-) -> Iterator[subprocess.Popen[str]]:
-    """The running group; on the way out, whichever it is, nothing of it is left."""
+    module: str, arguments: Sequence[str], config: LaunchConfig, work_dir: Path, log: TextIO
+) -> Iterator["tuple[subprocess.Popen[str], _Output]"]:
+    """The running group and what it says; on the way out, whichever it is, nothing of it is left."""
     child = subprocess.Popen(
         torchrun(config, module, arguments),
         env=environment(config, work_dir),
@@ -118,14 +152,14 @@ def _started(
         errors="replace",
         bufsize=1,
     )
+    output = _Output(child, log)
     try:
-        yield child
+        yield child, output
     finally:
-        end_tree(_family(child.pid, work_dir))
+        end_family(Family.of(work_dir, child.pid), config.grace_seconds)
         child.wait()
-        if child.stdout is not None:
-            child.stdout.close()
-        _forget_marks(work_dir)
+        output.close()
+        forget_marks(work_dir)
 
 
 def torchrun(config: LaunchConfig, module: str, arguments: Sequence[str]) -> list[str]:
@@ -167,72 +201,9 @@ def environment(config: LaunchConfig, work_dir: Path) -> dict[str, str]:
         "TORCH_EXTENSIONS_DIR": os.environ.get("TORCH_EXTENSIONS_DIR") or str(cache / torch.__version__),
         "CAPFILT_TRAINING_DIR": str(work_dir.resolve()),
         PARENT_ENV: launcher_mark(),
+        GRACE_ENV: str(config.grace_seconds),
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(config.grace_seconds)),  # for a torchrun that is asked itself
     }
     if not torch.cuda.is_available():
         ours["DS_ACCELERATOR"] = "cpu"
     return without_launcher() | ours
-
-
-# ---- processes: marks of who runs, and the end of all of them -------------------------------------------------------
-
-
-def _claim(work_dir: Path) -> None:
-    """Make this process the only launcher in `work_dir`, and end what a killed one left behind."""
-    owner = work_dir / "launcher.mark"
-    if owner.is_file():
-        mark = owner.read_text().strip()
-        if mark != launcher_mark() and is_alive(mark):
-            raise ConfigError(
-                f"a training is running in {work_dir} already, started by process {mark.split(':')[0]}; wait for it, "
-                "stop it, or use another folder"
-            )
-    leftovers = _marked(work_dir)
-    if leftovers:
-        logger.warning("ending %d training processes that a killed run left behind", len(leftovers))
-        end_tree(leftovers)
-    _forget_marks(work_dir)
-    owner.write_text(launcher_mark())
-
-
-def leave_mark(work_dir: Path) -> None:
-    """Called by a worker at its start: lets the launcher, or the next one, find it."""
-    folder = work_dir / "processes"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / launcher_mark()).touch()
-
-
-def _marked(work_dir: Path) -> list[psutil.Process]:
-    """Processes alive that left their mark in `work_dir`, and all that they started."""
-    found = []
-    for mark in (work_dir / "processes").glob("*:*"):
-        if is_alive(mark.name):
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(int(mark.name.split(":")[0]))
-                found += [process, *process.children(recursive=True)]
-    return found
-
-
-def _forget_marks(work_dir: Path) -> None:
-    for mark in (work_dir / "processes").glob("*:*"):
-        mark.unlink(missing_ok=True)
-
-
-def _family(pid: int, work_dir: Path) -> list[psutil.Process]:
-    """A process, all below it, and workers known by their mark (torchrun's sessions outlive a killed torchrun)."""
-    family = _marked(work_dir)
-    with contextlib.suppress(psutil.Error):
-        root = psutil.Process(pid)
-        family += [root, *root.children(recursive=True)]
-    return family
-
-
-def end_tree(family: Sequence[psutil.Process]) -> None:
-    """Ask processes to end, wait, and kill those that stay."""
-    for process in set(family):
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    _, alive = psutil.wait_procs(list(set(family)), timeout=_TERM_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(alive, timeout=5.0)

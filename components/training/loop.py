@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from components.common import distributed
-from components.common.errors import DivergedError
+from components.common.errors import DivergedError, PreemptedError
 from components.training.checkpoint import Checkpoints
 from components.training.config import TrainConfig
 from components.training.engine import Engine
 from components.training.schedule import learning_rate
-from components.training.stopping import PreemptedError, StopSignal
+from components.training.stopping import StopSignal
 from components.training.watch import Hook, Window
 
 if TYPE_CHECKING:
@@ -101,8 +101,11 @@ def train(training: Training, stop: StopSignal, start: int = 0) -> None:
                 hook(step + 1, metrics)
         if saving:
             stop.acknowledge()
+            if stopping:
+                logger.info("stopping: saving a checkpoint after step %d", step + 1)
             loss = metrics["train/loss"]
             state = {**training.note, "step": step + 1, "feed": training.feed.state(), "loss": loss}
             training.checkpoints.save(engine, training.objective, state)
         if stopping:
-            raise PreemptedError(f"stopped by a signal after step {step + 1} of {schedule.total_steps}; state is saved")
+            done = f"stopped by a signal after step {step + 1} of {schedule.total_steps}"
+            raise PreemptedError(f"{done}; state is saved, and the same command goes on from there")

@@ -12,8 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.common import errors
-from components.common.errors import CapfiltError
-from components.training.stopping import PreemptedError
+from components.common.errors import CapfiltError, PreemptedError
 
 _FINISHED = "outcome.json"
 _FAILURES = "failure-*.json"

@@ -3,6 +3,7 @@
 The launcher owns the tracker and the progress bar, so a training process imports neither, and starts sooner.
 """
 
+import contextlib
 import json
 import sys
 from typing import Any
@@ -12,8 +13,9 @@ _MARK = "::capfilt "
 
 def send(**values: Any) -> None:
     """Tell the launcher; one write, so that lines of several processes do not mix."""
-    sys.stdout.write(f"{_MARK}{json.dumps(values)}\n")
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):  # the launcher is gone; a process that was asked to stop saves first
+        sys.stdout.write(f"{_MARK}{json.dumps(values)}\n")
+        sys.stdout.flush()
 
 
 def received(line: str) -> dict[str, Any] | None:

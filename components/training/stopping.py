@@ -9,7 +9,7 @@ from types import FrameType
 
 import psutil
 
-from components.common.errors import CapfiltError
+from components.training.config import LaunchConfig
 
 logger = logging.getLogger(__name__)
 
@@ -18,12 +18,9 @@ EXIT_PREEMPTED = 75
 EXIT_ORPHANED = 76
 """Exit code when the launcher has died: nobody is left to read the result."""
 PARENT_ENV = "CAPFILT_LAUNCHER"
-_GRACE_SECONDS = 15.0
+GRACE_ENV = "CAPFILT_GRACE_SECONDS"
+"""Seconds to finish a step and save in: `launch.grace_seconds`, as the launcher tells its processes."""
 _LOOK_SECONDS = 0.5
-
-
-class PreemptedError(CapfiltError):
-    """Training was asked to stop and saved its state; started again, it goes on from there."""
 
 
 class StopSignal:
@@ -32,9 +29,12 @@ class StopSignal:
     A process that hangs elsewhere (a collective whose peer is gone) is ended after a grace period.
     """
 
-    def __init__(self, grace_seconds: float = _GRACE_SECONDS) -> None:
+    def __init__(self, grace_seconds: float | None = None) -> None:
+        """`grace_seconds`: by default what the launcher tells."""
         self.requested = False
-        self._grace = grace_seconds
+        given = os.environ.get(GRACE_ENV) or LaunchConfig().grace_seconds
+        self._grace = float(given) if grace_seconds is None else grace_seconds
+        self._end = time.monotonic()
         self._timer: threading.Timer | None = None
 
     def install(self) -> "StopSignal":
@@ -44,12 +44,17 @@ class StopSignal:
         return self
 
     def acknowledge(self) -> None:
-        """The loop has heard and is saving, which may take longer than the grace period."""
+        """The loop has heard and is saving: whoever asked decides from now on how long that may take."""
         if self._timer is not None:
             self._timer.cancel()
 
+    def is_saving(self) -> bool:
+        """Whether a stop was asked for and there is time left to save in."""
+        return self.requested and time.monotonic() < self._end
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if not self.requested:
+            self._end = time.monotonic() + self._grace
             self.requested = True
             self._timer = threading.Timer(self._grace, os._exit, args=(128 + number,))
             self._timer.daemon = True
@@ -71,16 +76,22 @@ def is_alive(mark: str) -> bool:
         return False
 
 
-def leave_with_parents() -> None:
+def leave_with_parents(stop: StopSignal | None = None) -> None:
     """Watch, in a thread, the parent process and the launcher: when one dies, so does this process.
 
     SIGKILL of the launcher runs no cleanup there, and torchrun starts its workers in sessions of their own: without
-    this they would train on, unseen (reference/mlops.md 1.5).
+    this they would train on, unseen. One that was asked to stop before may finish saving: whoever preempts us often
+    kills the launcher first.
+
+    Args:
+        stop: what this process was asked.
     """
     parent, launcher = os.getppid(), os.environ.get(PARENT_ENV)
 
     def look() -> None:
         while os.getppid() == parent and (launcher is None or is_alive(launcher)):
+            time.sleep(_LOOK_SECONDS)
+        while stop is not None and stop.is_saving():
             time.sleep(_LOOK_SECONDS)
         os._exit(EXIT_ORPHANED)
 

@@ -15,7 +15,7 @@ import torch
 
 from components.common import distributed
 from components.common.contracts import ModelRole, TrainResult
-from components.common.errors import ConfigError
+from components.common.errors import ConfigError, PreemptedError
 from components.common.seeding import key_seed, seed_everything
 from components.common.storage import join_uri, open_store, sha256_file
 from components.data.loader import LoaderState, PairLoader
@@ -39,12 +39,12 @@ from components.training.config import TrainConfig
 from components.training.engine import Engine, end_process_group, start_process_group
 from components.training.feed import PairFeed
 from components.training.flops import peak_flops
-from components.training.group import leave_mark
 from components.training.loop import Schedule, Training, train
 from components.training.outcome import write_failure, write_outcome
+from components.training.processes import leave_mark
 from components.training.relay import send
 from components.training.spec import TrainSpec
-from components.training.stopping import EXIT_PREEMPTED, PreemptedError, StopSignal, leave_with_parents
+from components.training.stopping import EXIT_PREEMPTED, StopSignal, leave_with_parents
 from components.training.watch import Alarms, History, Hook, Metrics
 
 logger = logging.getLogger(__name__)
@@ -62,11 +62,12 @@ class Subject:
 
 def main(spec: TrainSpec, work_dir: Path) -> int:
     """Run one process of the group. Returns its exit code; the outcome is left in `work_dir`."""
-    leave_with_parents()
+    stop = StopSignal()
+    leave_with_parents(stop)
     leave_mark(work_dir)
     _log_to_stdout()
     try:
-        result = run(spec, work_dir, StopSignal().install())
+        result = run(spec, work_dir, stop.install())
         if distributed.is_main():
             write_outcome(work_dir, result.model_dump(mode="json"))
         distributed.barrier()

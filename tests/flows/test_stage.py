@@ -9,7 +9,7 @@ from prefect import flow
 
 from components.common.contracts import DatasetRef, EvalReport, ModelRef, RawData
 from components.common.errors import DataError, StorageError
-from components.common.lock import BusyError
+from components.common.lock import BusyError, LockLostError
 from components.common.storage import open_store
 from components.common.tracking import Tracker
 from components.config import BootstrapConfig, load_config
@@ -157,6 +157,22 @@ def test_records_move_with_their_store(context: BootstrapContext, tmp_path: Path
     context.store = open_store(str(moved))
     assert _run(context, work).uri == f"{context.store.uri}/details.json"
     assert context.reports[-1].cached and not (tmp_path / "root").exists()
+
+
+def test_a_lost_lock_stops_a_stage_before_it_is_recorded(config: BootstrapConfig) -> None:
+    """Another machine took the store over while this one stood still: its result must not be found done."""
+    work = _Counted()
+
+    def robbed(stage: StageContext) -> EvalReport:
+        store = open_store(config.store)
+        for one in list(store.list("locks/")):
+            store.delete(one.key)
+        return work(stage)
+
+    with pytest.raises(LockLostError, match="Nothing more is committed"), open_bootstrap(config) as context:
+        _run(context, robbed)
+    assert work.calls == 1
+    assert list(open_store(config.store).list("stages/")) == []
 
 
 def test_one_bench_per_store(config: BootstrapConfig) -> None:

@@ -16,8 +16,8 @@ from components.model.groups import freeze, places
 from components.model.learning import ModelBatch
 from components.training.config import TrainConfig
 from components.training.engine import Engine, build_optimizer, end_process_group, start_process_group
-from components.training.group import leave_mark
 from components.training.outcome import write_failure, write_outcome
+from components.training.processes import leave_mark
 from components.training.stopping import leave_with_parents
 from tests.helpers.contrast_ranks import batch_of, objective_of
 

@@ -58,7 +58,10 @@ def always(kind: str, *, methods: Sequence[str] = ("GET", "HEAD", "PUT", "POST",
 class FaultProxy:
     """Where the proxy listens, what it shall do (`fault`, which may be set anew), and what it has done."""
 
-    def __init__(self, upstream: str, fault: Fault) -> None:
+    def __init__(self, upstream: str, fault: Fault, *, conditional: bool = False) -> None:
+        self.conditional = conditional
+        self.written: set[str] = set()
+        self.creating = threading.Lock()
         self.upstream = urlsplit(upstream).netloc
         self.endpoint = ""
         self.injected: Counter[str] = Counter()
@@ -82,9 +85,15 @@ class FaultProxy:
 
 
 @contextlib.contextmanager
-def serve_faults(upstream: str, fault: Fault = none) -> Iterator[FaultProxy]:
-    """Run the proxy before the server at this address until the block ends."""
-    proxy = FaultProxy(upstream, fault)
+def serve_faults(upstream: str, fault: Fault = none, *, conditional: bool = False) -> Iterator[FaultProxy]:
+    """Run the proxy before the server at this address until the block ends.
+
+    Args:
+        upstream: the server's address.
+        fault: what happens to requests.
+        conditional: honour `If-None-Match: *` in PUTs, for keys that were written through here; the server does not.
+    """
+    proxy = FaultProxy(upstream, fault, conditional=conditional)
     handler = type("Handler", (_Handler,), {"proxy": proxy})
     with _Server(("127.0.0.1", 0), handler) as server:
         proxy.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
@@ -122,10 +131,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, [("Content-Type", "application/xml")], b"" if self.command == "HEAD" else error)
         elif kind == "reset":
             self._hang_up(reset=True)
+        elif self.proxy.conditional and self.command in ("PUT", "DELETE"):
+            self._change(body, kind)
         else:
             self._pass_on(body, kind)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
+
+    def _change(self, body: bytes, kind: str | None) -> None:
+        """A PUT or DELETE, one at a time: who creates what is there already is told so."""
+        path = self.path.partition("?")[0]
+        with self.proxy.creating:
+            if self.headers.get("If-None-Match") == "*" and path in self.proxy.written:
+                error = b"<?xml version='1.0'?><Error><Code>PreconditionFailed</Code></Error>"
+                self._answer(412, [("Content-Type", "application/xml")], error)
+                return
+            (self.proxy.written.add if self.command == "PUT" else self.proxy.written.discard)(path)
+            self._pass_on(body, kind)
 
     def _pass_on(self, body: bytes, kind: str | None) -> None:
         with contextlib.closing(http.client.HTTPConnection(self.proxy.upstream, timeout=30)) as upstream:

@@ -55,6 +55,18 @@ class Api:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read() or b"null")
 
+    def start_by_hand(self, name: str) -> None:
+        """A run of the bootstrap deployment of this name, now; it may not be registered yet."""
+
+        def started() -> bool:
+            try:
+                found = [one["id"] for one in self.ask("/deployments/filter", {}) if one["name"] == name]
+                return bool(found) and self.ask(f"/deployments/{found[0]}/create_flow_run", {}) is not None
+            except OSError:  # a busy server asks to come again
+                return False
+
+        wait_for("run by hand", started, 300)
+
     def in_state(self, *names: str) -> list[dict[str, Any]]:
         """The flow runs whose state has one of the names; none while the server is away."""
         try:

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from components.training.group import leave_mark
+from components.training.processes import leave_mark
 from components.training.stopping import leave_with_parents
 
 

@@ -1,10 +1,12 @@
 """A toy objective, a toy feed, and a training of both that the launcher can start: the loop without the model."""
 
 import argparse
+import contextlib
 import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +17,9 @@ from components.common.seeding import key_seed, seed_everything
 from components.training.checkpoint import Checkpoints
 from components.training.config import TrainConfig
 from components.training.engine import Engine, end_process_group, start_process_group
-from components.training.group import leave_mark
 from components.training.loop import Schedule, Training, train
 from components.training.outcome import write_failure, write_outcome
+from components.training.processes import leave_mark
 from components.training.stopping import StopSignal, leave_with_parents
 from components.training.watch import History, Metrics
 
@@ -86,7 +88,18 @@ class ToyFeed:
         return {"consumed": self.consumed}
 
 
-def run(config: TrainConfig, options: argparse.Namespace) -> None:
+def make_slow(engine: Engine, seconds: float) -> None:
+    """Let checkpoints take as long as a slow disk would need."""
+    save = engine.save
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(seconds)
+        save(*arguments)
+
+    engine.save = slow  # type: ignore[method-assign]
+
+
+def run(config: TrainConfig, options: argparse.Namespace, stop: StopSignal) -> None:
     """Train the toy; `kill_at` ends this process by SIGKILL after that step's line is written."""
     work_dir: Path = options.work_dir
     torch.set_num_threads(1)
@@ -109,15 +122,18 @@ def run(config: TrainConfig, options: argparse.Namespace) -> None:
     def log(step: int, metrics: Metrics) -> None:
         if distributed.is_main():
             history.append(step, {name: metrics[name] for name in ("train/loss", "train/grad_norm", "train/lr")})
-            print(f"step {step}", flush=True)
+            with contextlib.suppress(BrokenPipeError):
+                print(f"step {step}", flush=True)
         if step == options.kill_at and options.kill_rank in (None, distributed.rank()):
             os.kill(os.getpid(), 9)
         time.sleep(options.step_seconds)
 
     if distributed.is_main():
         history.cut_after(start)
+    if options.save_seconds:
+        make_slow(engine, options.save_seconds)
     training = Training(engine, objective, feed, schedule, checkpoints, hooks=(log,))
-    train(training, StopSignal().install(), start)
+    train(training, stop.install(), start)
     distributed.barrier()
     if distributed.is_main():
         weights = {name: value.double().sum().item() for name, value in engine.state_dict().items()}
@@ -135,12 +151,14 @@ def main() -> None:
     parser.add_argument("--poison", type=int)
     parser.add_argument("--no-dropout", action="store_true")
     parser.add_argument("--step-seconds", type=float, default=0.0)
+    parser.add_argument("--save-seconds", type=float, default=0.0)
     options = parser.parse_args()
-    leave_with_parents()
+    stop = StopSignal()
+    leave_with_parents(stop)
     leave_mark(options.work_dir)
     try:
         config = TrainConfig.model_validate(json.loads(options.config))
-        run(config, options)
+        run(config, options, stop)
     except Exception as error:
         write_failure(options.work_dir, error)
         raise

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from components.common import distributed
 from components.training.config import TrainConfig
 from components.training.engine import Engine, end_process_group, start_process_group
-from components.training.group import leave_mark
 from components.training.outcome import write_failure, write_outcome
+from components.training.processes import leave_mark
 from components.training.stopping import leave_with_parents
 
 

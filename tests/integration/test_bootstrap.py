@@ -73,7 +73,9 @@ def finished(folder: Path) -> Any:
         work = folder / "work"
         work.mkdir()
         refused = _run(arguments, work, server.environment(secret="wrong"))
+        start = time.monotonic()
         first = _run(arguments, work, server.environment())
+        whole = time.monotonic() - start
         assert first.returncode == 0, first.stderr
         start = time.monotonic()
         second = _run(arguments, work, server.environment())
@@ -93,7 +95,7 @@ def finished(folder: Path) -> Any:
                 "refused": refused,
                 "first": json.loads(first.stdout),
                 "second": json.loads(second.stdout),
-                "seconds": seconds,
+                "share": seconds / whole,
                 "work": work,
                 "stderr": first.stderr + second.stderr,
             }
@@ -174,7 +176,7 @@ def test_the_second_time_everything_is_found(finished: dict[str, Any]) -> None:
     assert not any(stage["cached"] for stage in first["stages"])
     assert second["rounds"] == first["rounds"]
     assert second["mlflow_run"] == first["mlflow_run"]
-    assert finished["seconds"] < 60  # 30 on an idle machine; here others work too
+    assert finished["share"] < 0.8, "finding costs less than working, however slow the machine"
 
 
 def test_mlflow_tells_rounds_apart(finished: dict[str, Any]) -> None:

@@ -206,7 +206,7 @@ def test_hostile_members_are_refused(tmp_path: Path, models: Models) -> None:
     buffer = io.BytesIO()
     good = good_sample(1)
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for key in ("../escape", "/absolute", "fine"):
+        for key in ("../escape", "/absolute", "fine1", "fine2", "fine3", "fine4"):
             for extension, data in good.items():
                 info = tarfile.TarInfo(f"{key}.{extension}")
                 info.size = len(data)
@@ -223,7 +223,7 @@ def test_hostile_members_are_refused(tmp_path: Path, models: Models) -> None:
     result = run(web, models, tmp_path / "out", threshold=0.0)
     counts = load_manifest(result.dataset.uri).totals
     assert counts.failed == {"absolute_name": 1, "device": 1, "link": 1, "parent_name": 1}
-    assert counts.kept == 1
+    assert counts.kept == 4
 
 
 def test_empty_and_all_bad_shards_commit_too(tmp_path: Path, models: Models) -> None:
@@ -283,8 +283,8 @@ def test_out_of_memory_within_a_model_halves_the_batch_and_decides_the_same(
     for small, large in zip(rows_of(halved), rows_of(whole), strict=True):
         assert replace(small, **SCORELESS) == replace(large, **SCORELESS)
         assert (small.itm_probability, small.itc_similarity) == pytest.approx(
-            (large.itm_probability, large.itc_similarity), abs=5e-6
-        )  # another shape of the batch rounds otherwise: the sixth digit may differ, and the version with it
+            (large.itm_probability, large.itc_similarity), abs=2e-5
+        )  # another shape of the batch rounds otherwise: the fifth digit may differ, and the version with it
 
 
 def test_collapsed_captions_stop_the_run(tmp_path: Path, models: Models) -> None:

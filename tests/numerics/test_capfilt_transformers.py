@@ -112,7 +112,7 @@ def test_a_score_does_not_depend_on_the_company(folders: tuple[Path, Path], imag
     ours = Filter(load_filter(folders[1]), CPU)
     alone = ours.score(squares(images[:1], 48), [TEXTS[:1]])[0][0]
     among = ours.score(squares(images, 48), [TEXTS, *[TEXTS[1:]] * (len(images) - 1)])[0][0]
-    assert alone == pytest.approx(among, abs=1e-5)
+    assert alone == pytest.approx(among, abs=2e-5)  # fp32, summed in another order; texts differ by 1e-2
 
 
 def test_captions_do_not_depend_on_the_company(folders: tuple[Path, Path], images: list[bytes]) -> None:

@@ -74,10 +74,10 @@ def test_contrast_and_its_gradients(features: dict[str, torch.Tensor], alpha: fl
 
 
 def test_contrast_at_chance() -> None:
-    same = torch.nn.functional.normalize(torch.ones(4, 8), dim=1)
+    same = torch.nn.functional.normalize(torch.ones(4, 8, dtype=torch.float64), dim=1)
     keys = same[:1].expand(4 + 96, 8)
     hard = ours.itc_targets(torch.arange(4), torch.arange(100), joint_positives=True)
-    loss = ours.itc_loss(same, same, keys, keys, hard, torch.tensor([0.07]), 0.4).loss
+    loss = ours.itc_loss(same, same, keys, keys, hard, torch.tensor([0.07], dtype=torch.float64), 0.4).loss
     assert loss.item() == pytest.approx(math.log(4 + 96))
 
 

@@ -77,3 +77,27 @@ def test_neither_server_nor_client_hears_of_another_one(tmp_path: Path, monkeypa
         "PREFECT_RUNNER_POLL_FREQUENCY",
     }
     assert not OF_ANOTHER.keys() & {name for name in ours if name.startswith("PREFECT_")}
+
+
+LEAVE = """
+import os, time
+os.environ["PREFECT_API_URL"] = "http://127.0.0.1:9/api"  # nobody there
+from prefect import flow_engine
+from prefect.events import emit_event
+from flows.server import _send_what_waits
+for _ in range(60):
+    emit_event(event="told", resource={"prefect.resource.id": "to.nobody"})
+time.sleep(1)
+_send_what_waits()
+print("leaving", flush=True)
+"""
+
+
+def test_events_for_a_server_that_is_gone_do_not_keep_a_process(tmp_path: Path) -> None:
+    environment = clean_environment({"PREFECT_HOME": str(tmp_path)})
+    with subprocess.Popen([sys.executable, "-c", LEAVE], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "leaving\n"
+        start = time.monotonic()
+        assert process.wait(120) == 0
+        assert time.monotonic() - start < 30  # each of the sixty would be tried for ten seconds

@@ -10,15 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.common.errors import CapfiltError, ConfigError
-from components.training import group
+from components.common.errors import CapfiltError, ConfigError, PreemptedError
 from components.training.config import LaunchConfig
 from components.training.group import OnLine, run_group
-from components.training.stopping import PreemptedError
 from tests.helpers.distributed import curve, run_toy, toy_config
 
 ROOT = Path(__file__).resolve().parents[2]
-TWO = LaunchConfig(processes=2, threads=1)
+TWO = LaunchConfig(processes=2, threads=1, grace_seconds=1.0)
 
 
 def run_sleepers(folder: Path, *options: str, on_line: OnLine | None = None) -> None:
@@ -48,7 +46,6 @@ def workers_of(work_dir: Path) -> list[psutil.Process]:
 def test_an_exception_ends_the_whole_tree_even_deaf_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bystanders: set[psutil.Process]
 ) -> None:
-    monkeypatch.setattr(group, "_TERM_SECONDS", 1.0)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -98,10 +95,7 @@ def test_kill_9_of_the_launcher_leaves_no_orphans_and_the_next_start_is_free(tmp
         run_group("json.tool", ["/nonexistent"], LaunchConfig(processes=1, threads=1), work_dir=tmp_path)
 
 
-def test_workers_that_outlived_a_killed_launcher_are_ended_at_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group, "_TERM_SECONDS", 1.0)
+def test_workers_that_outlived_a_killed_launcher_are_ended_at_the_next_start(tmp_path: Path) -> None:
     with start_launcher(tmp_path) as child:
         workers = workers_of(tmp_path)
         assert len(workers) == 2
@@ -110,7 +104,7 @@ def test_workers_that_outlived_a_killed_launcher_are_ended_at_the_next_start(
         tree = family(child.pid)
         child.kill()
     with pytest.raises(CapfiltError, match="ended with code"):
-        run_group("json.tool", ["/nonexistent"], LaunchConfig(processes=1, threads=1), work_dir=tmp_path)
+        run_group("json.tool", ["/nonexistent"], TWO, work_dir=tmp_path)
     assert all_gone(tree, 2.0)
 
 
@@ -147,3 +141,63 @@ def test_sigterm_saves_and_the_next_start_goes_on_from_there(tmp_path: Path) -> 
     assert resumed.result["start"] == len(before)
     assert curve(tmp_path)[: len(before)] == before
     assert len(curve(tmp_path)) == 60
+
+
+PREEMPTED = """
+import sys
+from pathlib import Path
+from capfilt.cli.console import command
+from tests.helpers.distributed import run_toy, toy_config
+launch = {"processes": 1, "threads": 1, "grace_seconds": float(sys.argv[2])}
+config = toy_config(launch=launch, steps=60, checkpoint={"every_steps": 0, "keep": 1})
+with command():
+    run_toy(config, Path(sys.argv[1]), sys.argv[3:], on_line=lambda line: print(line, flush=True))
+"""
+
+
+def preempt(folder: Path, grace: float, *options: str) -> tuple[int, str]:
+    """Start a training as the command line does and send SIGTERM to it in its second step: exit code and stderr."""
+    command = [sys.executable, "-c", PREEMPTED, str(folder), str(grace), *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stderr is not None
+        assert any(line == "step 1\n" for line in child.stdout)
+        child.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        child.send_signal(signal.SIGTERM)  # as Slurm does when the time is up
+        said = child.stderr.read()
+    return child.returncode, said
+
+
+def test_a_slow_step_and_a_slow_checkpoint_survive_a_preemption(tmp_path: Path) -> None:
+    """Longer than a process had for its step (15 s) and its launcher for all (20 s), when these were fixed."""
+    code, said = preempt(tmp_path, 90.0, "--step-seconds", "17", "--save-seconds", "5")
+    assert code == 130, said
+    assert "stopping; run the same command again" in said and "saving and stopping" in said and "s left" in said
+    assert "Traceback" not in said
+    before = curve(tmp_path)
+    config = toy_config(launch={"processes": 1, "threads": 1}, steps=60, checkpoint={"every_steps": 0, "keep": 1})
+    assert run_toy(config, tmp_path).result["start"] == len(before) == 2
+    assert curve(tmp_path)[:2] == before
+
+
+def test_a_checkpoint_slower_than_the_grace_is_given_up_in_words(tmp_path: Path) -> None:
+    start = time.monotonic()
+    code, said = preempt(tmp_path, 2.0, "--step-seconds", "1", "--save-seconds", "60")
+    assert code == 130 and "raise launch.grace_seconds" in said
+    assert time.monotonic() - start < 55
+    assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
+def test_a_checkpoint_is_finished_though_the_launcher_is_killed(tmp_path: Path) -> None:
+    """Whoever preempts us may kill the launcher before its processes are ready."""
+    options = ["--step-seconds", "1", "--save-seconds", "4"]
+    command = [sys.executable, "-c", PREEMPTED, str(tmp_path), "60", *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        assert child.stdout is not None
+        assert any(line == "step 1\n" for line in child.stdout)
+        workers = workers_of(tmp_path)
+        child.send_signal(signal.SIGTERM)
+        time.sleep(1.5)
+        child.kill()
+        assert all_gone(workers, 40.0)
+    assert list((tmp_path / "checkpoints").glob("step-*"))

@@ -16,7 +16,7 @@ from tests.helpers.served import Api, clean_environment, cli, prefect_server, se
 from tests.helpers.tiny import options
 
 pytestmark = pytest.mark.timeout(1800)
-EVERY_MINUTE = ("--cron", "* * * * *")
+OFTEN = ("--cron", "*/2 * * * *")
 
 
 class World:
@@ -39,12 +39,12 @@ class World:
 
     def forget_the_filter(self) -> None:
         """As if the last training had not been done yet."""
-        for folder in ("stages/filter", "stages/evaluate", "models/filter", "work"):
+        for folder in ("stages/finetune-filter", "stages/evaluate", "models/finetune-filter", "work"):
             shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def trains(self) -> bool:
         """Whether the filter's training has saved something."""
-        return bool(list(self.root.glob("work/filter-*/checkpoints/[!.]*/complete.json")))
+        return bool(list(self.root.glob("work/finetune-filter-*/checkpoints/[!.]*/complete.json")))
 
     def is_free(self) -> bool:
         """Whether nobody holds the lock."""
@@ -64,14 +64,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def test_serve_killed_in_mid_run_and_started_again_runs_its_next_tick(world: World, tmp_path: Path) -> None:
     world.forget_the_filter()
-    with serve([*EVERY_MINUTE, *world.options], tmp_path / "first.log") as first:
-        first.api()
+    with serve(world.options, tmp_path / "first.log") as first:
+        first.api().start_by_hand("sample")
         first.wait("training", world.trains, 420)
         family = first.kill()
     gone, alive = psutil.wait_procs(family, timeout=90)
     assert not [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE], first.story()
     assert world.is_free(), first.story()
-    with serve([*EVERY_MINUTE, *world.options], tmp_path / "second.log") as second:
+    with serve([*OFTEN, *world.options], tmp_path / "second.log") as second:
         api = second.api()
         second.wait("crashed run", lambda: api.in_state("Crashed"), 60)
         second.wait("finished run", lambda: api.in_state("Completed"), 420)
@@ -84,9 +84,11 @@ def test_a_restart_of_prefects_server_leaves_a_deployments_run_alone(world: Worl
     world.forget_the_filter()
     with (
         prefect_server(tmp_path / "prefect") as server,
-        serve([*EVERY_MINUTE, *world.options], tmp_path / "log", {"PREFECT_API_URL": server.url}) as served,
+        serve(world.options, tmp_path / "log", {"PREFECT_API_URL": server.url}) as served,
     ):
         api = Api(server.url)
+        served.wait("service", lambda: "serving sample" in served.story(), 420)
+        api.start_by_hand("sample")
         (running,) = served.wait("run", lambda: api.in_state("Running"), 420)
         served.wait("training", world.trains, 420)
         server.kill()

@@ -44,6 +44,7 @@ class Inner(BaseModel):
 
 
 class Outer(BaseModel):
+    hidden: int = Field(default=1, exclude=True)
     one: Inner = Inner()
     many: tuple[Inner, ...] = (Inner(), Inner(depth=2))
     named: dict[str, Inner] = {"a": Inner()}
@@ -115,6 +116,7 @@ def test_every_setting_decides_or_says_why_not() -> None:
     fields = dict(fields_of(BootstrapConfig))
     assert len(fields) > 250 and "pretrain.launch.threads" in fields and "evaluation.gate.floors" in fields
     for name, field in fields.items():
+        assert not field.exclude, f"{name}: left out of what is dumped, it says nothing: mark it harmless"
         if (mark := why_harmless(field)) is None:
             continue
         assert len(mark.why.split()) > 2, f"{name}: a reason, please"

@@ -72,6 +72,9 @@ def _objects(store: Store) -> Iterator[ObjectInfo]:
     for folder in ("datasets", "shards", "commits"):
         for info in store.child(folder).list():
             yield replace(info, key=f"{folder}/{info.key}")
+        if (local := store.local_path(folder)) is not None:  # half-written files, which no list shows
+            keys = (path.relative_to(local).as_posix() for path in sorted(local.rglob(".*.tmp")))
+            yield from filter(None, (store.info(f"{folder}/{key}") for key in keys))
     yield from filter(None, map(store.info, (MANIFEST_KEY, PLAN_KEY)))
     if store.exists(MANIFEST_KEY):
         yield from (info for info in store.list("shards-") if "/" not in info.key)

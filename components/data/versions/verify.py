@@ -14,7 +14,7 @@ from pydantic import Field
 from components.common.contracts import Contract
 from components.common.errors import DataError, StorageError
 from components.common.storage import open_store, sha256_file, sha256_hex, split_uri
-from components.data.candidates import Candidate, read_candidates
+from components.data.candidates import Candidate, read_candidates, stored_candidates
 from components.data.commits import commit_of
 from components.data.manifest import Manifest, file_uri, load_manifest
 from components.data.records import FileRecord, ShardEntry
@@ -61,7 +61,7 @@ def verify(uri: str) -> Verification:
 
 def shard_rows(uri: str, entry: ShardEntry) -> list[Candidate]:
     """The candidate table of a shard."""
-    return read_candidates(_read(uri, entry.parquet), name=file_uri(uri, entry.parquet))
+    return stored_candidates(uri, entry.parquet).rows()
 
 
 def _read(uri: str, record: FileRecord) -> bytes:

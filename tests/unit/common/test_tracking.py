@@ -171,13 +171,14 @@ def test_models_are_registered_once_per_digest(run: MlflowTracker, tmp_path: Pat
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     ref = ModelRef(role="captioner", uri=str(tmp_path), digest="cd" * 32)
     words = {"about": "captioners", "note": "of round 0"}
-    first = run.register_model("unit-captioner", ref, {"eval/caption/cider": 0.5}, {"round": "0"}, **words)
-    again = run.register_model("unit-captioner", ref, {"eval/caption/cider": 0.5}, {"round": "0"})
-    other = run.register_model("unit-captioner", ref.model_copy(update={"digest": "ef" * 32}), {}, {})
-    assert (first.registered_version, again.registered_version, other.registered_version) == (1, 1, 2)
-    run.set_alias("unit-captioner", 1, "champion", why="mean gain +3.0%")
+    scores, tags = {"eval/caption/cider": 0.5}, {"round": "0"}
+    run.register_model("unit-captioner", ref, scores, tags, **words, champion="mean gain +3.0%")
+    run.register_model("unit-captioner", ref.model_copy(update={"digest": "ef" * 32}), {}, {})
+    run.register_model("unit-captioner", ref, scores, tags)
+    run.register_model("unit-captioner", ref.model_copy(update={"digest": "ef" * 32}), {}, {})
     run.farewell()
     client = run._client
+    assert len(client.search_model_versions("name='unit-captioner'")) == 2
     assert int(client.get_model_version_by_alias("unit-captioner", "champion").version) == 1
     assert int(client.get_model_version_by_alias("unit-captioner", "challenger").version) == 2
     version = client.get_model_version("unit-captioner", "1")
@@ -185,7 +186,7 @@ def test_models_are_registered_once_per_digest(run: MlflowTracker, tmp_path: Pat
     assert (client.get_registered_model("unit-captioner").description, version.description) == tuple(words.values())
     assert version.tags["digest"] == ref.digest
     assert version.tags["champion.reason"] == "mean gain +3.0%"
-    assert run.find_champions(["unit-captioner", "unit-nobody"]) == [first]
+    assert run.find_champions(["unit-captioner", "unit-nobody"]) == [ref.model_copy(update={"registered_version": 1})]
     from mlflow.artifacts import download_artifacts
 
     folder = download_artifacts(artifact_uri=client.get_model_version_download_uri("unit-captioner", "1"))
@@ -322,3 +323,14 @@ def test_an_old_database_is_told_and_a_new_one_is_not_made(uri: str, run: Mlflow
     fault = why_unusable(f"sqlite:///{old}")
     assert fault is not None
     assert "mlflow db upgrade" in fault
+
+
+@pytest.mark.parametrize("name", ["a%20b", "run #3", "50%", "données"])
+def test_artifacts_lie_beside_the_sqlite_file_whatever_the_folder_is_called(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    tracker = open_tracker(f"sqlite:///{folder}/mlflow.db", "x", "run")
+    tracker.log_text("hello", "note.txt")
+    tracker.end()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [path.read_text() for path in folder.rglob("note.txt")] == ["hello"]

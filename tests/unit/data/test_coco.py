@@ -134,8 +134,37 @@ def test_keys_are_safe_and_unique() -> None:
     assert keys("val2014/COCO_val2014_000000522418.jpg") == ["COCO_val2014_000000522418"]
     assert keys("a/x.v2.jpg", "a/y z.png") == ["x_v2", "y_z"]
     assert keys("a/1.jpg", "b/1.jpg") == ["a_1", "b_1"]
-    with pytest.raises(DataError, match="several images have the name 'a_1'"):
-        keys("a/1.jpg", "a/1.png")
+    one, two = keys("a/1.jpg", "a/1.png")
+    assert one != two and one.startswith("a_1-") and two.startswith("a_1-")
+    assert keys("a/1.png", "a/1.jpg") == [two, one], "a name's key does not depend on its place"
+
+
+def test_names_that_differ_only_in_letters_beyond_ascii_are_two_images(tmp_path: Path) -> None:
+    names = ["照片1.jpg", "図画1.jpg", "é.jpg"]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(encoded(photo(number)))
+    annotations = write_json(tmp_path / "c.json", [{"image": name, "caption": name} for name in names])
+    ref = import_coco(annotations, str(tmp_path), store=open_store(str(tmp_path / "s")), name="h")
+    found = load_eval_set(ref)
+    assert [one.captions for one in found] == [(name,) for name in names]
+    assert [one.image for one in found] == [(tmp_path / name).read_bytes() for name in names]
+    assert found[2].key == "_", "a key that nobody else has is as it always was"
+
+
+def test_one_file_is_one_image_however_often_it_is_listed() -> None:
+    document = coco(3, captions=1)
+    document["images"].append(document["images"][1])
+    document["images"].append({"id": 99, "file_name": "p_2.jpg"})
+    document["annotations"].append({"image_id": 99, "caption": "another of 2"})
+    read = parse_annotations(json.dumps(document).encode())
+    assert [(one.key, one.image_id, one.captions) for one in read] == [
+        ("p_0", 10, ("Caption 0 of 0.",)),
+        ("p_1", 11, ("Caption 0 of 1.",)),
+        ("p_2", 12, ("Caption 0 of 2.", "another of 2")),
+    ]
+    document["images"].append({"id": 11, "file_name": "other.jpg"})
+    with pytest.raises(DataError, match=r"image id 11 stands for two files, 'p_1.jpg' and 'other.jpg'"):
+        parse_annotations(json.dumps(document).encode())
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from components.common.errors import DataError
 from components.data.decoding import (
@@ -109,6 +110,155 @@ def test_damaged_exif_does_not_spoil_the_picture() -> None:
     segment = b"Exif\x00\x00II*\x00\xff\xff\xff\xff\x01"
     broken = data[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + data[2:]
     np.testing.assert_array_equal(decode_image(broken), pillow_rgb(data))
+
+
+def png_with(chunk: bytes, body: bytes, *, spoiled: bool = False) -> bytes:
+    """A PNG with a chunk of one's own in front of its pixels."""
+    data = encode(photo(24, 40), "PNG")
+    checksum = zlib.crc32(chunk + body) ^ spoiled
+    extra = struct.pack(">I", len(body)) + chunk + body + struct.pack(">I", checksum)
+    return data[:33] + extra + data[33:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_with(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(3_000_000))),
+        png_with(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000))),
+        png_with(b"tEXt", b"a\0b", spoiled=True),
+        png_with(b"iCCP", b"profile\0\0no zlib"),
+        png_with(b"gAMA", b"1", spoiled=True),
+        png_with(b"tRNS", b"", spoiled=True),
+        png_with(b"eXIf", b"II*\0", spoiled=True),
+    ],
+)
+def test_what_lies_beside_the_pixels_of_a_png_does_not_cost_it(data: bytes) -> None:
+    np.testing.assert_array_equal(decode_image(data), photo(24, 40))
+
+
+def test_a_png_with_spoiled_text_is_still_turned_and_still_transparent() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    palette = Image.fromarray(photo(24, 40)).convert("P")
+    data = encode(palette, "PNG", exif=exif, transparency=bytes(range(256)))
+    spoiled = data[:33] + b"\0\0\0\1tEXta\0\0\0\0" + data[33:]
+    np.testing.assert_array_equal(decode_image(spoiled), decode_image(data))
+
+
+def test_damage_to_the_pixels_of_a_png_with_spoiled_text_is_found() -> None:
+    data = png_with(b"tEXt", b"a\0b", spoiled=True)
+    assert reason_of(data[:-200]) in ("truncated", "corrupt")
+    at = data.index(b"IDAT") + 20
+    assert reason_of(data[:at] + b"\0\0\0\0" + data[at + 4 :]) in ("truncated", "corrupt")
+    assert reason_of(data[:16] + b"\xff" + data[17:]) == "corrupt"  # its header: a PNG for certain, but no good one
+
+
+def test_trailing_zeros_behind_a_png_are_not_work() -> None:
+    np.testing.assert_array_equal(decode_image(encode(photo(24, 40), "PNG") + bytes(2_000_000)), photo(24, 40))
+
+
+def with_exif(data: bytes, block: bytes, before: bytes = b"") -> bytes:
+    """A JPEG with an EXIF block of its own right behind its start, and what shall stand before that."""
+    body = b"Exif\0\0" + block
+    return data[:2] + before + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
+
+
+def orientation_block(value: int, order: str = ">", kind: int = 3, count: int = 1) -> bytes:
+    """A TIFF block that says nothing but the orientation, as SHORT (3), LONG (4), BYTE (1) …"""
+    field = struct.pack(f"{order}{ {1: 'Bxxx', 3: 'Hxx', 4: 'I', 9: 'i'}[kind] }", value)
+    mark = b"MM" if order == ">" else b"II"
+    return mark + struct.pack(f"{order}HIHHHI", 42, 8, 1, 0x0112, kind, count) + field + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("block", "before", "turned"),
+    [
+        (orientation_block(6), b"", True),
+        (orientation_block(6, "<"), b"", True),
+        (orientation_block(6, kind=4), b"", True),
+        (orientation_block(6, "<", kind=4), b"", True),
+        (orientation_block(6, kind=9), b"", True),
+        (orientation_block(6), b"\xff\xff\xff", True),
+        (orientation_block(6), b"\xff\xe2\x00\x04ab", True),
+        (orientation_block(0), b"", False),
+        (orientation_block(9), b"", False),
+        (orientation_block(300), b"", False),
+        (orientation_block(65541, kind=4), b"", False),
+        (orientation_block(6, count=0), b"", False),
+        (orientation_block(6)[:14], b"", False),
+        (b"II*\0" + b"\xff" * 8, b"", False),
+    ],
+)
+def test_the_orientation_of_a_jpeg_is_pillows(block: bytes, before: bytes, turned: bool) -> None:
+    data = with_exif(encode(photo(24, 40)), block, before)
+    assert decode_image(data).shape[:2] == ((40, 24) if turned else (24, 40))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert ImageOps.exif_transpose(Image.open(io.BytesIO(data))).size == ((24, 40) if turned else (40, 24))
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("WEBP", "RGB"), ("TIFF", "RGB"), ("JPEG", "CMYK")])
+@pytest.mark.parametrize("value", [0, 9, 300])
+def test_an_orientation_that_says_nothing_turns_nothing(kind: str, mode: str, value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    data = encode(Image.fromarray(photo(24, 40)).convert(mode), kind, exif=exif)
+    assert decode_image(data).shape == (24, 40, 3)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to decode"), MemoryError(), struct.error("x"), AssertionError()]
+)
+def test_whatever_a_decoder_raises_is_a_bad_image(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Image.Image) -> None:
+        raise error
+
+    data = encode(photo(24, 40), "AVIF")
+    assert decode_image(data).shape == (24, 40, 3)
+    monkeypatch.setattr("PIL.AvifImagePlugin.AvifImageFile.load", fail)
+    assert reason_of(data) == "corrupt"
+
+
+def test_a_broken_avif_is_a_bad_image() -> None:
+    data = bytearray(encode(photo(64, 96), "AVIF"))
+    data[-200:-150] = bytes(50)
+    assert reason_of(bytes(data)) == "corrupt"
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_costs_minutes() -> None:
+    image = np.zeros((4000, 4000), np.uint8)
+    data = encode(image, progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    assert reason_of(data[:-2] + scan * 1000 + data[-2:]) == "too_much_work"
+    assert decode_image(data + bytes(3000) + b"\xff\xda" * 3000).shape == (4000, 4000, 3)  # a video behind a photo
+
+
+def jpeg2000_of_claimed_height(height: int) -> bytes:
+    """A stream of 91 x 67 pixels whose header says more: 0.7 ms for every 67 rows."""
+    data = bytearray(encode(Image.fromarray(photo(67, 91)).convert("L"), "JPEG2000", no_jp2=True))
+    at = data.index(b"\xff\x51") + 10
+    data[at : at + 4] = struct.pack(">I", height)
+    return bytes(data)
+
+
+def test_next_to_no_bytes_are_not_decoded_to_a_large_image() -> None:
+    assert reason_of(jpeg2000_of_claimed_height(500_000)) == "too_much_work"
+    assert decode_image(jpeg2000_of_claimed_height(67)).shape == (67, 91, 3)
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    data = bytearray(encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
+    at = data.index(b"VP8X") + 12
+    data[at : at + 6] = (7000).to_bytes(3, "little") * 2
+    assert reason_of(bytes(data)) == "too_much_work"
+    assert decode_image(encode(Image.new("1", (3000, 3000)), "PNG")).shape == (3000, 3000, 3), "blank, but no burden"
+
+
+def test_fuzzed_images_neither_escape_nor_hang() -> None:
+    from tests.reliability.fuzz_images import fuzz, seeds
+
+    assert all(decode_image(data).ndim == 3 for data in seeds().values())
+    found = fuzz(600, seed=7)
+    assert found.escapes == [] and found.slowest < 2.0, found
+    assert found.ends.total() == 600 and len({end.partition(": ")[2] for end in found.ends}) >= 4
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:

@@ -27,7 +27,7 @@ from components.data.manifest import (
     recall,
     seal_dataset,
 )
-from components.data.publish import ShardBuilder, refuse_mostly_bad
+from components.data.publish import ShardBuilder, all_of, refuse_mostly_bad
 from components.data.shards import read_shard
 from tests.helpers.datasets import commit_file, shard_file
 
@@ -333,9 +333,9 @@ def test_mostly_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"/data: 2 of 3 samples cannot be used \(markup: 2\); for example a: a web page"
     ):
-        refuse_mostly_bad("/data", [record])
+        refuse_mostly_bad("/data", *all_of([record]))
     with pytest.raises(DataError, match="not one sample"):
-        refuse_mostly_bad("/data", [])
+        refuse_mostly_bad("/data", *all_of([]))
 
 
 def test_bytes_of_a_record_do_not_depend_on_who_writes(tmp_path: Path) -> None:

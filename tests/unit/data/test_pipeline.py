@@ -63,7 +63,7 @@ def test_only_kept_samples_of_tars_used_in_place(imported: DatasetRef) -> None:
     by_key = {sample["__key__"]: sample for sample in samples}
     assert len(samples) == len(by_key) == imported.images
     assert keys(samples)[:2] == ["000000000", "000000001"]
-    assert set(keys(samples)[30:]) == {"png", "twice", "listed", "pickle"}
+    assert set(keys(samples)[30:]) == {"png", "twice", "listed", "pickle", "dot"}
     assert by_key["png"]["png"] == encoded(photo(9), "PNG")
     assert by_key["twice"]["jpg"] == good_sample(50)["jpg"]
     assert by_key["pickle"].keys() == {"__key__", "__url__", "jpg", "txt", "json"}

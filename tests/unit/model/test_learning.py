@@ -1,5 +1,6 @@
 """The objectives: gradients everywhere, what is counted, and what moves when."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -213,8 +214,9 @@ def test_teachers_dropout_is_off_unless_asked_for() -> None:
 
 def test_matching_rows_are_the_pairs_they_are_labelled_as(monkeypatch: pytest.MonkeyPatch) -> None:
     """The order of rows in the one big match is the order of labels: scored one pair at a time, nothing differs."""
-    stage = objective("filter").eval()
+    stage = objective("filter").double().eval()
     one = batch()
+    one = replace(one, pixels=one.pixels.double())
     seen: dict[str, torch.Tensor] = {}
     model = stage.model
     original = model.match_logits
@@ -238,10 +240,10 @@ def test_matching_rows_are_the_pairs_they_are_labelled_as(monkeypatch: pytest.Mo
         own = int((one.ids == hard_texts[row]).all(dim=1).nonzero())
         assert own != row and seen["index"][row] != row
         hard_mask = one.mask[own : own + 1]
-        torch.testing.assert_close(logits[row], model.match_logits(text, mask, image)[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(logits[4 + row], model.match_logits(text, mask, hard_image)[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits[row], model.match_logits(text, mask, image)[0])
+        torch.testing.assert_close(logits[4 + row], model.match_logits(text, mask, hard_image)[0])
         expected = model.match_logits(hard_texts[row][None], hard_mask, image)[0]
-        torch.testing.assert_close(logits[8 + row], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits[8 + row], expected)
 
 
 @pytest.mark.parametrize("prompt_length", [0, 3])

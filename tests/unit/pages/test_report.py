@@ -17,7 +17,9 @@ from components.pages.report import (
     render_report,
     write_report,
 )
+from components.pages.table import markdown_table
 from components.pages.verdict import best_round, verdict
+from tests.helpers.ended import round_result
 from tests.unit.pages.demo import demo
 
 RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
@@ -227,3 +229,11 @@ def test_charts_stay_in_their_frame_and_small():
     points = re.findall(r"(-?[\d.]+),(-?[\d.]+)", re.search(r'points="([^"]+)"', chart)[1])
     assert all(0 <= float(x) <= 380 and 0 <= float(y) <= 210 for x, y in points)
     assert line_chart("t", [Series(label="none", points=())], x_label="step") == ""
+
+
+def test_terminal_and_page_compare_with_the_same_round():
+    recalls = (0.50, 0.60, 0.58)
+    page = render_report(ReportData(name="x", rounds=rounds(*((recall, 1.0) for recall in recalls))))
+    assert "+8.0 pts" in page
+    lines = markdown_table([round_result(k, {RECALL: recall}) for k, recall in enumerate(recalls)])
+    assert "0.5800 (+0.0800)" in lines

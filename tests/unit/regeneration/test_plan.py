@@ -9,7 +9,7 @@ from components.common.contracts import DatasetRef, ModelRef
 from components.common.errors import DataError
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.plan import Plan, web_input
-from tests.helpers.webshards import write_web
+from tests.helpers.webshards import good_sample, tar_bytes, write_web
 
 CAPTIONER = ModelRef(role="captioner", uri="/models/c", digest="c" * 64)
 FILTER = ModelRef(role="filter", uri="/models/f", digest="f" * 64)
@@ -29,7 +29,14 @@ def test_a_copy_elsewhere_is_the_same_input(tmp_path: Path) -> None:
 def test_the_fingerprint_depends_on_what_changes_the_output_alone(tmp_path: Path) -> None:
     folder = write_web(tmp_path / "web")
     base = fingerprint(folder)
-    for same in ({"workers": 4}, {"read_threads": 9}, {"engine": "ray"}, {"retries": 9}, {"threads": 1}):
+    for same in (
+        {"workers": 4},
+        {"batch_size": 7},
+        {"read_threads": 9},
+        {"engine": "ray"},
+        {"retries": 9},
+        {"threads": 1},
+    ):
         assert fingerprint(folder, **same) == base, same
     others = [
         {"threshold": 0.6},
@@ -47,15 +54,24 @@ def test_the_fingerprint_depends_on_what_changes_the_output_alone(tmp_path: Path
     assert fingerprint(folder) != base
 
 
-def test_names_are_the_tars_own_where_they_differ(tmp_path: Path) -> None:
+def test_names_are_the_tars_own_and_one_tar_is_an_input_too(tmp_path: Path) -> None:
     write_web(tmp_path / "web", shards=2)
     assert [shard.name for shard in web_input(str(tmp_path / "web")).shards] == ["00000", "00001"]
+    one = web_input(str(tmp_path / "web" / "00001.tar"))
+    assert [shard.name for shard in one.shards] == ["00001"]
+    assert web_input(one.uri) == one, "what a dataset was made from is found again by its URI"
     write_web(tmp_path / "nested" / "a", shards=1)
     write_web(tmp_path / "nested" / "b", shards=1)
-    assert [shard.name for shard in web_input(str(tmp_path / "nested")).shards] == ["00000", "00001"]
-    (tmp_path / "odd").mkdir()
-    shutil.copy(tmp_path / "web" / "00000.tar", tmp_path / "odd" / "two words.tar")
-    assert [shard.name for shard in web_input(str(tmp_path / "odd")).shards] == ["00000"]
+    names = [shard.name for shard in web_input(str(tmp_path / "nested")).shards]
+    assert [name[:8] for name in names] == ["a-00000-", "b-00000-"]
+
+
+def test_keys_of_an_earlier_shard_are_marked_the_same_in_every_process(tmp_path: Path) -> None:
+    for number, keys in enumerate(("abc", "bxa", "yxc")):
+        samples = [(key, good_sample(number)) for key in keys]
+        (tmp_path / f"{number}.tar").write_bytes(tar_bytes(samples))
+    assert [sorted(shard.repeated) for shard in web_input(str(tmp_path)).shards] == [[], ["a", "b"], ["c", "x"]]
+    assert [sorted(shard.repeated) for shard in web_input(str(tmp_path), 5).shards] == [[], ["b"]]
 
 
 def test_statistics_beside_a_tar_tell_how_many_samples_it_should_have(tmp_path: Path) -> None:
@@ -78,10 +94,15 @@ def test_a_limit_takes_samples_from_the_front(tmp_path: Path, limit: int, expect
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no shards in"):
+    with pytest.raises(DataError, match="holds no .tar"):
         web_input(str(tmp_path))
-    with pytest.raises(DataError, match="no shards in"):
+    with pytest.raises(DataError, match="is no folder"):
         web_input(str(tmp_path / "missing"))
+    (tmp_path / "00000.tar").write_bytes(b"\x1f\x8b\x08" + bytes(3000))
+    with pytest.raises(
+        DataError, match="none of its 1 tars can be read: .*00000.tar is broken at byte 0: it is gzip data"
+    ):
+        web_input(str(tmp_path))
 
 
 def test_another_version_than_the_expected_is_refused(tmp_path: Path) -> None:

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from components.common.errors import CapfiltError, DataError, DivergedError, StorageError
+from components.common.errors import CapfiltError, DataError, DivergedError, PreemptedError, StorageError
 from components.training.outcome import forget_outcome, read_outcome, write_failure, write_outcome
 from components.training.relay import received
-from components.training.stopping import PreemptedError
 
 
 def fail(folder: Path, rank: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:

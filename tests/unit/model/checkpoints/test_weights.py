@@ -15,6 +15,7 @@ from components.common import storage
 from components.common.errors import ModelError
 from components.common.storage import open_store
 from components.model.blip import BlipCaptioner, BlipFilter, BlipPretrain, BlipVqa
+from components.model.checkpoints.publishing import reference_model
 from components.model.checkpoints.weights import (
     fetch_model,
     load_base,
@@ -269,20 +270,84 @@ def test_missing_things_are_named(captioner: Path, tmp_path: Path) -> None:
         load_captioner(captioner)
 
 
-def test_weights_in_several_files(captioner: Path) -> None:
-    weights = load_file(captioner / "model.safetensors")
-    (captioner / "model.safetensors").unlink()
+def spread(folder: Path) -> dict[str, dict[str, str]]:
+    """The folder's weights in two files; the index."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
     names = sorted(weights)
     files = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
     for file, part in files.items():
-        save_file({name: weights[name] for name in part}, captioner / file)
+        save_file({name: weights[name] for name in part}, folder / file)
     index = {"weight_map": {name: file for file, part in files.items() for name in part}}
-    (captioner / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return index
+
+
+def test_weights_in_several_files(captioner: Path) -> None:
+    index = spread(captioner)
     load_captioner(captioner)
-    index["weight_map"][names[0]] = "../model-1.safetensors"
+    index["weight_map"][next(iter(index["weight_map"]))] = "../model-1.safetensors"
     (captioner / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="outside"):
         load_captioner(captioner)
+    with pytest.raises(ModelError, match="outside"):
+        reference_model(str(captioner), "captioner")
+
+
+def test_every_file_that_decides_counts_in_a_plain_folders_digest(captioner: Path) -> None:
+    seen = {reference_model(str(captioner), "captioner").digest}
+
+    def is_new() -> bool:
+        digest = reference_model(str(captioner), "captioner").digest
+        known = digest in seen
+        seen.add(digest)
+        return not known
+
+    spread(captioner)
+    assert is_new()
+    for name in ("model-2.safetensors", "config.json", "tokenizer.json", "preprocessor_config.json"):
+        with (captioner / name).open("ab") as file:
+            file.write(b" ")
+        assert is_new(), name
+    (captioner / "README.md").write_text("what it is")
+    assert not is_new()
+    (captioner / "preprocessor_config.json").rename(captioner / "processor_config.json")
+    assert is_new()
+    with (captioner / "processor_config.json").open("ab") as file:
+        file.write(b" ")
+    assert is_new()
+    (captioner / "pretraining.safetensors").write_bytes(b"")
+    assert not is_new()
+    base = reference_model(str(captioner), "base").digest
+    (captioner / "pretraining.safetensors").write_bytes(b" ")
+    assert reference_model(str(captioner), "base").digest != base
+    (captioner / "model-2.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"lacks model-2\.safetensors, which model\.safetensors\.index\.json names"):
+        reference_model(str(captioner), "captioner")
+
+
+def test_a_snapshot_of_the_hubs_cache_is_a_model_folder(captioner: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "hub" / "snapshots" / "abc", tmp_path / "hub" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (captioner / "model.json").unlink(missing_ok=True)
+    for number, path in enumerate(sorted(captioner.iterdir())):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    assert reference_model(str(snapshot), "captioner").uri == str(snapshot)
+    load_captioner(fetch_model(str(snapshot), tmp_path / "cache"))
+
+
+def test_a_name_on_the_hub_is_answered_with_how_to_fetch_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = "hf download Salesforce/blip-image-captioning-base --local-dir blip-image-captioning-base"
+    for ask in (lambda uri: fetch_model(uri, tmp_path / "cache"), lambda uri: reference_model(uri, "captioner")):
+        with pytest.raises(ModelError, match=command):
+            ask("Salesforce/blip-image-captioning-base")
+        for other in ("/Salesforce/x", "models/a/b", "x"):
+            with pytest.raises(ModelError) as error:
+                ask(other)
+            assert "hf download" not in str(error.value)
 
 
 # --- transformers' processor ---
@@ -353,7 +418,7 @@ def test_a_model_half_published_is_no_model(captioner: Path, tmp_path: Path) -> 
     (tmp_path / "m" / "model.json").unlink()
     with pytest.raises(ModelError, match=r"no model\.json"):
         fetch_model(ref.uri, tmp_path / "cache", digest=ref.digest)
-    with pytest.raises(ModelError, match=r"config\.json is missing"):
+    with pytest.raises(ModelError, match=r"there is no config\.json"):
         fetch_model(str(tmp_path / "nothing"), tmp_path / "cache")
     with pytest.raises(ModelError, match="save_model"):
         publish_model(tmp_path, open_store(str(tmp_path / "n")), "base")
@@ -379,5 +444,15 @@ def test_publish_and_fetch_through_s3(captioner: Path, tmp_path: Path, monkeypat
         stored.delete("model.json")  # a folder from elsewhere: config.json is what makes it one
         stored.upload(captioner / "vocab.txt", "vocab.txt")
         load_captioner(fetch_model(ref.uri, tmp_path / "plain"))
-        with pytest.raises(ModelError, match=r"config\.json is missing"):
+        with pytest.raises(ModelError, match=r"there is no config\.json"):
             fetch_model(f"{server.uri}/models", tmp_path / "none")
+        spread(captioner)
+        several = open_store(f"{server.uri}/several")
+        for path in captioner.iterdir():
+            several.upload(path, path.name)
+        load_captioner(fetch_model(several.uri, tmp_path / "several"))
+        several.delete("model-1.safetensors")
+        with pytest.raises(ModelError, match=rf"{several.uri} lacks model-1\.safetensors"):
+            fetch_model(several.uri, tmp_path / "lacking")
+        with pytest.raises(ModelError, match=r"s3://.*lacks"):
+            reference_model(several.uri, "captioner")

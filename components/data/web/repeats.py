@@ -1,0 +1,60 @@
+"""Keys that were met before, over all shards of a set."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.data.manifest import ShardRecord
+from components.data.shards import DUPLICATE_KEY, EARLIER_SHARD, SampleIndex
+from components.data.web.samples import BROKEN_SHARD
+
+
+class KeysMet:
+    """Remembers keys by a hash of 64 bits, the same in every process.
+
+    Memory: 8 bytes a key, twice that for a moment; among 100 million keys the chance of one wrong answer is 1 in 4,000.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[NDArray[np.uint64]] = []  # sorted, each at least twice as long as the next
+
+    def again(self, keys: Sequence[str]) -> frozenset[str]:
+        """Those of a shard's keys that an earlier shard had; from now on all of them have been met."""
+        hashes = _hashes(keys)
+        met = np.zeros(len(hashes), bool)
+        for run in self._runs:
+            places = np.searchsorted(run, hashes).clip(max=len(run) - 1)
+            met |= run[places] == hashes
+        self._add(np.unique(hashes[~met]))
+        return frozenset(key for key, was in zip(keys, met, strict=True) if was)
+
+    def _add(self, run: NDArray[np.uint64]) -> None:
+        while self._runs and len(self._runs[-1]) < 2 * len(run):
+            run = np.union1d(self._runs.pop(), run)
+        if len(run):
+            self._runs.append(run)
+
+
+def _hashes(keys: Iterable[str]) -> NDArray[np.uint64]:
+    digests = b"".join(hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys)
+    return np.frombuffer(digests, np.uint64)
+
+
+def own_keys(samples: Iterable[SampleIndex]) -> list[str]:
+    """The keys of a shard, each once: a key counts for the first sample that has it, whatever becomes of that."""
+    return [sample.key for sample in samples if sample.problem != DUPLICATE_KEY]
+
+
+def keys_of_record(record: ShardRecord, keys: Iterable[str]) -> list[str]:
+    """All keys of a shard that is finished: those of its candidate table and those of its failed samples."""
+    failed = (bad.key for bad in record.bad if bad.reason != BROKEN_SHARD)
+    return list(dict.fromkeys([*keys, *failed]))
+
+
+def repeated_in(record: ShardRecord) -> frozenset[str]:
+    """Keys that the import of a web dataset met before, in an earlier shard."""
+    return frozenset(
+        bad.key for bad in record.bad if bad.reason == DUPLICATE_KEY and bad.detail.startswith(EARLIER_SHARD)
+    )
