@@ -62,12 +62,11 @@ def deciding(config: BaseModel, result: str | None = None) -> dict[str, Any]:
         config: any model.
         result: what is decided, where fields are harmless to one result alone; None: whatever comes of the config.
     """
-    plain = config.model_dump(mode="json")
-    found = {}
-    for name, field in type(config).model_fields.items():
-        mark = why_harmless(field)
-        if mark is None or not mark.covers(plain[name], result):
-            found[name] = _part(getattr(config, name), plain[name], result)
+    fields, found = type(config).model_fields, {}
+    for name, plain in config.model_dump(mode="json").items():
+        mark = why_harmless(fields[name])
+        if mark is None or not mark.covers(plain, result):
+            found[name] = _part(getattr(config, name), plain, result)
     return found
 
 

@@ -130,7 +130,7 @@ def test_tars_open_in_plain_webdataset(tmp_path: Path, models: Models) -> None:
 def test_the_same_bytes_again_and_elsewhere(tmp_path: Path, models: Models) -> None:
     web = write_web(tmp_path / "web")
     first = run(web, models, tmp_path / "one")
-    second = run(web, models, tmp_path / "two", read_threads=1, threads=2)
+    second = run(web, models, tmp_path / "two", read_threads=1)
     assert first.dataset.digest == second.dataset.digest
     assert bytes_of(first) == bytes_of(second)
     assert run(web, models, tmp_path / "one").dataset == first.dataset

@@ -44,6 +44,7 @@ class Inner(BaseModel):
 
 
 class Outer(BaseModel):
+    hidden: int = Field(default=1, exclude=True)
     one: Inner = Inner()
     many: tuple[Inner, ...] = (Inner(), Inner(depth=2))
     named: dict[str, Inner] = {"a": Inner()}
@@ -84,6 +85,7 @@ def fields_of(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, Fi
             yield from fields_of(inner, f"{above}{name}.")
 
 
+ROLES = ("pretrain", "captioner", "filter")
 # Fields that decide nothing at all, or not some result. Who adds one shows here that it was meant.
 TRAINING = {
     "loader_threads", "prefetch", "cache_decoded_mb", "cache_dir", "cache_gb", "checkpointed_layers", "log_every",
@@ -92,29 +94,21 @@ TRAINING = {
 }  # fmt: skip
 NEVER = {
     "store", "tracking", "tokenizer.vocab_file", "model.vision.checkpoint_layers",
-    *(f"{role}.{name}" for role in ("pretrain", "captioner", "filter") for name in TRAINING),
+    *(f"{role}.{name}" for role in ROLES for name in TRAINING),
     *(f"capfilt.{name}" for name in ("batch_size", "guard", "engine", "workers", "threads", "read_threads", "retries")),
     "capfilt.calibration.drift", "evaluation.caption_batch",
     *(f"evaluation.retrieval.{name}" for name in ("image_batch", "text_batch", "pair_batch", "resident_images")),
 }  # fmt: skip
 NOT_ALWAYS = {
-    CHECKPOINT: {
-        f"{role}.launch.{name}" for role in ("pretrain", "captioner", "filter") for name in ("processes", "nodes")
-    },
+    CHECKPOINT: {f"{role}.launch.{name}" for role in ROLES for name in ("processes", "nodes")},
     OUTPUT: {"capfilt.target_precision", "capfilt.calibration"},
     CALIBRATION: {
-        f"capfilt.{name}"
-        for name in (
-            "seed", "decoding", "captions_per_image", "policy", "text", "coin", "max_pixels", "min_side", "limit",
-        )
+        "capfilt.seed", "capfilt.decoding", "capfilt.captions_per_image", "capfilt.policy", "capfilt.text",
+        "capfilt.coin", "capfilt.max_pixels", "capfilt.min_side", "capfilt.limit",
     },
     MEASUREMENT: {"evaluation.gate"},
 }  # fmt: skip
-NEWER = {
-    f"{role}.optim.{name}"
-    for role in ("pretrain", "captioner", "filter")
-    for name in ("lr_vision", "lr_text", "layer_decay", "freeze")
-}
+NEWER = {f"{role}.optim.{name}" for role in ROLES for name in ("lr_vision", "lr_text", "layer_decay", "freeze")}
 
 
 def test_every_setting_decides_or_says_why_not() -> None:
@@ -122,6 +116,7 @@ def test_every_setting_decides_or_says_why_not() -> None:
     fields = dict(fields_of(BootstrapConfig))
     assert len(fields) > 250 and "pretrain.launch.threads" in fields and "evaluation.gate.floors" in fields
     for name, field in fields.items():
+        assert not field.exclude, f"{name}: left out of what is dumped, it says nothing: mark it harmless"
         if (mark := why_harmless(field)) is None:
             continue
         assert len(mark.why.split()) > 2, f"{name}: a reason, please"
