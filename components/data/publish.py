@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -108,26 +108,3 @@ class ShardBuilder:
         record = FileRecord(uri=f"shards/{self.name}.tar", bytes=self._writer.size, sha256=self._writer.sha256)
         self.store.upload(self._path, record.uri)
         return record
-
-
-def refuse_mostly_bad(where: str, records: Sequence[ShardRecord], *, meant: Collection[str] = ()) -> None:
-    """Raise DataError if there are no samples, or more than half of them failed: the input is not what was meant.
-
-    Args:
-        where: what was read, for the message.
-        records: its shards.
-        meant: reasons that somebody asked for, such as `too_small` by a larger limit: they count for nothing here.
-    """
-    total = Counts.total(record.counts for record in records)
-    failed = sum(count for reason, count in total.failed.items() if reason not in meant)
-    if total.samples == 0:
-        raise DataError(f"{where}: there is not one sample in it; check that it is what you meant")
-    if 2 * failed > total.samples:
-        bad = [bad for record in records for bad in record.bad if bad.reason not in meant]
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in total.failed.items())
-        broken = list(dict.fromkeys(one.key.partition("@")[0] for one in bad if one.reason == "broken_shard"))
-        unread = f" Not read to the end: {', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}." if broken else ""
-        raise DataError(
-            f"{where}: {failed} of {total.samples} samples cannot be used ({reasons}); for example {bad[0].key}:"
-            f" {bad[0].detail or bad[0].reason}.{unread} Check that this is the right input"
-        )

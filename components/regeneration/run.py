@@ -15,6 +15,7 @@ from components.common.storage import Store
 from components.common.tracking import Tracker
 from components.data.candidates import stored_candidates
 from components.data.decoding import MAX_PIXELS, MIN_SIDE
+from components.data.health import Health
 from components.data.manifest import (
     Counts,
     ShardRecord,
@@ -24,8 +25,6 @@ from components.data.manifest import (
     read_commit,
     seal_dataset,
 )
-from components.data.publish import refuse_mostly_bad
-from components.data.web.health import Health
 from components.inference.arithmetic import Precision
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.engines import engine_precision, run_engine
@@ -113,7 +112,7 @@ class Run:
         self.recalled = 0
         self._images = 0
         self._started = time.monotonic()
-        self._health = Health(name)
+        self._health = Health(plan.web.uri)
         self._records: dict[str, ShardRecord] = {}
         self._stats: dict[str, ShardStats] = {}
 
@@ -147,7 +146,6 @@ class Run:
             GateError: the captions of all shards so far have collapsed.
         """
         self._remember(shard)
-        self._health.look(shard.record)
         stats = self._totals()
         check_collapse(stats.captions, self.plan.config.guard, f"dataset {self.name}")
         if self.tracker is not None:
@@ -160,7 +158,7 @@ class Run:
             DataError: most of the input cannot be used, as the import would say.
         """
         records = [self._records[shard.name] for shard in self.plan.web.shards]
-        refuse_mostly_bad(self.plan.web.uri, records, meant=_asked_for(self.plan.config))
+        self._health.refuse(meant=_asked_for(self.plan.config))
         ref = seal_dataset(
             self.store,
             name=self.name,
@@ -186,6 +184,7 @@ class Run:
         return CapfiltResult(dataset=ref, metrics=metrics)
 
     def _remember(self, shard: Finished) -> None:
+        self._health.look(shard.record)
         self._records[shard.record.name] = shard.record
         self._stats[shard.record.name] = shard.stats
 

@@ -16,8 +16,8 @@ from components.common.errors import DataError, StorageError
 from components.common.storage import Store, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
 from components.data.manifest import BadSample, Counts, FileRecord, ShardRecord, commit_shard
-from components.data.shards import SampleIndex, write_shard
-from components.data.web.samples import BROKEN_SHARD, lost_behind_break
+from components.data.shards import BROKEN_SHARD, SampleIndex, write_shard
+from components.data.web.samples import lost_behind_break
 from components.data.web.texts import companion
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import check_collapse
