@@ -26,6 +26,7 @@ from components.common.seeding import canonical_json, digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_hex, split_uri
 from components.data.candidates import Candidate, text_problem
 from components.data.decoding import BadImage, decode_image
+from components.data.health import Health
 from components.data.manifest import (
     ShardRecord,
     dataset_store,
@@ -35,7 +36,7 @@ from components.data.manifest import (
     seal_dataset,
 )
 from components.data.parallel import default_threads, ordered_map
-from components.data.publish import ShardBuilder, all_of, refuse_mostly_bad
+from components.data.publish import ShardBuilder
 from components.data.shards import IMAGE_EXTENSIONS
 
 REVISION = 2  # counts changes of what the same input becomes
@@ -106,10 +107,11 @@ def import_coco(
     fingerprint = plan_dataset(target, plan)
     if (found := find_dataset(target)) is not None:
         return found
-    work = _CocoImport(source, target, sizes, threads or default_threads(), progress or (lambda _: None))
+    health = Health(f"{where} with {source.uri}")
+    work = _CocoImport(source, target, sizes, health, threads or default_threads(), progress or (lambda _: None))
     parts = [images[start : start + shard_size] for start in range(0, len(images), shard_size)]
     records = [work.shard(f"{index:05d}", part) for index, part in enumerate(parts)]
-    refuse_mostly_bad(f"{where} with {source.uri}", *all_of(records))
+    work.health.refuse()
     return seal_dataset(
         target,
         name=name,
@@ -275,14 +277,21 @@ class _CocoImport:
         source: Store,
         target: Store,
         sizes: dict[str, int | None],
+        health: Health,
         threads: int,
         progress: Callable[[int], object],
     ) -> None:
         self.source, self.target, self.sizes, self.threads, self.progress = source, target, sizes, threads, progress
         self.committed = recall(target)
+        self.health = health
 
     def shard(self, name: str, images: Sequence[HumanImage]) -> ShardRecord:
         """Make one shard, or find it committed."""
+        record = self._shard(name, images)
+        self.health.look(record)
+        return record
+
+    def _shard(self, name: str, images: Sequence[HumanImage]) -> ShardRecord:
         if (record := self.committed.get(name)) is not None:
             self.progress(len(images))
             return record

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -109,31 +109,3 @@ class ShardBuilder:
         record = own_file(self.name, ".tar", self._writer.size, self._writer.sha256)
         self.store.upload(self._path, record.uri)
         return record
-
-
-def refuse_mostly_bad(where: str, total: Counts, bad: Iterable[BadSample], *, meant: Collection[str] = ()) -> None:
-    """Raise DataError if there are no samples, or more than half of them failed: the input is not what was meant.
-
-    Args:
-        where: what was read, for the message.
-        total: what all its shards had.
-        bad: what could not be used; looked at only if that is too much.
-        meant: reasons that somebody asked for, such as `too_small` by a larger limit: they count for nothing here.
-    """
-    failed = sum(count for reason, count in total.failed.items() if reason not in meant)
-    if total.samples == 0:
-        raise DataError(f"{where}: there is not one sample in it; check that it is what you meant")
-    if 2 * failed > total.samples:
-        listed = [one for one in bad if one.reason not in meant]
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in total.failed.items())
-        broken = list(dict.fromkeys(one.key.partition("@")[0] for one in listed if one.reason == "broken_shard"))
-        unread = f" Not read to the end: {', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}." if broken else ""
-        raise DataError(
-            f"{where}: {failed} of {total.samples} samples cannot be used ({reasons}); for example {listed[0].key}:"
-            f" {listed[0].detail or listed[0].reason}.{unread} Check that this is the right input"
-        )
-
-
-def all_of(records: Sequence[ShardRecord]) -> tuple[Counts, Iterator[BadSample]]:
-    """Totals and bad samples of some shards."""
-    return Counts.total(record.counts for record in records), (bad for record in records for bad in record.bad)

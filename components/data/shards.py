@@ -35,6 +35,8 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "
 DUPLICATE_KEY = "duplicate_key"
 """Reason of a sample whose key another sample had before, in its shard or in an earlier one."""
 EARLIER_SHARD = "an earlier shard has this key"
+BROKEN_SHARD = "broken_shard"
+"""Reason of samples that lie behind a break in their tar."""
 
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")

@@ -16,8 +16,9 @@ from components.common.scratch import ScratchFolder
 from components.common.storage import Store, sha256_hex
 from components.common.tracking import UNTRACKED, Tracker
 from components.data.candidates import read_candidates
-from components.data.commits import READERS, commit_of, contested, recall
+from components.data.commits import READERS, contested, recall
 from components.data.decoding import MAX_PIXELS, MIN_SIDE
+from components.data.health import Health
 from components.data.manifest import (
     check_plan,
     dataset_store,
@@ -26,10 +27,8 @@ from components.data.manifest import (
     plan_dataset,
     seal_dataset,
 )
-from components.data.publish import refuse_mostly_bad
-from components.data.records import BadSample, ShardEntry, ShardRecord
+from components.data.records import ShardEntry, ShardRecord
 from components.data.shardtable import ShardTable
-from components.data.web.health import Health
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.engines import run_engine
 from components.regeneration.extend import Base, adopt, check_extends, open_base
@@ -130,13 +129,13 @@ class Run:
         self._fingerprint = plan.fingerprint
         self._images = 0
         self._started = time.monotonic()
-        self._health = Health(name)
+        self._health = Health(plan.web.uri)
         self._entries: dict[str, ShardEntry] = {}
         self._totals = Totals()
 
     def recall(self) -> list[ShardSource]:
         """Take over what earlier runs committed; the shards that are left."""
-        self._entries, self._totals = {}, Totals()
+        self._entries, self._totals, self._health = {}, Totals(), Health(self.plan.web.uri)
         names = [shard.name for shard in self.plan.web.shards]
         found = recall(self.store, plan=self._fingerprint, names=names, sealed=self._sealed())
         with ThreadPoolExecutor(READERS, "recall") as pool:
@@ -193,7 +192,6 @@ class Run:
             GateError: the captions of all shards so far have collapsed.
         """
         self._remember(shard)
-        self._health.look(shard.record)
         stats = self._totals.stats
         check_collapse(stats.captions, self.plan.config.guard, f"dataset {self.name}")
         every = max(1, len(self.plan.web.shards) // _POINTS)
@@ -208,7 +206,7 @@ class Run:
         """
         if contested(self.store, {name: entry.commit_digest for name, entry in self._entries.items()}):
             self.recall()  # another run finished a shard too: which counts is decided by what lies there
-        refuse_mostly_bad(self.plan.web.uri, self._totals.counts, self._bad(), meant=_asked_for(self.plan.config))
+        self._health.refuse(meant=_asked_for(self.plan.config))
         plan_dataset(self.store, self.plan.as_json())
         ref = seal_dataset(
             self.store,
@@ -235,16 +233,11 @@ class Run:
         self.tracker.log_metrics(metrics, step=counts.samples)
         return CapfiltResult(dataset=ref, metrics=metrics)
 
-    def _bad(self) -> Iterator[BadSample]:
-        """What could not be used, shard by shard, from the commit records."""
-        for shard in self.plan.web.shards:
-            record = commit_of(self.store, self._entries[shard.name])
-            yield from () if record is None else record.bad
-
     def _digest(self) -> str:
         return ShardTable.of(self._entries[shard.name] for shard in self.plan.web.shards).digest
 
     def _remember(self, shard: Finished) -> None:
+        self._health.look(shard.record)
         self._entries[shard.record.name] = shard.record.entry()
         self._totals.add(shard.stats, shard.record.counts)
 

@@ -20,9 +20,9 @@ from components.common.storage import Store, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
 from components.data.commits import commit_shard
 from components.data.records import BadSample, Counts, FileRecord, ShardRecord, own_file
-from components.data.shards import SampleIndex, write_shard
+from components.data.shards import BROKEN_SHARD, SampleIndex, write_shard
 from components.data.vectors import ImageRow, write_vectors
-from components.data.web.samples import BROKEN_SHARD, lost_behind_break
+from components.data.web.samples import lost_behind_break
 from components.data.web.texts import companion
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import check_collapse

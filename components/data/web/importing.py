@@ -18,6 +18,7 @@ from components.common.errors import ConfigError, DataError
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, sha256_file
 from components.data.candidates import Candidate, stored_candidates
+from components.data.health import Health
 from components.data.manifest import (
     FileRecord,
     ShardRecord,
@@ -29,9 +30,8 @@ from components.data.manifest import (
     seal_dataset,
 )
 from components.data.parallel import default_threads, ordered_map
-from components.data.publish import ShardBuilder, all_of, refuse_mostly_bad
+from components.data.publish import ShardBuilder
 from components.data.shards import SampleIndex, scan_shard
-from components.data.web.health import Health
 from components.data.web.listing import WebTar, check_listed, counted_samples, list_tars
 from components.data.web.repeats import KeysMet, keys_of_record, own_keys
 from components.data.web.samples import WebSample, lost_behind_break, read_sample, with_repeats
@@ -93,7 +93,7 @@ def import_web(
         return found
     work = _WebImport(source, target, tags, threads or default_threads(), progress or (lambda _: None))
     records = work.run(shards, limit)
-    refuse_mostly_bad(source.uri, *all_of(records))
+    work.health.refuse()
     return seal_dataset(
         target,
         name=name,

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.data.manifest import ShardRecord
-from components.data.shards import DUPLICATE_KEY, EARLIER_SHARD, SampleIndex
-from components.data.web.samples import BROKEN_SHARD
+from components.data.shards import BROKEN_SHARD, DUPLICATE_KEY, EARLIER_SHARD, SampleIndex
 
 
 class KeysMet:

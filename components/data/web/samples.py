@@ -7,11 +7,16 @@ from pathlib import Path
 from components.common.storage import sha256_hex, split_uri
 from components.data.decoding import MAX_PIXELS, MIN_SIDE, BadImage, Pixels, decode_image
 from components.data.manifest import BadSample
-from components.data.shards import DUPLICATE_KEY, EARLIER_SHARD, SampleIndex, ShardScan, images_among, read_at
+from components.data.shards import (
+    BROKEN_SHARD,
+    DUPLICATE_KEY,
+    EARLIER_SHARD,
+    SampleIndex,
+    ShardScan,
+    images_among,
+    read_at,
+)
 from components.data.web.texts import WebText, text_members, web_texts
-
-BROKEN_SHARD = "broken_shard"
-"""Reason of samples that lie behind a break in their tar."""
 
 
 @dataclass(frozen=True)

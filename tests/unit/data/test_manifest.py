@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from components.common.errors import ConfigError, DataError, StorageError
 from components.common.storage import FolderStore, Store, open_store, sha256_hex
 from components.data.candidates import Candidate
+from components.data.health import Health
 from components.data.manifest import (
     BadSample,
     Counts,
@@ -27,7 +28,7 @@ from components.data.manifest import (
     recall,
     seal_dataset,
 )
-from components.data.publish import ShardBuilder, all_of, refuse_mostly_bad
+from components.data.publish import ShardBuilder
 from components.data.shards import read_shard
 from tests.helpers.datasets import commit_file, shard_file
 
@@ -330,12 +331,15 @@ def test_mostly_bad_input_is_refused(tmp_path: Path) -> None:
         for key in "ab":
             builder.fail(key, "markup", "a web page")
         record = builder.commit()
+    health = Health("/data")
+    with pytest.raises(DataError, match="not one sample"):
+        health.refuse()
+    health.look(record)
     with pytest.raises(
         DataError, match=r"/data: 2 of 3 samples cannot be used \(markup: 2\); for example a: a web page"
     ):
-        refuse_mostly_bad("/data", *all_of([record]))
-    with pytest.raises(DataError, match="not one sample"):
-        refuse_mostly_bad("/data", *all_of([]))
+        health.refuse()
+    health.refuse(meant=["markup"])
 
 
 def test_bytes_of_a_record_do_not_depend_on_who_writes(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from components.common.errors import DataError
 from components.data.candidates import MAX_TEXT_BYTES
+from components.data.health import Health
 from components.data.manifest import BadSample, Counts, FileRecord, ShardRecord
 from components.data.shards import scan_shard
 from components.data.web import WebTar, check_tars, list_tars
-from components.data.web.health import Health
 from components.data.web.repeats import KeysMet
 from components.data.web.samples import lost_behind_break, read_sample
 from components.data.web.texts import WebText, json_fields, read_json, text_members, web_texts
