@@ -24,6 +24,7 @@ from components.data.loader import LoaderConfig, LoaderState, PairBatch, PairLoa
 from components.data.manifest import FileRecord, dataset_store, seal_dataset
 from components.data.publish import ShardBuilder
 from components.data.web import import_web
+from tests.helpers.datasets import shard_file
 from tests.helpers.s3 import serve_s3
 from tests.helpers.webshards import encoded, photo, write_web
 from tests.unit.data.test_coco import coco, write_images, write_json
@@ -224,7 +225,7 @@ def test_wrong_uses_are_refused(data, tmp_path: Path) -> None:
 
 def test_a_changed_table_or_tar_stops_the_loader(tmp_path: Path) -> None:
     ref = seal_images(open_store(str(tmp_path)), [encoded(photo(number)) for number in range(8)])
-    table, tar = (Path(ref.uri) / "shards" / f"00000.{kind}" for kind in ("parquet", "tar"))
+    table, tar = (shard_file(ref.uri, "00000", suffix) for suffix in (".parquet", ".tar"))
     whole = table.read_bytes()
     table.write_bytes(whole[:-9] + b"X" + whole[-8:])
     with PairLoader([(ref, 1)], CONFIG, seed=0) as loader, pytest.raises(DataError, match="its sha256 differs"):
