@@ -11,7 +11,6 @@ written by this program in the form that a run leaves them in.
 import argparse
 import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -105,9 +104,15 @@ def _answer(answers: "multiprocessing.SimpleQueue[tuple[float, float]]", step: S
     answers.put(
         (
             time.process_time() - start if told is None else told,
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            peak_mib(),
         )
     )
+
+
+def peak_mib() -> float:
+    """Peak memory of this process; `ru_maxrss` would be that of the one it was started from, where that is more."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def listing(folder: Path, shards: int) -> None:

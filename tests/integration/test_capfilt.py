@@ -2,6 +2,7 @@ import gc
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import webdataset
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from components.common.contracts import CapfiltResult, ModelRef
-from components.common.errors import ConfigError, DataError, GateError
+from components.common.errors import ConfigError, DataError, GateError, ModelError
 from components.common.storage import open_store, sha256_hex
 from components.data.candidates import Candidate, read_candidates
 from components.data.manifest import dataset_ref, load_manifest, read_commit
@@ -244,6 +245,35 @@ def test_another_config_at_the_same_place_is_refused(tmp_path: Path, models: Mod
     with pytest.raises(ConfigError, match=r"config.threshold: 0.5 there, 0.6 asked for"):
         run_capfilt(str(web), *models, settings(threshold=0.6), **place)
     run_capfilt(str(web), *models, settings(read_threads=2, workers=1, batch_size=2), **place)
+
+
+def test_a_start_that_failed_leaves_the_place_to_the_right_one(tmp_path: Path, models: Models) -> None:
+    """Captioner and filter exchanged: told when they are loaded, and nothing was written down yet."""
+    web = write_web(tmp_path / "web", shards=1)
+    place = {"store": open_store(str(tmp_path)), "name": "out", "out": open_store(str(tmp_path / "there"))}
+    with pytest.raises(ModelError):
+        run_capfilt(str(web), models[1], models[0], settings(), **place)
+    assert not (tmp_path / "there" / "plan.json").exists()
+    assert run_capfilt(str(web), *models, settings(), **place).dataset.images
+
+
+def test_a_dataset_does_not_go_where_its_input_is(tmp_path: Path, models: Models) -> None:
+    web = write_web(tmp_path / "web", shards=1)
+    for inside in (web, web / "re"):
+        with pytest.raises(ConfigError, match="would lie inside the web data"):
+            run_capfilt(str(web), *models, settings(), store=open_store(str(tmp_path)), name="out",
+                        out=open_store(str(inside)))  # fmt: skip
+    assert [path.name for path in web.iterdir()] == ["00000.tar"]
+    beside = run_capfilt(str(web), *models, settings(), store=open_store(f"{web}-re"), name="out")
+    assert load_manifest(beside.dataset.uri).totals.samples == 5
+
+
+def test_the_same_under_another_name_and_folder_is_the_same_version(tmp_path: Path, models: Models) -> None:
+    web = write_web(tmp_path / "web", shards=2)
+    copied = shutil.copytree(web, tmp_path / "copy")
+    first = run_capfilt(str(web), *models, settings(), store=open_store(str(tmp_path / "one")), name="a").dataset
+    second = run_capfilt(str(copied), *models, settings(), store=open_store(str(tmp_path / "two")), name="b").dataset
+    assert (first.digest, first.name) == (second.digest, "a") and second.name == "b"
 
 
 SCORELESS = {"itm_probability": None, "itc_similarity": None}
