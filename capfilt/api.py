@@ -47,6 +47,7 @@ def regenerate(
     captioner: Place,
     filter: Place,  # noqa: A002 - the role's name
     out: Place,
+    extend: Place | None = None,
     calibration: tuple[Place, Place] | None = None,
     config: "CapfiltConfig | None" = None,
     **settings: Any,
@@ -58,6 +59,8 @@ def regenerate(
         captioner: model that writes a caption for every image.
         filter: model that says which texts, the web's and the written ones, fit their image.
         out: root of the new dataset. Its last part is the dataset's name.
+        extend: a version made of earlier web data with the same models and settings: its shards are taken over, only
+            new or changed ones are worked on, and the new version names it as a parent.
         calibration: COCO captions JSON (or Karpathy JSON) and its image folder, which the filter was not trained on;
             for `target_precision`, the threshold is chosen by them.
         config: settings.
@@ -85,6 +88,7 @@ def regenerate(
     target.check()
     writer, judge = reference_model(fspath(captioner), "captioner"), reference_model(fspath(filter), "filter")
     place: dict[str, Any] = {"store": target, "out": target, "name": target.uri.rpartition("/")[2]}
+    place["extend"] = None if extend is None else fspath(extend)
     measured: dict[str, float] = {}
     with ScratchFolder("regenerate") as folder:
         if calibration is not None:

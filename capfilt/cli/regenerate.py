@@ -20,6 +20,7 @@ SETTINGS = Shown(
     ),
     "calibration.bad_share",
     "policy",
+    "text",
     *CAPTIONING,
     "batch_size",
     "image_size",
@@ -37,6 +38,13 @@ def regenerate(
     filter: Annotated[str, typer.Option(help="Filter: any BLIP image-text retrieval model folder.")],  # noqa: A002
     out: Annotated[str, typer.Option(help="Root of the new dataset: a folder or s3://bucket/prefix.")],
     given: Given[CapfiltConfig],
+    extend: Annotated[
+        str | None,
+        typer.Option(
+            help="A dataset made of earlier web data with the same models and settings: its shards are taken over, "
+            "only new or changed ones are worked on."
+        ),
+    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(help="--target-precision: COCO captions JSON or Karpathy JSON the filter was not trained on."),
@@ -53,7 +61,8 @@ def regenerate(
         config = given.config()
         from capfilt.api import regenerate as work
 
-        result = work(web=web, captioner=captioner, filter=filter, out=out, calibration=human, config=config)
+        models = {"captioner": captioner, "filter": filter}
+        result = work(web=web, **models, out=out, extend=extend, calibration=human, config=config)
         output.result(result.model_dump(mode="json"), _told(result))
 
 
