@@ -91,6 +91,7 @@ TRAINING = {
     "loader_threads", "prefetch", "cache_decoded_mb", "cache_dir", "cache_gb", "checkpointed_layers", "log_every",
     "checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_best", "deepspeed.shared_memory",
     "launch.threads", "launch.hostfile", "launch.node_rank", "launch.master", "launch.timeout_minutes",
+    "launch.grace_seconds",
 }  # fmt: skip
 NEVER = {
     "store", "tracking", "tokenizer.vocab_file", "model.vision.checkpoint_layers",
