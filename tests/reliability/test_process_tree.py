@@ -185,10 +185,8 @@ def test_a_slow_step_and_a_slow_checkpoint_survive_a_preemption(tmp_path: Path) 
 
 
 def test_a_checkpoint_slower_than_the_grace_is_given_up_in_words(tmp_path: Path) -> None:
-    start = time.monotonic()
-    code, said = preempt(tmp_path, 2.0, "--step-seconds", "1", "--save-seconds", "60")
-    assert code == 130 and "raise launch.grace_seconds" in said
-    assert time.monotonic() - start < 55
+    code, said = preempt(tmp_path, 4.0, "--step-seconds", "1", "--save-seconds", "600")
+    assert code == 130 and "raise launch.grace_seconds" in said, said
     assert not list((tmp_path / "checkpoints").glob("step-*"))
 
 
