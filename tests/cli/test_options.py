@@ -40,7 +40,9 @@ def test_no_option_is_lost(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "shown", [regenerate.SETTINGS, images.CAPTION, images.MATCH, measures.RETRIEVAL, datasets.RECUT], ids=str
+    "shown",
+    [regenerate.SETTINGS, images.CAPTION, images.MATCH, measures.RETRIEVAL, datasets.RECUT],
+    ids=["regenerate", "caption", "match", "retrieval", "recut"],
 )
 def test_what_is_not_typed_is_the_config_as_it_stands(shown: "Shown[Any]") -> None:
     """Two defaults of `retrieval` aside, which are its own."""
