@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from components.common.storage import Store
     from components.data.pipeline import Samples
     from components.regeneration.config import CapfiltConfig
-    from components.regeneration.policy import Policy
+    from components.regeneration.policy import Policy, TextChoice
 
 Place = str | PathLike[str]
 
@@ -184,7 +184,9 @@ def score(
     return rows
 
 
-def recut(uri: Place, *, out: Place, threshold: float = 0.5, policy: "Policy" = "keep_both") -> "CapfiltResult":
+def recut(
+    uri: Place, *, out: Place, threshold: float = 0.5, policy: "Policy" = "keep_both", text: "TextChoice | None" = None
+) -> "CapfiltResult":
     """Another threshold or policy from the stored scores of a dataset, without a model, as a new dataset.
 
     Args:
@@ -192,6 +194,7 @@ def recut(uri: Place, *, out: Place, threshold: float = 0.5, policy: "Policy" = 
         out: root of the new dataset. Its last part is the dataset's name.
         threshold: match probability from which a text is kept, 0 to 1.
         policy: which of the texts that pass are kept.
+        text: which of them becomes the `.txt`; None: as in the dataset.
 
     Returns:
         The dataset and its figures, as of `regenerate`.
@@ -203,13 +206,14 @@ def recut(uri: Place, *, out: Place, threshold: float = 0.5, policy: "Policy" = 
     from components.common.storage import normalise_uri, open_store
     from components.regeneration.recut import recut_dataset
 
-    config = _config(None, {"threshold": threshold, "policy": policy})
+    config = _config(None, {"threshold": threshold, "policy": policy} | ({} if text is None else {"text": text}))
     target = open_store(fspath(out))
     name = target.uri.rpartition("/")[2]
     return recut_dataset(
         normalise_uri(fspath(uri)),
         threshold=config.threshold,
         policy=config.policy,
+        text=text,
         store=target,
         name=name,
         out=target,

@@ -77,6 +77,7 @@ def regenerate(
                 tracker=stage.tracker,
                 progress=progress,
                 work_dir=stage.work_dir,
+                confirm=stage.confirm,
             )
 
     return context.run(Stage(name, "capfilt", component.REVISION, depends, CapfiltResult, work))

@@ -44,11 +44,15 @@ RETRY_SECONDS: list[float] = [5, 30]
 
 @dataclass(frozen=True)
 class StageContext:
-    """What one running stage gets: its MLflow run, a folder that survives a crash, and a place for its model."""
+    """What one running stage gets: its MLflow run, a folder that survives a crash, and a place for its model.
+
+    `confirm` raises if the bootstrap's lock was lost: for before anything is committed that others will trust.
+    """
 
     tracker: Tracker
     work_dir: Path
     model_store: Store
+    confirm: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -158,14 +162,19 @@ class BootstrapContext:
         folder.mkdir(parents=True, exist_ok=True)
         child = self.tracker.child(stage.name, stage.labels)
         with child.closing():
-            result = stage.work(StageContext(child, folder, self.store.child("models", stage.kind, stage.digest[:16])))
+            models = self.store.child("models", stage.kind, stage.digest[:16])
+            result = stage.work(StageContext(child, folder, models, self._confirm))
         self._record(stage, result, time.monotonic() - start)
         shutil.rmtree(folder, ignore_errors=True)
         return result
 
-    def _record(self, stage: Stage[R], result: R, seconds: float) -> None:
+    def _confirm(self) -> None:
+        """Make sure of the store's lock."""
         if self.lock is not None:
             self.lock.check()
+
+    def _record(self, stage: Stage[R], result: R, seconds: float) -> None:
+        self._confirm()
         record = {
             "stage": stage.name,
             "kind": stage.kind,

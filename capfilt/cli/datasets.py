@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from capfilt.cli.console import Output, command
-from capfilt.cli.options import Given, Json, Shown
+from capfilt.cli.options import Given, Json, Option, Shown
 from components.common.contracts import DatasetRef
 from components.common.storage import open_store
 from components.regeneration.config import CapfiltConfig
@@ -16,7 +16,7 @@ from components.regeneration.config import CapfiltConfig
 app = typer.Typer(help="Import datasets and look at them.", no_args_is_help=True)
 
 StoreUri = Annotated[str, typer.Option("--store", help="Root of the store: a folder or s3://bucket/prefix.")]
-RECUT = Shown(CapfiltConfig, "threshold", "policy")
+RECUT = Shown(CapfiltConfig, "threshold", "policy", Option("text", default=None))
 Limit = Annotated[int | None, typer.Option(min=1, help="The first N samples only.")]
 
 
@@ -123,7 +123,9 @@ def recut(
         config = given.config()
         from capfilt.api import recut as work
 
-        _show_ref(output, work(uri, out=out, threshold=config.threshold, policy=config.policy).dataset)
+        _show_ref(
+            output, work(uri, out=out, threshold=config.threshold, policy=config.policy, text=given["text"]).dataset
+        )
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +62,7 @@ def run_capfilt(
     work_dir: Path | None = None,
     out: Store | None = None,
     extend: str | None = None,
+    confirm: Callable[[], None] = lambda: None,
 ) -> CapfiltResult:
     """Caption every web image, filter web and synthetic texts, and seal what is left as a new dataset.
 
@@ -80,6 +81,7 @@ def run_capfilt(
         out: exact root of the dataset, instead of its place under `store`.
         extend: a version that CapFilt made of earlier web data with the same models and settings: its shards are
             taken over where they are the same, and the new version names it as a parent.
+        confirm: called after every shard and before the manifest; raises where the work is no longer ours.
 
     Raises:
         ConfigError: `out` holds a dataset of another plan, the message says what differs, or lies inside the web data;
@@ -102,7 +104,7 @@ def run_capfilt(
     if base is not None:
         check_extends(base, plan)
     target.check()
-    run = Run(name, plan, target, tracker, base)
+    run = Run(name, plan, target, tracker, base, confirm)
     todo = run.recall()
     if base is not None:
         todo = run.adopt(base, todo)
@@ -121,9 +123,12 @@ def _refuse_inside(web: str, out: str) -> None:
 class Run:
     """What is known of a run so far: finished shards, figures, and where to show them."""
 
-    def __init__(self, name: str, plan: Plan, store: Store, tracker: Tracker, base: Base | None = None) -> None:
+    def __init__(
+        self, name: str, plan: Plan, store: Store, tracker: Tracker, base: Base | None, confirm: Callable[[], None]
+    ) -> None:
         self.name, self.plan, self.store, self.tracker = name, plan, store, tracker
         self._parents = plan.parents if base is None else (*plan.parents, base.parent)
+        self._confirm = confirm
         self.progress: Progress | None = None
         self.recalled = 0
         self._fingerprint = plan.fingerprint
@@ -190,7 +195,9 @@ class Run:
 
         Raises:
             GateError: the captions of all shards so far have collapsed.
+            LockLostError: `confirm` says that others work here now.
         """
+        self._confirm()
         self._remember(shard)
         stats = self._totals.stats
         check_collapse(stats.captions, self.plan.config.guard, f"dataset {self.name}")
@@ -207,6 +214,7 @@ class Run:
         if contested(self.store, {name: entry.commit_digest for name, entry in self._entries.items()}):
             self.recall()  # another run finished a shard too: which counts is decided by what lies there
         self._health.refuse(meant=_asked_for(self.plan.config))
+        self._confirm()
         plan_dataset(self.store, self.plan.as_json())
         ref = seal_dataset(
             self.store,

@@ -28,7 +28,7 @@ TODAY = {
     ),
     "match": "--model --text --position-zero --dtype --image-size --json",
     "retrieval": "--model --annotations --images --top-k --limit --dtype --position-zero --json",
-    "dataset recut": "--out --threshold --policy --json",
+    "dataset recut": "--out --threshold --policy --text --json",
 }
 
 
