@@ -58,8 +58,10 @@ bench: setup
 bench-scale: setup
 	$(BIN)/python -m tests.benchmarks.scale $(ARGS)
 
+# Hours: writers that are stopped and killed at one prefix, then 200,000 spoiled images.
 storm: setup
 	$(BIN)/python -m tests.benchmarks.storm $(ARGS)
+	$(BIN)/python -W ignore -m tests.reliability.fuzz_images --images 200000
 
 bench-gpu: setup
 	$(BIN)/python -m tests.benchmarks --device cuda $(ARGS)
