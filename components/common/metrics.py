@@ -275,3 +275,23 @@ def change(values: Sequence[float | None], at: int) -> float | None:
     if before is None or after is None or not math.isfinite(after - before):
         return None
     return after - before
+
+
+OF_CAPFILT = (
+    "capfilt/noise_ratio_web",
+    "capfilt/noise_ratio_synthetic",
+    "capfilt/kept_pairs",
+    "truth/web_true_before",
+    "truth/web_true",
+    "truth/synthetic_true_before",
+    "truth/synthetic_true",
+    "truth/web_facts_right_before",
+    "truth/web_facts_right",
+    "truth/synthetic_facts_right_before",
+    "truth/synthetic_facts_right",
+    "truth/facts_right_by_chance",
+    "truth/pairs_true",
+    "truth/filter_precision",
+    "truth/filter_recall",
+)
+"""What is shown of a pass of CapFilt and of what it did to the data, in order."""

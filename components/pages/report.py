@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from markupsafe import Markup
 
 from components.common.contracts import Calibration, PurityPoint, StageReport
-from components.common.metrics import BLEU_4, CIDER, PRIMARY, RECALL, Metric, change, meanings, metric
+from components.common.metrics import BLEU_4, CIDER, OF_CAPFILT, PRIMARY, RECALL, Metric, change, meanings, metric
 from components.pages.charts import Series, line_chart, number
 from components.pages.report_data import CapfiltReport, Example, ExampleText, ReportData, RoundReport
 from components.pages.verdict import best_round, verdict
@@ -39,24 +39,7 @@ TABLE: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
 )
-DATA_TABLE = (
-    "capfilt/noise_ratio_web",
-    "capfilt/noise_ratio_synthetic",
-    "capfilt/kept_pairs",
-    "truth/web_true_before",
-    "truth/web_true",
-    "truth/synthetic_true_before",
-    "truth/synthetic_true",
-    "truth/web_facts_right_before",
-    "truth/web_facts_right",
-    "truth/synthetic_facts_right_before",
-    "truth/synthetic_facts_right",
-    "truth/facts_right_by_chance",
-    "truth/pairs_true",
-    "truth/filter_precision",
-    "truth/filter_recall",
-    "truth/filter_auc",
-)
+DATA_TABLE = (*OF_CAPFILT, "truth/filter_auc")
 EXPLAINED = ("truth/filter_precision", "truth/filter_recall")
 CHARTS = (RECALL, CIDER, BLEU_4)
 CURVES = ("loss_itc", "loss_itm", "nll_lm", "loss_lm", "loss")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from components.common.contracts import BootstrapResult, RoundResult
-from components.common.metrics import Metric, change, meanings, metric
+from components.common.metrics import OF_CAPFILT, Metric, change, meanings, metric
 from components.common.programs import program
 from components.common.progress import clock
 
@@ -16,21 +16,7 @@ SHOWN = (
     "calibration/threshold",
     "calibration/purity",
     "calibration/yield",
-    "capfilt/noise_ratio_web",
-    "capfilt/noise_ratio_synthetic",
-    "capfilt/kept_pairs",
-    "truth/web_true_before",
-    "truth/web_true",
-    "truth/synthetic_true_before",
-    "truth/synthetic_true",
-    "truth/web_facts_right_before",
-    "truth/web_facts_right",
-    "truth/synthetic_facts_right_before",
-    "truth/synthetic_facts_right",
-    "truth/facts_right_by_chance",
-    "truth/pairs_true",
-    "truth/filter_precision",
-    "truth/filter_recall",
+    *OF_CAPFILT,
 )
 COMPARED_WITH = "changes: since round 0; of what CapFilt did, since its first pass"
 Values = Sequence[float | None]
