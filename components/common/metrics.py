@@ -195,7 +195,7 @@ def _training(role: str) -> list[Metric]:
         entry("loss_lm", "language model (LM), smoothed", -1, "Cross-entropy with smoothed labels; never 0."),
         entry("nll_lm", "language model (LM), nats per token", -1, "How surprising people's next word is."),
         entry("itm_accuracy", "ITM accuracy", 1, "The share of pairs told right.", "share"),
-        entry("itm_negatives", "wrong pairs shown", 0, "The share of pairs that had wrong ones to be told from.", "share"),
+        entry("itm_negatives", "wrong pairs drawn", 0, "The share of wrong pairs that could be drawn.", "share"),
         entry("temperature", "ITC temperature", 0, "How sharp the contrast is; it is learnt."),
         entry("queue_fill", "queue filled", 0, "The share of the momentum queue that holds features.", "share"),
         entry("grad_norm", "norm of the gradient", 0, "Before clipping."),
