@@ -136,17 +136,11 @@ def test_wrong_annotations_are_named(text: str, message: str, tmp_path: Path) ->
     assert not (tmp_path / "root" / "stages").exists()
 
 
-def _in_a_subfolder(web: Path) -> None:
-    (web / "sub").mkdir()
-    (web / "00000.tar").rename(web / "sub" / "00000.tar")
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda web: (web / "00000.tar").unlink(), "holds no .tar"),
         (lambda web: (web / "00000.tar").rename(web / "00000.zip"), "holds no .tar"),
-        (_in_a_subfolder, "tars only in subfolders (sub)"),
         (lambda web: (web / "00000.tar").write_bytes(b""), "none of its 1 tars can be read"),
         (lambda web: (web / "00000.tar").write_bytes(b"x" * 4096), "this is not a tar header"),
         (lambda web: (web / "00000.tar").write_bytes(bytes(1024)), "is an empty tar"),
@@ -162,9 +156,13 @@ def test_shards_of_no_use_are_named(spoil: Callable[[Path], object], message: st
     assert not (tmp_path / "root" / "stages").exists()
 
 
-def test_good_input_passes_also_as_one_tar(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["00000.tar", "sub/00000.tar"])
+def test_good_input_passes_also_as_one_tar_or_in_a_subfolder(place: str, tmp_path: Path) -> None:
     files = _files(tmp_path)
-    files["data.web"] /= "00000.tar"
+    web = files["data.web"]
+    (web / place).parent.mkdir(exist_ok=True)
+    (web / "00000.tar").rename(web / place)
+    files["data.web"] = web / place if "/" not in place else web
     settings = [f"{name}={path}" for name, path in files.items()]
     preflight.check_before_work(load_config(FLICKR, [*settings, f"store={tmp_path}/root"]))
 
