@@ -170,7 +170,7 @@ def test_good_input_passes_also_as_one_tar_or_in_a_subfolder(place: str, tmp_pat
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("pretrain.launch.nodes=2", "nothing says where machine 0 is"),
+        ("pretrain.launch={nodes: 2, node_rank: 2}", "machine number 2 is not in 0 … 1"),
         ("filter.launch.hostfile=/nowhere", "launch.hostfile /nowhere cannot be read"),
         (f"tokenizer.vocab_file={FLICKR}", "tokenizer.vocab_file: "),
         ("encoders.vision=/nowhere/vit", "encoders.vision: /nowhere/vit is no model folder"),
