@@ -1,6 +1,8 @@
 """Shared fixtures. Nothing here reaches the network."""
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,13 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+
+def pytest_configure() -> None:
+    """A suite started in the background is deaf to Ctrl-C, and so would be all that its tests start and interrupt."""
+    in_front = threading.current_thread() is threading.main_thread()
+    if in_front and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
