@@ -164,7 +164,7 @@ def test_imports(world: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_model_or_no_picture_is_named(world: Path) -> None:
     image = str(world / "images" / "0.jpg")
-    assert "config.json is missing" in _error("caption", "--model", str(world / "web"), image)
+    assert "there is no config.json" in _error("caption", "--model", str(world / "web"), image)
     broken = world / "broken.jpg"
     broken.write_bytes(b"no image")
     assert str(broken) in _error("match", "--model", str(world / "models" / "filter"), "--text", "x", str(broken))

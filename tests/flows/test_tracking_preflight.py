@@ -65,8 +65,10 @@ def test_a_missing_or_wrong_login_is_told_without_showing_it(guarded: int, login
         ("http://me:secret@127.0.0.1:9", "Connection refused"),
     ],
 )
-def test_run_refuses_and_doctor_says_so(uri: str, words: str, tmp_path: Path) -> None:
-    arguments = options(store=str(tmp_path / "root"), tracking__uri=uri)
+def test_run_refuses_and_doctor_says_so(uri: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment, where a login may stand; a config with one is refused."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    arguments = options(store=str(tmp_path / "root"))
     for command in ("run", "doctor"):
         result = CliRunner().invoke(app, [command, *arguments])
         told = " ".join(result.output.split())

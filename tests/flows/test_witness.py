@@ -1,6 +1,7 @@
 """Prefect is told how a run ended; what Prefect makes of it decides no result."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ def test_a_holder_that_gives_no_sign_of_life_is_waited_out(tmp_path: Path, monke
     store = open_store(str(tmp_path))
     import time
 
-    store.write(LOCK_KEY, json.dumps(_holder(tmp_path, time.time() - 299.0)).encode())
+    store.write(LOCK_KEY, json.dumps(_holder(tmp_path, time.time())).encode())
+    old = time.time() - 299.0
+    os.utime(tmp_path / LOCK_KEY, (old, old))  # the store's own date tells when it was last written
     assert wait_for_turn(config, 30.0)
     store.write(LOCK_KEY, json.dumps(_holder(tmp_path, time.time())).encode())
     assert not wait_for_turn(config, 0.2)

@@ -59,7 +59,8 @@ def objective_of(kind: str) -> FilterObjective | PretrainObjective:
         for name, parameter in stage.named_parameters():
             if "norm" not in name and "temperature" not in name:
                 parameter.mul_(8)
-    stage.teacher.encoders.reset()
+        for average, source in stage.teacher.encoders._pairs():  # the copies are equal at the start
+            average.copy_(source)
     return stage.train()
 
 

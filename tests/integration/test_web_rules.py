@@ -297,9 +297,9 @@ def test_the_import_and_capfilt_refuse_the_same(tmp_path: Path, models: Models, 
 
 
 def test_limits_that_somebody_set_are_no_fault_of_the_input(tmp_path: Path, models: Models) -> None:
-    (tmp_path / "00000.tar").write_bytes(tar_bytes([one("a"), one("b", jpg=encoded(photo(3, 20, 20))), one("c")]))
+    files(**{"00000": tar_bytes([one("a"), one("b", jpg=encoded(photo(3, 20, 20))), one("c")])})(tmp_path)
     config = CapfiltConfig(threads=1, threshold=0.0, min_side=60)
-    run_capfilt(str(tmp_path), *models, config, store=open_store(str(tmp_path / "out")), name="out")
+    run_capfilt(str(tmp_path / "00000.tar"), *models, config, store=open_store(str(tmp_path / "out")), name="out")
 
 
 def test_one_tar_is_an_input_for_both(tmp_path: Path, models: Models) -> None:

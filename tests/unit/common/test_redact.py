@@ -93,6 +93,7 @@ def test_what_goes_to_mlflow_is_clean(tmp_path: Path) -> None:
     tracker.log_text(f"store: {login}", "config.yaml")
     tracker.describe(login)
     tracker.end()
+    tracker.farewell()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.name == "config.yaml" for path in files)
     assert not [path for path in files if b"wJalr" in path.read_bytes()]

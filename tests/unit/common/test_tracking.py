@@ -332,5 +332,6 @@ def test_artifacts_lie_beside_the_sqlite_file_whatever_the_folder_is_called(tmp_
     tracker = open_tracker(f"sqlite:///{folder}/mlflow.db", "x", "run")
     tracker.log_text("hello", "note.txt")
     tracker.end()
+    tracker.farewell()
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert [path.read_text() for path in folder.rglob("note.txt")] == ["hello"]
