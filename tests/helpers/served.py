@@ -68,12 +68,12 @@ class Api:
         wait_for("run by hand", started, 300)
 
     def in_state(self, *names: str) -> list[dict[str, Any]]:
-        """The flow runs whose state has one of the names; none while the server is away."""
+        """The deployment's runs whose state has one of the names; none while the server is away."""
         try:
             runs: list[dict[str, Any]] = self.ask("/flow_runs/filter", {})
         except OSError:
             return []
-        return [run for run in runs if run["state"]["name"] in names]
+        return [run for run in runs if run["deployment_id"] and run["state"]["name"] in names]
 
 
 class PrefectServer:
