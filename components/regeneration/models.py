@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from components.common.errors import ModelError
 from components.inference.arithmetic import Arithmetic, pick_device
 from components.inference.captioner import Captioner
 from components.inference.filter import Filter, Score
@@ -35,13 +36,17 @@ class CapfiltModels:
         filter: the filter.
         config: settings of the run.
         stream: what draws (seeds.py); with it, an image's key and bytes decide its captions.
+        filter_name: where the filter is from, for messages.
     """
 
-    def __init__(self, captioner: Captioner, filter: Filter, config: CapfiltConfig, stream: str) -> None:
+    def __init__(
+        self, captioner: Captioner, filter: Filter, config: CapfiltConfig, stream: str, filter_name: str = "the filter"
+    ) -> None:
         self.captioner = captioner
         self.filter = filter
         self.config = config
         self.stream = stream
+        self.filter_name = filter_name
         self._sizes = tuple(dict.fromkeys((captioner.size, filter.size)))
         self._turn = threading.Lock()
 
@@ -55,6 +60,9 @@ class CapfiltModels:
         """All candidate captions of each image, scored, and its vector; a batch too large for memory is halved.
 
         Threads take turns.
+
+        Raises:
+            ModelError: a score is not finite: such a filter would look like a strict one.
         """
         with self._turn:
             return with_halving(self._process, batch)
@@ -66,11 +74,22 @@ class CapfiltModels:
             for item, made in zip(batch, captions, strict=True)
         ]
         scores, features = self.filter.judge(self._squares(batch, self.filter.size), asked)
+        self._refuse_what_is_no_number(batch, scores, features.numpy())
         vectors = features.numpy().astype(np.float16)
         return [
             Scored(_scored(item.texts, made, dict(zip(texts, row, strict=True))), vector)
             for item, made, texts, row, vector in zip(batch, captions, asked, scores, vectors, strict=True)
         ]
+
+    def _refuse_what_is_no_number(
+        self, batch: Sequence[Loaded], scores: Sequence[Sequence[Score]], features: np.ndarray
+    ) -> None:
+        for item, row, feature in zip(batch, scores, features, strict=True):
+            if not (np.isfinite(np.array(row, float)).all() and np.isfinite(feature).all()):
+                raise ModelError(
+                    f"{self.filter_name}: its scores of image {item.sample.key} are not finite: its weights are "
+                    f"damaged, its training diverged, or {self.config.precision} is too coarse for it (precision: fp32)"
+                )
 
     def _caption(self, batch: Sequence[Loaded]) -> list[list[str]]:
         count = self.config.captions_per_image
@@ -91,7 +110,9 @@ def _scored(found: Sequence[Text], captions: Sequence[str], scores: dict[str, Sc
     return [*web, *made]
 
 
-def load_models(captioner: Path, filter: Path, config: CapfiltConfig, stream: str, slot: int = 0) -> CapfiltModels:
+def load_models(
+    captioner: Path, filter: Path, config: CapfiltConfig, stream: str, slot: int = 0, *, filter_name: str = ""
+) -> CapfiltModels:
     """Load both model folders for the GPU of this worker's number, or the CPU."""
     arithmetic = Arithmetic(pick_device(slot), config.precision)
     return CapfiltModels(
@@ -99,6 +120,7 @@ def load_models(captioner: Path, filter: Path, config: CapfiltConfig, stream: st
         open_filter(filter, config, arithmetic),
         config,
         stream,
+        filter_name or str(filter),
     )
 
 
