@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from capfilt.cli.console import command
+from capfilt.cli.options import Json
 
 
 def report(
@@ -20,9 +21,7 @@ def report(
         Path | None,
         typer.Option(help="Write the page to this file; by default into the store.", show_default=False),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")
-    ] = False,
+    as_json: Json = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More log lines.")] = False,
 ) -> None:
     """Print the table of the newest bootstrap in a store again, and write its page again."""

@@ -5,11 +5,11 @@ from typing import Annotated
 import typer
 
 from capfilt.cli.console import command
+from capfilt.cli.options import Json
 
 app = typer.Typer(help="The store as a whole: its format, and what it could do without.", no_args_is_help=True)
 
 Uri = Annotated[str, typer.Argument(help="Root of a store, or of a dataset that stands alone.")]
-Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
 
 
 @app.command()

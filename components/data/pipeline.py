@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from components.common.errors import DataError
 from components.common.seeding import key_seed
 from components.common.storage import open_store, sha256_hex, split_uri
-from components.data.candidates import Candidate, read_candidates
+from components.data.candidates import Candidate, stored_candidates
 from components.data.manifest import ShardEntry, file_uri, load_manifest
 from components.data.shards import SampleIndex, walk_samples
 from components.data.tarwalk import MAX_MEMBER_BYTES, BrokenShard
@@ -152,12 +152,7 @@ def _read_shard(root: str, entry: ShardEntry) -> Iterator[Sample]:
 
 def _kept(root: str, entry: ShardEntry) -> dict[str, list[Candidate]]:
     """The kept captions of a shard by the sample's key, in order."""
-    uri = file_uri(root, entry.parquet)
-    folder, key = split_uri(uri)
-    data = open_store(folder).read(key)
-    if sha256_hex(data) != entry.parquet.sha256:
-        raise DataError(f"{uri} is not what the manifest says: its sha256 differs; make the dataset again")
-    rows = (row for row in read_candidates(data, name=uri) if row.kept)
+    rows = (row for row in stored_candidates(root, entry.parquet).rows() if row.kept)
     return {key: list(group) for key, group in groupby(rows, key=lambda row: row.key)}
 
 

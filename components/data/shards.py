@@ -173,17 +173,27 @@ def walk_samples(tar: Tar) -> Iterator[SampleIndex]:
     """
     run: SampleIndex | None = None
     for entry in walk(tar):
-        groups = _Groups()
-        groups.add(entry)
-        for found in groups.samples:
-            if run is None or found.key != run.key or not run.members.keys().isdisjoint(found.members):
-                if run is not None:
-                    yield run
-                run = found
-            else:
-                run = replace(run, members=run.members | found.members, problem=run.problem or found.problem)
+        if (named := _named(entry)) is None:
+            continue
+        key, extension = named
+        if run is None or key != run.key or extension in run.members:
+            if run is not None:
+                yield run
+            run = SampleIndex(key, entry.header, {})
+        if entry.problem is not None and run.problem is None:
+            run = replace(run, problem=entry.problem)
+        run.members[extension] = (entry.offset, entry.size)
     if run is not None:
         yield run
+
+
+def _named(entry: Entry) -> tuple[str, str] | None:
+    """Key and extension of a member, valid Unicode; None for one that belongs to no sample and does no harm."""
+    parts = split_name(entry.name)
+    if parts is None and entry.problem is None:
+        return None
+    key, extension = parts or (entry.name, "")
+    return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), extension
 
 
 def _scan(tar: Tar) -> ShardScan:
@@ -209,12 +219,10 @@ class _Groups:
 
     def add(self, entry: Entry) -> None:
         """A member joins the latest sample of its key; an extension that has it already starts a second one."""
-        parts = split_name(entry.name)
-        if parts is None and entry.problem is None:
+        if (named := _named(entry)) is None:
             self.ignored += 1
             return
-        key, extension = parts or (entry.name, "")
-        key = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        key, extension = named
         place = self._place.get(key)
         if place is None or extension in self.samples[place].members:
             self.samples.append(SampleIndex(key, entry.header, {}, None if place is None else DUPLICATE_KEY))

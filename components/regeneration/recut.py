@@ -19,12 +19,13 @@ from components.data.candidates import Candidate, stored_candidates
 from components.data.commits import commit_of, recall
 from components.data.manifest import Manifest, dataset_store, load_manifest, plan_dataset, seal_dataset
 from components.data.records import BadSample, Parent, ShardEntry
+from components.data.shards import BROKEN_SHARD
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.plan import WebInput, web_input
 from components.regeneration.policy import Policy, Source, Text, TextChoice
 from components.regeneration.reading import Loaded, OpenShard, fetch_shard
-from components.regeneration.shard import BROKEN, Beside, Finished, JudgedSample, ShardWork, finish_shard, judge
+from components.regeneration.shard import Beside, Finished, JudgedSample, ShardWork, finish_shard, judge
 from components.regeneration.stats import Totals, run_metrics, shard_stats
 
 REVISION = 2  # 2: files named by content
@@ -153,7 +154,7 @@ def recalled(shard: OpenShard, rows: list[Candidate], bad: tuple[BadSample, ...]
         DataError: table and shard do not belong together.
     """
     images = deque(list(group) for _, group in groupby(rows, key=lambda row: (row.key, row.image_sha256)))
-    failures = deque(one for one in bad if one.reason != BROKEN)
+    failures = deque(one for one in bad if one.reason != BROKEN_SHARD)
     for sample in shard.samples:
         if sample.problem is not None:
             failure = failures.popleft()

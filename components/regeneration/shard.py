@@ -20,7 +20,7 @@ from components.common.storage import Store, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
 from components.data.commits import commit_shard
 from components.data.records import BadSample, Counts, FileRecord, ShardRecord, own_file
-from components.data.shards import BROKEN_SHARD, SampleIndex, write_shard
+from components.data.shards import SampleIndex, write_shard
 from components.data.vectors import ImageRow, write_vectors
 from components.data.web.samples import lost_behind_break
 from components.data.web.texts import companion
@@ -42,7 +42,6 @@ from components.regeneration.seeds import coin_seed, text_seed
 from components.regeneration.stats import ShardStats, shard_stats
 from components.regeneration.texts import json_fields
 
-BROKEN = BROKEN_SHARD
 R = TypeVar("R")
 
 
