@@ -1,5 +1,6 @@
 # make run    the sample bootstrap, from nothing to a page      make setup   .venv with everything, versions tried together
 # make test   the whole suite, no GPU, no network               make check   ruff, mypy, import-linter
+# make test-slow what takes minutes each: schedules, several machines, servers that stand still
 # make bench  ratios against the alternatives                   make bench-gpu the same on an NVIDIA GPU, with its tests
 # make up/down the stack of infra/compose.yaml
 # Options of the product go into ARGS:   make run ARGS="--set seed=3"
@@ -14,7 +15,7 @@ COMPOSE ?= docker compose
 TEST_PROCESSES ?= 2
 ARGS ?=
 
-.PHONY: setup run test check format bench bench-scale bench-gpu storm up down clean tools
+.PHONY: setup run test test-slow check format bench bench-scale bench-gpu storm up down clean tools
 .DEFAULT_GOAL := setup
 
 setup: tools $(STAMP)
@@ -41,6 +42,10 @@ run: setup
 # A file's tests share its fixtures, so that files, not tests, are dealt out to the processes.
 test: setup
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+
+# Real waiting: a schedule's next minute, servers away for two, machines that are lost.
+test-slow: setup
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

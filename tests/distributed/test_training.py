@@ -125,6 +125,7 @@ def going_on(folder: Path) -> str:
     return next(line for line in (folder / "training.log").read_text().splitlines() if "going on from" in line)
 
 
+@pytest.mark.slow
 def test_accumulated_steps_with_dropout_and_augmentation_go_on_bit_for_bit(
     tmp_path: Path, store: Store, human: DatasetRef, tokenizer: str
 ) -> None:
@@ -188,6 +189,7 @@ class Interrupting(Tracker):
 TWO_MACHINES = {"processes": 1, "threads": 1, "nodes": 2, "master": "127.0.0.1:0", "timeout_minutes": 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_two_machines_train_one_model_after_the_other(
     kind: str, tmp_path: Path, human: DatasetRef, tokenizer: str, caplog: pytest.LogCaptureFixture
@@ -216,6 +218,7 @@ def test_two_machines_train_one_model_after_the_other(
     assert f"run there: {program('capfilt')} join {uri}" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_lost_or_does_not_come_is_named(tmp_path: Path, human: DatasetRef, tokenizer: str) -> None:
     uri = str(tmp_path / "shared")
     store = open_store(uri)

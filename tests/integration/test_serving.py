@@ -17,7 +17,7 @@ import pytest
 
 from tests.helpers.tiny import options
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 
 

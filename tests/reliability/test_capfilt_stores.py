@@ -117,6 +117,7 @@ def peak_kib(web: Path, out: Path, models: Models) -> int:
     return int(done.stdout.split()[-1])
 
 
+@pytest.mark.slow
 def test_memory_is_flat(tmp_path: Path, models: Models) -> None:
     few, many = (write_web(tmp_path / f"web-{count}", shards=count, samples=24) for count in (2, 40))
     assert peak_kib(many, tmp_path / "b", models) < 1.05 * peak_kib(few, tmp_path / "a", models)

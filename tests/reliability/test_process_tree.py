@@ -172,6 +172,7 @@ def preempt(folder: Path, grace: float, *options: str) -> tuple[int, str]:
     return child.returncode, said
 
 
+@pytest.mark.slow
 def test_a_slow_step_and_a_slow_checkpoint_survive_a_preemption(tmp_path: Path) -> None:
     """Longer than a process had for its step (15 s) and its launcher for all (20 s), when these were fixed."""
     code, said = preempt(tmp_path, 90.0, "--step-seconds", "17", "--save-seconds", "5")
@@ -184,6 +185,7 @@ def test_a_slow_step_and_a_slow_checkpoint_survive_a_preemption(tmp_path: Path) 
     assert curve(tmp_path)[:2] == before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_slower_than_the_grace_is_given_up_in_words(tmp_path: Path) -> None:
     code, said = preempt(tmp_path, 4.0, "--step-seconds", "1", "--save-seconds", "600")
     assert code == 130 and "raise launch.grace_seconds" in said, said

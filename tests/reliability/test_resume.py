@@ -13,7 +13,13 @@ from tests.helpers.distributed import curve, run_toy, toy_config
 
 @pytest.mark.parametrize(
     ("processes", "stage", "accumulation", "kill_at"),
-    [(1, 0, 1, 7), (1, 1, 1, 6), (1, 2, 4, 11), (2, 1, 4, 10), (2, 2, 1, 7)],
+    [
+        (1, 0, 1, 7),
+        pytest.param(1, 1, 1, 6, marks=pytest.mark.slow),
+        pytest.param(1, 2, 4, 11, marks=pytest.mark.slow),
+        (2, 1, 4, 10),
+        pytest.param(2, 2, 1, 7, marks=pytest.mark.slow),
+    ],
 )
 def test_trace_after_a_kill_is_bit_identical(
     tmp_path: Path, processes: int, stage: int, accumulation: int, kill_at: int
@@ -32,7 +38,7 @@ def test_trace_after_a_kill_is_bit_identical(
     assert curve(tmp_path)[:kill_at] == before
 
 
-@pytest.mark.parametrize(("before", "after", "stage"), [(2, 1, 1), (1, 2, 2)])
+@pytest.mark.parametrize(("before", "after", "stage"), [(2, 1, 1), pytest.param(1, 2, 2, marks=pytest.mark.slow)])
 def test_going_on_with_another_number_of_processes(tmp_path: Path, before: int, after: int, stage: int) -> None:
     """Two processes of 4 pairs, or one of two micro-batches of 4: the same global batch, the same mean gradient."""
 

@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.served import Api, clean_environment, cli, prefect_server, serve, wait_for
 from tests.helpers.tiny import options
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 OFTEN = ("--cron", "*/2 * * * *")
 
 
