@@ -4,7 +4,7 @@
 
 Each step runs in a process of its own, so that its peak memory is its own: listing a folder of so many tars, planning,
 bookkeeping (what a run does when it is told of a finished shard), recall of all commits, sealing, opening, and reading
-every row. Tars have one byte and tables one row: what is measured is what does not depend on the images. Files are
+every row. Tars have one text and tables two rows: what is measured is what does not depend on the images. Files are
 written by this program in the form that a run leaves them in.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from components.common.contracts import ModelRef
 from components.common.storage import open_store, sha256_hex
+from components.common.tracking import UNTRACKED
 from components.data.candidates import Candidate, candidates_to_bytes
 from components.data.manifest import load_manifest
 from components.data.records import Counts, ShardRecord, commit_key, own_file, pretty
@@ -28,6 +29,7 @@ from components.regeneration.reading import ShardSource
 from components.regeneration.run import Run
 from components.regeneration.shard import Finished
 from components.regeneration.stats import shard_stats
+from tests.helpers.webshards import tar_bytes
 
 CONFIG = CapfiltConfig(precision="fp32", guard={"max_top_caption_share": 1.0})
 MODELS = (ModelRef(role="captioner", uri="/c", digest="c"), ModelRef(role="filter", uri="/f", digest="f"))
@@ -78,7 +80,8 @@ def write_all(folder: Path, shards: int) -> None:
     for number in range(shards):
         done, table = finished(number, fingerprint)
         record = done.record
-        (folder / "web" / f"{record.name}.tar").write_bytes(bytes(1024))
+        web = tar_bytes([(f"{number:09d}", {"txt": b"a text"})])
+        (folder / "web" / f"{record.name}.tar").write_bytes(web[:2048])
         (folder / record.tar.uri).write_bytes(b"t")
         (folder / record.parquet.uri).write_bytes(table)
         (folder / commit_key(record.name, record.digest)).write_bytes(record.to_bytes())
@@ -126,11 +129,15 @@ def planning(folder: Path, shards: int) -> None:
     assert plan.fingerprint and json.dumps(plan.as_json())
 
 
+def run_of(folder: Path, shards: int) -> Run:
+    """A run that is told of nothing yet."""
+    return Run("scale", plan_of(shards), open_store(str(folder)), UNTRACKED, None, lambda: None)
+
+
 def bookkeeping(folder: Path, shards: int) -> float:
     """A run is told of every shard, one after the other; the seconds of that, without what workers do."""
-    plan = plan_of(shards)
-    run = Run("scale", plan, open_store(str(folder)), None)
-    fingerprint, seconds = plan.fingerprint, 0.0
+    run = run_of(folder, shards)
+    fingerprint, seconds = run.plan.fingerprint, 0.0
     for number in range(shards):
         done, _ = finished(number, fingerprint)
         start = time.process_time()
@@ -141,13 +148,13 @@ def bookkeeping(folder: Path, shards: int) -> float:
 
 def recalling(folder: Path, shards: int) -> None:
     """A run that begins again takes over what was committed."""
-    run = Run("scale", plan_of(shards), open_store(str(folder)), None)
+    run = run_of(folder, shards)
     assert run.recall() == []
 
 
 def sealing(folder: Path, shards: int) -> float:
     """Seal, after a recall that is not counted."""
-    run = Run("scale", plan_of(shards), open_store(str(folder)), None)
+    run = run_of(folder, shards)
     run.recall()
     start = time.process_time()
     run.seal()

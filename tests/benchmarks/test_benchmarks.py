@@ -13,7 +13,7 @@ import pytest
 from components.common.storage import open_store
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.run import run_capfilt
-from tests.benchmarks import loop_study, score_web_truth
+from tests.benchmarks import loop_study, scale, score_web_truth
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import write_web
 
@@ -66,3 +66,10 @@ def test_score_against_the_truth(tmp_path: Path, capsys: pytest.CaptureFixture[s
     pq.write_table(pa.table({"key": list(scores), "kind": kinds}), tmp_path / "truth.parquet")
     score_web_truth.main(result.dataset.uri, str(tmp_path / "truth.parquet"))
     assert "texts scored 8   ROC-AUC match vs rest 1.0000" in capsys.readouterr().out
+
+
+def test_scale_goes_through_all_its_steps(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["scale", "--shards", "3"])
+    scale.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines] == [step.__name__ for step in scale.STEPS]
