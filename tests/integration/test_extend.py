@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from components.common import storage
 from components.common.contracts import CapfiltResult, ModelRef
 from components.common.errors import ConfigError, DataError
-from components.common.storage import open_store
+from components.common.storage import open_store, s3_client
 from components.data.manifest import load_manifest
 from components.data.versions.verify import shard_rows, verify
 from components.data.web import import_web
@@ -113,7 +112,7 @@ def test_on_s3(tmp_path: Path, models: Models, worked: list[str], monkeypatch: p
     with serve_s3(tmp_path / "s3") as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(storage, "_clients", {})
+        monkeypatch.setattr(s3_client, "_clients", {})
         write_web(server.folder / BUCKET / "web", shards=2, samples=2)
         parent = run(f"{server.uri}/web", models, f"{server.uri}/parent").dataset
         add_shard(tmp_path, 2)

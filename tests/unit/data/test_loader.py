@@ -292,7 +292,7 @@ def test_s3_shards_are_fetched_once_checked_and_evicted(tmp_path: Path, monkeypa
     with serve_s3(tmp_path / "server") as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr("components.common.storage._clients", {})
+        monkeypatch.setattr("components.common.storage.s3_client._clients", {})
         bucket = open_store(server.uri)
         for path in web.iterdir():
             bucket.upload(path, f"web/{path.name}")
