@@ -42,7 +42,7 @@ def test_imports_go_one_way() -> None:
     [
         ("boto3", "components/common/storage/"),
         ("botocore", "components/common/storage/"),
-        ("mlflow", "components/common/tracking.py"),
+        ("mlflow", "components/common/tracking/"),
         ("deepspeed", "components/training/engine.py"),
         ("ray", "components/regeneration/engines.py"),
         ("webdataset", "components/data/pipeline.py"),
