@@ -13,11 +13,12 @@ from typing import Any
 from components.common.contracts import DatasetRef, ModelRef
 from components.common.redact import redact
 from components.common.storage import join_uri
+from components.common.tracking import registry
 from components.common.tracking.base import FAREWELL_SECONDS, RunsView, Status, Tracker
 from components.common.tracking.line import Line, attempt, is_away
 from components.common.tracking.names import NAME_LENGTH, TAG_LENGTH, flatten, public_uri, short, short_file_name
 from components.common.tracking.pages import SHARED_VIEW, VIEW, comparison_page, run_page, runs_page
-from components.common.tracking.search import PARENT, aliased, find_or_create_run, find_run, open_children
+from components.common.tracking.search import PARENT, find_or_create_run, find_run, open_children
 
 logger = logging.getLogger(__name__)
 URI_VARIABLE = "CAPFILT_TRACKING_URI"
@@ -174,63 +175,14 @@ class MlflowTracker(Tracker):
         champion: str | None = None,
     ) -> None:
         def send() -> None:
-            version = str(self._version_of(name, ref, metrics, tags, about=about, note=note))
-            self._client.set_registered_model_alias(name, "challenger", version)
-            if champion is not None:
-                self._client.set_model_version_tag(name, version, "champion.reason", champion[:TAG_LENGTH])
-                self._client.set_registered_model_alias(name, "champion", version)
+            model = registry.Entry(name, ref, metrics, tags, about=about, note=note)
+            registry.register(self._client, self.experiment_id, self._run(), model, champion)
 
         self._sender.tell(f"register {name}", send)
 
-    def _version_of(
-        self,
-        name: str,
-        ref: ModelRef,
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        *,
-        about: str,
-        note: str,
-    ) -> int:
-        self._ensure_registered(name, about)
-        for known in self._client.search_model_versions(f"name='{name}'"):
-            if known.tags.get("digest") == ref.digest:
-                return int(known.version)
-        labels = {**tags, "digest": ref.digest, "uri": ref.uri, "role": ref.role}
-        logged = self._client.create_logged_model(
-            self.experiment_id, name=name, source_run_id=self._run(), tags=labels, model_type=ref.role
-        )
-        now = int(time.time() * 1000)
-        for key, value in metrics.items():
-            self._client.log_metric(self._run(), short(key), float(value), now, model_id=logged.model_id)
-        self._client.finalize_logged_model(logged.model_id, "READY")
-        create = partial(
-            self._client.create_model_version,
-            name,
-            run_id=self._run(),
-            tags=labels,
-            model_id=logged.model_id,
-            description=note,
-        )
-        try:
-            version = create(source=ref.uri)
-        except Exception as error:  # noqa: BLE001 - a remote server takes no source that is a path of this machine
-            logger.debug("registering %s by its folder was refused (%s); by the logged model instead", name, error)
-            version = create(source=logged.model_uri)
-        return int(version.version)
-
-    def _ensure_registered(self, name: str, about: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.create_registered_model(name, description=about)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-
     def find_champions(self, names: Sequence[str]) -> list[ModelRef] | None:
         def find() -> list[ModelRef]:
-            return [ref for name in names if (ref := aliased(self._client, name, "champion")) is not None]
+            return [ref for name in names if (ref := registry.aliased(self._client, name, "champion")) is not None]
 
         return self._sender.ask("look for the champion", find)
 

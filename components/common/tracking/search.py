@@ -1,27 +1,9 @@
-"""Runs and models that MLflow knows already."""
+"""Runs that MLflow knows already."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from components.common.contracts import ModelRef
-
 PARENT = "mlflow.parentRunId"
-
-
-def aliased(client: Any, name: str, alias: str) -> ModelRef | None:
-    """The model that an alias points at; None if there is no such model or alias, or it was registered by others."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        version = client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-    tags = version.tags
-    if not {"digest", "uri", "role"} <= tags.keys():
-        return None
-    return ModelRef(role=tags["role"], uri=tags["uri"], digest=tags["digest"], registered_version=int(version.version))
 
 
 def find_or_create_run(
