@@ -8,6 +8,7 @@ safetensors folder.
 
 from components.common.tracking.base import FAREWELL_SECONDS, UNTRACKED, RunsView, Status, Tracker
 from components.common.tracking.line import is_away, why_unusable
+from components.common.tracking.moved import settle
 from components.common.tracking.names import flatten, public_uri
 from components.common.tracking.opening import find_runs_page, open_tracker, tracker_from_environment
 from components.common.tracking.pages import comparison_page, run_page, runs_page
@@ -30,6 +31,7 @@ __all__ = [
     "public_uri",
     "run_page",
     "runs_page",
+    "settle",
     "tracker_from_environment",
     "why_unusable",
 ]

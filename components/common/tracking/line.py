@@ -3,10 +3,10 @@
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from components.common.sending import Sender, first_line
+from components.common.tracking.moved import database_file, settle
 from components.common.tracking.names import public_uri
 
 logger = logging.getLogger(__name__)
@@ -22,12 +22,16 @@ class Line(NamedTuple):
 
 
 def open_client(uri: str) -> Any:
-    """An MLflow client that asks nobody, says little, and gives up soon where a server is away."""
+    """An MLflow client that asks nobody, says little, and gives up soon where a server is away.
+
+    A file in a store that was moved says from now on where it is: see `moved`.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    settle(uri)
     from mlflow import MlflowClient
 
     for name in ("mlflow.store.db.utils", "alembic"):  # a line per migration of a new sqlite file
@@ -49,7 +53,7 @@ def why_unusable(uri: str) -> str | None:
 
     A database file that is not there yet will be made when work starts, and is not made here.
     """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if (file := database_file(uri)) is not None and not file.exists():
         return None
     try:
         open_client(uri).search_experiments(max_results=1)

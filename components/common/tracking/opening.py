@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from components.common.sending import Sender
 from components.common.tracking.base import UNTRACKED, Tracker
 from components.common.tracking.line import Line, attempt, is_away, open_client
+from components.common.tracking.moved import artifact_folder, database_file
 from components.common.tracking.names import public_uri
 from components.common.tracking.pages import SHARED_VIEW, VIEW, runs_page
 from components.common.tracking.run import RUN_VARIABLE, URI_VARIABLE, MlflowTracker
@@ -86,6 +86,8 @@ def _experiment(client: Any, uri: str, name: str) -> str:
             client.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
     location = None
-    if uri.startswith("sqlite:///"):  # MLflow would take the working directory
-        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").absolute().as_uri()  # escapes %
+    if (file := database_file(uri)) is not None:
+        folder = artifact_folder(file)
+        folder.mkdir(parents=True, exist_ok=True)  # there from now on, so that a copy of the store is known as one
+        location = folder.as_uri()  # escapes %
     return str(client.create_experiment(name, artifact_location=location))
