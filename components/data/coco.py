@@ -1,6 +1,6 @@
 """Import human captions: a COCO captions JSON or a Karpathy JSON with its images becomes a sharded dataset.
 
-Known by their shape (reference/blip.md section 7):
+Known by their shape (docs/facts.md 10):
 
     COCO            {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}
     Karpathy train  [{"image": path, "caption": text, "image_id"}], a row per caption
