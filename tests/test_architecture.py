@@ -72,7 +72,7 @@ def test_importing_everything_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("path", FLOWS, ids=lambda path: path.stem)
 def test_no_flow_file_shadows_a_package(path: Path) -> None:
-    """Prefect puts flows/ in front of sys.path and leaves it there (reference/style.md 5.2)."""
+    """Prefect puts flows/ in front of sys.path and leaves it there (docs/facts.md 15)."""
     if path.stem != "__init__":
         assert importlib.util.find_spec(path.stem) is None
 
@@ -85,7 +85,7 @@ def test_flow_files_define_no_classes(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FLOWS, ids=lambda path: path.stem)
 def test_stages_run_on_the_main_thread(path: Path) -> None:
-    """A submitted task is not reached by a cancellation, and its training would live on (reference/mlops.md 1.5)."""
+    """A submitted task is not reached by a cancellation, and its training would live on (docs/facts.md 15)."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute):
             assert node.attr not in ("submit", "delay", "map")

@@ -46,7 +46,7 @@ def _mlflow(uri: str | None) -> Iterator[str | None]:
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves 2 GB of helper processes (reference/mlops.md 2.2)
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves 2 GB of helper processes (docs/facts.md 16)
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
     process = subprocess.Popen(

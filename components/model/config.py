@@ -27,7 +27,7 @@ class _Config(BaseModel):
 
 
 class VisionConfig(_Config):
-    """The vision transformer; the defaults are ViT-B/16 at 224 (reference/blip.md 1.1)."""
+    """The vision transformer; the defaults are ViT-B/16 at 224 (docs/facts.md 1)."""
 
     image_size: int = Field(default=224, ge=1, description="side of the square input, pixels")
     patch_size: int = Field(default=16, ge=1, description="side of a patch, pixels; divides image_size")
@@ -61,7 +61,7 @@ class VisionConfig(_Config):
 
 
 class TextConfig(_Config):
-    """The text transformer in all roles; the defaults are BERT-base with [DEC] and [ENC] (reference/blip.md 1.2)."""
+    """The text transformer in all roles; the defaults are BERT-base with [DEC] and [ENC] (docs/facts.md 2)."""
 
     vocab_size: int = Field(default=30524, ge=1, description="tokens, with [DEC] and [ENC]; the tokenizer's wins")
     width: int = Field(default=768, ge=1, description="features per token")
@@ -141,7 +141,7 @@ def _check_heads(width: int, heads: int) -> None:
 
 
 class DecodingConfig(_Config):
-    """How texts are written. Lengths are totals in tokens, prompt and [DEC] included (reference/blip.md 4.1)."""
+    """How texts are written. Lengths are totals in tokens, prompt and [DEC] included (docs/facts.md 7)."""
 
     method: Literal["greedy", "beam", "nucleus"] = Field(
         default="nucleus", description="greedy and beam give one text per image; nucleus draws"

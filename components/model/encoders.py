@@ -2,7 +2,7 @@
 
 Read from folders as transformers or timm save them (`config.json`, `model.safetensors`). Both text roles start as BERT;
 cross-attention, projections and matching head are fresh, and so are the two tokens BERT does not know, [DEC] and [ENC]
-(reference/blip.md 1.2 and 1.3). Poolers and classifiers have no place in BLIP and are left behind; whatever else the
+(docs/facts.md 2 and 3). Poolers and classifiers have no place in BLIP and are left behind; whatever else the
 network has no place for is refused, since without it the encoder computes something else.
 
 The network then computes what the encoders compute. BERT adds a row for the first segment to every token, and BLIP has

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from components.common.errors import StorageError
 
-READ_CHUNK = 4 << 20  # reference/peers.md 2d: boto3 behind a 4 MiB buffer costs least CPU per byte
+READ_CHUNK = 4 << 20  # docs/facts.md 17: boto3 behind a 4 MiB buffer costs least CPU per byte
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}  # exFAT, SMB, FUSE …
 _CLAIM_SECONDS = 60.0  # age from which the claim of a writer counts as left behind
 

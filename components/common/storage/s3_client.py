@@ -49,7 +49,7 @@ def client() -> Any:
                 max_pool_connections=32,
                 connect_timeout=10,
                 read_timeout=60,
-                # boto3 >= 1.36 adds checksums that S3-compatible servers reject (reference/mlops.md 6)
+                # boto3 >= 1.36 adds checksums that S3-compatible servers reject (docs/facts.md 17)
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 s3={"addressing_style": "path"} if address else {},
