@@ -10,6 +10,11 @@ from components.common.identity import harmless
 PositionZero = Literal["enc", "cls"]
 """Token at position 0 of a text that is matched with an image: [ENC] as trained, or [CLS] as BLIP's demo has it."""
 
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Channel means BLIP was trained with, of values in 0..1."""
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Channel standard deviations BLIP was trained with, of values in 0..1."""
+
 
 class TokenIds(Protocol):
     """What a config takes from a tokenizer."""

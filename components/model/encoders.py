@@ -23,12 +23,11 @@ from components.common.seeding import seed_everything
 from components.common.storage import Store
 from components.model.blip import BlipPretrain
 from components.model.checkpoints import layouts
-from components.model.checkpoints.folder import CLIP_MEAN, CLIP_STD
 from components.model.checkpoints.layouts import Slot, module_slots
 from components.model.checkpoints.publishing import fetch_model, fetch_tokenizer, publish_model
 from components.model.checkpoints.tensors import read_tensors
 from components.model.checkpoints.weights import save_model
-from components.model.config import BlipConfig
+from components.model.config import CLIP_MEAN, CLIP_STD, BlipConfig
 from components.model.encoder_facts import Part, check_facts, read_facts, read_normalisation
 from components.model.text import ROLES
 from components.model.tokenizer import BLIP_TOKENS, BlipTokenizer
