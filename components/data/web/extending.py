@@ -9,7 +9,7 @@ Tars that were broken are read again: what is lost of them depends on the statis
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,7 +64,9 @@ class Former:
         return self.tags.get(shard.key) == shard.etag and file_uri(self.store.uri, entry.tar) == uri
 
 
-def find_former(versions: Store, config: dict[str, object], shards: Sequence[WebTar], besides: Store) -> Former | None:
+def find_former(
+    versions: Store, config: Mapping[str, object], shards: Sequence[WebTar], besides: Store
+) -> Former | None:
     """The earlier version that has most of these tars; None if none has any.
 
     Args:

@@ -21,6 +21,7 @@ from components.data.candidates import Candidate, stored_candidates
 from components.data.health import Health
 from components.data.manifest import (
     FileRecord,
+    Provenance,
     ShardRecord,
     dataset_store,
     find_dataset,
@@ -102,16 +103,8 @@ def import_web(
     work.health.refuse()
     if former is not None:
         logger.info("%s: %d of %d tars were known from %s", name, work.taken_over, len(shards), former.store.uri)
-    return seal_dataset(
-        target,
-        name=name,
-        kind="web",
-        config=config,
-        fingerprint=fingerprint,
-        records=records,
-        parents=[] if former is None else former.parents_of(records),
-        origin=source.uri,
-    )
+    parents = [] if former is None else former.parents_of(records)
+    return seal_dataset(target, Provenance(name, "web", config, fingerprint, parents, source.uri), records)
 
 
 class _Tags:
