@@ -36,6 +36,7 @@ from components.regeneration.guard import check_collapse
 from components.regeneration.plan import Plan, web_input
 from components.regeneration.precision import settled, settled_alone
 from components.regeneration.reading import ShardSource
+from components.regeneration.repeats import tell_repeats
 from components.regeneration.shard import Finished
 from components.regeneration.stats import ShardStats, Totals, run_metrics, shard_stats
 
@@ -215,6 +216,7 @@ class Run:
             self.recall()  # another run finished a shard too: which counts is decided by what lies there
         self._health.refuse(meant=_asked_for(self.plan.config))
         web, entries = self.plan.web, [self._entries[shard.name] for shard in self.plan.web.shards]
+        tell_repeats(self.name, self.store.uri, web.shards, entries)
         self._confirm()
         plan_dataset(self.store, self.plan.as_json())
         settings = self.plan.config.effective()
