@@ -54,6 +54,8 @@ def regenerate(
 ) -> CapfiltResult:
     """The web data of a round: the original web data, rewritten and cleaned by the last round's models.
 
+    Where the same models have worked on earlier web data, only what is new or changed since then is worked on.
+
     Raises:
         GateError: the filter cannot reach the precision that the config asks for.
     """
@@ -66,6 +68,7 @@ def regenerate(
     depends = {"config": config.effective(), "web": web.digest, "captioner": captioner.digest, "filter": filter.digest}
 
     def work(stage: StageContext) -> CapfiltResult:
+        former = context.earlier(this, but="web")
         with Progress(web.images, "images", name) as progress:
             return component.run_capfilt(
                 web,
@@ -77,10 +80,12 @@ def regenerate(
                 tracker=stage.tracker,
                 progress=progress,
                 work_dir=stage.work_dir,
+                extend=former.dataset.uri if former is not None else None,
                 confirm=stage.confirm,
             )
 
-    return context.run(Stage(name, "capfilt", component.REVISION, depends, CapfiltResult, work))
+    this = Stage(name, "capfilt", component.REVISION, depends, CapfiltResult, work)
+    return context.run(this)
 
 
 @flow(name="regeneration")

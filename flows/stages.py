@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Contract)
 RETRY_SECONDS: list[float] = [5, 30]
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, ValidationError)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ class Stage(Generic[R]):
         return digest_of({"kind": self.kind, "revision": self.revision, "depends": dict(self.depends)})
 
     @property
+    def plain_depends(self) -> dict[str, Any]:
+        """What it depends on, as its record has it."""
+        depends: dict[str, Any] = json.loads(canonical_json(dict(self.depends)))
+        return depends
+
+    @property
     def round(self) -> int | None:
         """The round it is part of; None: of none."""
         number = self.name.partition("/")[0].removeprefix("round-")
@@ -109,7 +116,7 @@ class BootstrapContext:
         """The stage's result: from its record if it is finished, else by working, as a Prefect task on this thread.
 
         The task is called directly, never submitted: a cancellation reaches only the main thread, and whoever waits
-        for a training there can end it (reference/mlops.md 1.5).
+        for a training there can end it (docs/facts.md 15).
         """
         results: list[R] = []
 
@@ -137,6 +144,22 @@ class BootstrapContext:
         work_calmly(as_task, body)
         return results[-1]
 
+    def earlier(self, stage: Stage[R], but: str) -> R | None:
+        """The newest result of a stage that depended on the same but for one thing, e.g. `web`; None if none did."""
+        found: list[tuple[float, R]] = []
+        for info in self.store.list(f"stages/{stage.kind}/"):
+            try:
+                record = json.loads(self.store.read(info.key))
+                if _same_but(but, stage, record):
+                    found.append((float(record["finished"]), self._result(stage, record)))
+            except _UNREADABLE as error:
+                logger.debug("%s: %s is not gone on from: %s", stage.name, info.key, error)
+        whole = [one for one in found if all(_is_there(uri) for uri in _outputs(one[1]))]
+        return max(whole, key=lambda one: one[0])[1] if whole else None
+
+    def _result(self, stage: Stage[R], record: Mapping[str, Any]) -> R:
+        return stage.result.model_validate(absolute_values(self.store.uri, record["result"]))
+
     def _find(self, stage: Stage[R]) -> tuple[R, float] | None:
         """The recorded result and the seconds it took, if the stage is finished and its outputs are still there."""
         key = _record_key(stage)
@@ -144,9 +167,8 @@ class BootstrapContext:
             return None
         try:
             record = json.loads(self.store.read(key))
-            told = absolute_values(self.store.uri, record["result"])
-            result, seconds = stage.result.model_validate(told), float(record["seconds"])
-        except (ValueError, KeyError, TypeError, ValidationError):
+            result, seconds = self._result(stage, record), float(record["seconds"])
+        except _UNREADABLE:
             logger.warning("%s: its record %s cannot be read; it is done again", stage.name, key)
             return None
         missing = [uri for uri in _outputs(result) if not _is_there(uri)]
@@ -179,7 +201,7 @@ class BootstrapContext:
             "stage": stage.name,
             "kind": stage.kind,
             "revision": stage.revision,
-            "depends": json.loads(canonical_json(dict(stage.depends))),
+            "depends": stage.plain_depends,
             "result": relative_values(self.store.uri, result.model_dump(mode="json")),
             "seconds": round(seconds, 3),
             "finished": time.time(),
@@ -239,6 +261,12 @@ def _can_heal(task: Any, run: Any, state: State[Any]) -> bool:
     except BaseException:  # noqa: BLE001 - whatever it is, it is not a storage error that heals
         return False
     return False
+
+
+def _same_but(name: str, stage: Stage[Any], record: Mapping[str, Any]) -> bool:
+    """Whether a record is of another stage that differs in this one thing."""
+    now, then = stage.plain_depends, record["depends"]
+    return bool(record["revision"] == stage.revision and now != then and now == {**then, name: now[name]})
 
 
 def _record_key(stage: Stage[Any]) -> str:

@@ -20,11 +20,20 @@ def upgrade(uri: Uri, as_json: Json = False) -> None:
         from components.common.storage import open_store
         from components.data.versions.upgrade import upgrade_store
         from flows.layout import LOCK_KEY
+        from flows.outdated import outdated
 
         with exclusive(open_store(uri), LOCK_KEY, "capfilt store upgrade"):
             done = upgrade_store(uri)
-        text = f"{done.uri}: {len(done.datasets)} datasets of format 1 are of format 2 now"
-        out.result(done.model_dump(mode="json"), f"{text}, {done.records} stage records name them by their new digests")
+        again = outdated(open_store(done.uri))
+        lines = [
+            f"{done.uri}: {len(done.datasets)} datasets of format 1 are of format 2 now, "
+            f"{done.records} stage records name them by their new digests"
+        ]
+        if again:
+            lines.append("`capfilt run` does these stages again, as this release makes something else of their input:")
+            lines += [f"  {stage}: {why}" for stage, why in again.items()]
+            lines.append("Their datasets and models stay where they are, for commands that are given them by name.")
+        out.result({**done.model_dump(mode="json"), "done_again": again}, "\n".join(lines))
 
 
 @app.command()

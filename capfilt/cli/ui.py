@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from capfilt.cli.console import Output
 from components.common.environment import without
-from components.common.tracking import find_runs_page
+from components.common.tracking import find_runs_page, settle
 from components.config import BootstrapConfig
 from flows.layout import parent_run, scratch_folder
 from flows.server import free_port, prefect_server, wait_until_up
@@ -41,11 +41,12 @@ def _mlflow(uri: str | None) -> Iterator[str | None]:
     if uri is None or uri.startswith("http"):
         yield uri
         return
+    settle(uri)
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves 2 GB of helper processes (reference/mlops.md 2.2)
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves 2 GB of helper processes (docs/facts.md 16)
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
     process = subprocess.Popen(

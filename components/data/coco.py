@@ -1,6 +1,6 @@
 """Import human captions: a COCO captions JSON or a Karpathy JSON with its images becomes a sharded dataset.
 
-Known by their shape (reference/blip.md section 7):
+Known by their shape (docs/facts.md 10):
 
     COCO            {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}
     Karpathy train  [{"image": path, "caption": text, "image_id"}], a row per caption
@@ -28,6 +28,7 @@ from components.data.candidates import Candidate, text_problem
 from components.data.decoding import BadImage, decode_image
 from components.data.health import Health
 from components.data.manifest import (
+    Provenance,
     ShardRecord,
     dataset_store,
     find_dataset,
@@ -112,15 +113,8 @@ def import_coco(
     parts = [images[start : start + shard_size] for start in range(0, len(images), shard_size)]
     records = [work.shard(f"{index:05d}", part) for index, part in enumerate(parts)]
     work.health.refuse()
-    return seal_dataset(
-        target,
-        name=name,
-        kind="human",
-        config={"revision": REVISION, "shard_size": shard_size, "limit": limit},
-        fingerprint=fingerprint,
-        records=records,
-        origin=where,
-    )
+    config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
+    return seal_dataset(target, Provenance(name, "human", config, fingerprint, origin=where), records)
 
 
 def read_annotations(uri: str, limit: int | None = None) -> Annotations:

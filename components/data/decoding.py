@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from components.common.errors import DataError
+from components.model.config import CLIP_MEAN, CLIP_STD
 
 Pixels = NDArray[np.uint8]
 
@@ -28,11 +29,6 @@ MAX_PIXELS = 50_000_000
 """Pixels beyond which an image is refused undecoded."""
 MIN_SIDE = 2
 """Shortest side in pixels below which an image is refused: tracking pixels are none."""
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""Channel means BLIP was trained with, of values in 0..1."""
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Channel standard deviations BLIP was trained with, of values in 0..1."""
 
 # Named, so that an image cannot pick a decoder that runs programs (EPS) or has a history of holes.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")

@@ -14,7 +14,7 @@ again elsewhere, or by another number of workers, is the same version. URIs with
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
@@ -31,6 +31,7 @@ from components.data.records import (
     Counts,
     FileRecord,
     Parent,
+    Provenance,
     ShardEntry,
     ShardRecord,
     own_file,
@@ -39,8 +40,8 @@ from components.data.records import (
 from components.data.shardtable import ShardTable, TableRecord
 
 __all__ = [
-    "BadSample", "Counts", "FileRecord", "Manifest", "Parent", "ShardEntry", "ShardRecord", "ShardTable", "check_plan",
-    "commit_of", "commit_shard", "dataset_ref", "dataset_store", "file_uri", "find_dataset", "is_planned",
+    "BadSample", "Counts", "FileRecord", "Manifest", "Parent", "Provenance", "ShardEntry", "ShardRecord", "ShardTable",
+    "check_plan", "commit_of", "commit_shard", "dataset_ref", "dataset_store", "file_uri", "find_dataset", "is_planned",
     "load_manifest", "own_file", "plan_dataset", "plan_differences", "read_commit", "recall", "seal_dataset",
     "written_manifest",
 ]  # fmt: skip
@@ -206,40 +207,20 @@ def _short(value: Any) -> str:
 
 def seal_dataset(
     store: Store,
-    *,
-    name: str,
-    kind: str,
-    config: Mapping[str, Any],
-    fingerprint: str,
+    made: Provenance,
     records: Iterable[ShardRecord | ShardEntry],
-    parents: Sequence[Parent] = (),
-    origin: str = "",
 ) -> DatasetRef:
     """Write the manifest, once: from now on the dataset exists. Who finds one of the same plan there takes that.
 
     Args:
         store: rooted at the dataset.
-        name: e.g. `web-capfilt-1`.
-        kind: `human`, `web`, `capfilt` or `recut`.
-        config: settings that made it, as JSON values and without locations (they would be part of the version).
-        fingerprint: digest of the plan.
+        made: its name, and what it comes from.
         records: the committed shards, in order.
-        parents: what it was made from.
-        origin: where the input was.
 
     Raises:
         DataError: two shards of one name, or the manifest of another plan lies here.
     """
-    manifest = written_manifest(
-        store,
-        name=name,
-        kind=kind,
-        config=config,
-        fingerprint=fingerprint,
-        records=records,
-        parents=parents,
-        origin=origin,
-    )
+    manifest = written_manifest(store, made, records)
     if not store.exists(MANIFEST_KEY):
         store.write(MADE_KEY, pretty(surroundings()))
     store.write(MANIFEST_KEY, manifest.to_bytes(store.uri), if_absent=True)
@@ -254,14 +235,8 @@ def seal_dataset(
 
 def written_manifest(
     store: Store,
-    *,
-    name: str,
-    kind: str,
-    config: Mapping[str, Any],
-    fingerprint: str,
+    made: Provenance,
     records: Iterable[ShardRecord | ShardEntry],
-    parents: Sequence[Parent] = (),
-    origin: str = "",
 ) -> Manifest:
     """The manifest of these shards, their table written beside the place where it belongs: see `seal_dataset`."""
     shards = ShardTable.of(one.entry() if isinstance(one, ShardRecord) else one for one in records)
@@ -270,12 +245,12 @@ def written_manifest(
     data = shards.to_bytes()
     sha256 = sha256_hex(data)
     manifest = Manifest(
-        name=name,
-        kind=kind,
-        fingerprint=fingerprint,
-        origin=origin,
-        config=json.loads(canonical_json(config)),
-        parents=tuple(parents),
+        name=made.name,
+        kind=made.kind,
+        fingerprint=made.fingerprint,
+        origin=made.origin,
+        config=json.loads(canonical_json(made.config)),
+        parents=tuple(made.parents),
         table=TableRecord(uri=f"shards-{sha256[:16]}.parquet", bytes=len(data), sha256=sha256, rows=len(shards)),
         totals=shards.totals(),
     ).with_shards(shards)

@@ -5,7 +5,8 @@ two writers can never overwrite one another's bytes, however long one of them wa
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
@@ -164,6 +165,27 @@ class Parent(Contract):
     role: str = Field(description="`web`, `captioner`, `filter`, `dataset`, `extends` …")
     digest: str = Field(description="its version")
     uri: str = Field(default="", description="where it was; not part of the digest")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a dataset comes from: what its manifest says beside its shards.
+
+    Args:
+        name: e.g. `web-capfilt-1`.
+        kind: `human`, `web`, `capfilt` or `recut`.
+        config: settings that made it, as JSON values and without locations (they would be part of the version).
+        fingerprint: digest of the plan.
+        parents: what it was made from.
+        origin: where the input was.
+    """
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    fingerprint: str
+    parents: Sequence[Parent] = ()
+    origin: str = ""
 
 
 def without_places(value: Any) -> Any:

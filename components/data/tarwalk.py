@@ -1,6 +1,6 @@
 """The members of a tar by a walk over its headers: USTAR, PAX names and sizes, GNU long names.
 
-Ten times as fast as `tarfile` (reference/peers.md 2d) and stricter: `tarfile` takes a tar cut at a header, or a damaged
+Ten times as fast as `tarfile` (docs/facts.md 18) and stricter: `tarfile` takes a tar cut at a header, or a damaged
 header behind the first, for the end. Reads are positioned reads rather than a memory map, so that a file which shrinks
 under the reader is an error and not a SIGBUS.
 """

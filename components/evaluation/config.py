@@ -18,7 +18,7 @@ MEASURED = measured()
 
 
 class RetrievalConfig(BaseModel):
-    """Image-text retrieval: ITC over all pairs, ITM re-ranking of the best (reference/blip.md section 6)."""
+    """Image-text retrieval: ITC over all pairs, ITM re-ranking of the best (docs/facts.md 9)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -29,7 +29,7 @@ class Filter:
     Args:
         loaded: model, tokenizer and preprocessing of a filter folder.
         arithmetic: device and precision.
-        max_words: words of a text that are read (blip.md section 7).
+        max_words: words of a text that are read (docs/facts.md 7).
         max_tokens: tokens of a text that are read.
     """
 

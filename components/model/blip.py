@@ -74,7 +74,7 @@ class _Contrastive(_ImageText):
             mask: `[R, T]`, 0 on padding, or None.
             image_kv: keys and values of B images.
             image_index: int64 `[Q]`, images of the last Q rows; the rows before them lie by image. None: all do.
-            position_zero: the model's own by default (reference/blip.md 9, trap 1).
+            position_zero: the model's own by default (docs/facts.md 12).
         """
         zero = position_zero or self.position_zero
         first = self.config.text.enc_id if zero == "enc" else self.config.text.cls_id

@@ -10,6 +10,11 @@ from components.common.identity import harmless
 PositionZero = Literal["enc", "cls"]
 """Token at position 0 of a text that is matched with an image: [ENC] as trained, or [CLS] as BLIP's demo has it."""
 
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Channel means BLIP was trained with, of values in 0..1."""
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Channel standard deviations BLIP was trained with, of values in 0..1."""
+
 
 class TokenIds(Protocol):
     """What a config takes from a tokenizer."""
@@ -27,7 +32,7 @@ class _Config(BaseModel):
 
 
 class VisionConfig(_Config):
-    """The vision transformer; the defaults are ViT-B/16 at 224 (reference/blip.md 1.1)."""
+    """The vision transformer; the defaults are ViT-B/16 at 224 (docs/facts.md 1)."""
 
     image_size: int = Field(default=224, ge=1, description="side of the square input, pixels")
     patch_size: int = Field(default=16, ge=1, description="side of a patch, pixels; divides image_size")
@@ -61,7 +66,7 @@ class VisionConfig(_Config):
 
 
 class TextConfig(_Config):
-    """The text transformer in all roles; the defaults are BERT-base with [DEC] and [ENC] (reference/blip.md 1.2)."""
+    """The text transformer in all roles; the defaults are BERT-base with [DEC] and [ENC] (docs/facts.md 2)."""
 
     vocab_size: int = Field(default=30524, ge=1, description="tokens, with [DEC] and [ENC]; the tokenizer's wins")
     width: int = Field(default=768, ge=1, description="features per token")
@@ -141,7 +146,7 @@ def _check_heads(width: int, heads: int) -> None:
 
 
 class DecodingConfig(_Config):
-    """How texts are written. Lengths are totals in tokens, prompt and [DEC] included (reference/blip.md 4.1)."""
+    """How texts are written. Lengths are totals in tokens, prompt and [DEC] included (docs/facts.md 7)."""
 
     method: Literal["greedy", "beam", "nucleus"] = Field(
         default="nucleus", description="greedy and beam give one text per image; nucleus draws"

@@ -2,7 +2,7 @@
 
 Read from folders as transformers or timm save them (`config.json`, `model.safetensors`). Both text roles start as BERT;
 cross-attention, projections and matching head are fresh, and so are the two tokens BERT does not know, [DEC] and [ENC]
-(reference/blip.md 1.2 and 1.3). Poolers and classifiers have no place in BLIP and are left behind; whatever else the
+(docs/facts.md 2 and 3). Poolers and classifiers have no place in BLIP and are left behind; whatever else the
 network has no place for is refused, since without it the encoder computes something else.
 
 The network then computes what the encoders compute. BERT adds a row for the first segment to every token, and BLIP has
@@ -23,12 +23,11 @@ from components.common.seeding import seed_everything
 from components.common.storage import Store
 from components.model.blip import BlipPretrain
 from components.model.checkpoints import layouts
-from components.model.checkpoints.folder import CLIP_MEAN, CLIP_STD
 from components.model.checkpoints.layouts import Slot, module_slots
 from components.model.checkpoints.publishing import fetch_model, fetch_tokenizer, publish_model
 from components.model.checkpoints.tensors import read_tensors
 from components.model.checkpoints.weights import save_model
-from components.model.config import BlipConfig
+from components.model.config import CLIP_MEAN, CLIP_STD, BlipConfig
 from components.model.encoder_facts import Part, check_facts, read_facts, read_normalisation
 from components.model.text import ROLES
 from components.model.tokenizer import BLIP_TOKENS, BlipTokenizer

@@ -5,8 +5,8 @@ Pre-training learns ITC + ITM + LM with equal weights (paper 3.2), the filter IT
 Shapes: B pairs of this process, W processes, S image side, T tokens, N patches, d shared embedding width.
 
 One pass of the vision transformer serves every loss, and its cross-attention keys and values are projected once: ITM
-positives, ITM negatives (by index) and the decoder read the same ones, since their weights are tied (reference/blip.md
-1.4). Nothing reads a value back from the device.
+positives, ITM negatives (by index) and the decoder read the same ones, since their weights are tied (docs/facts.md
+4). Nothing reads a value back from the device.
 """
 
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ class Objective(nn.Module):
 
 
 class CaptionObjective(Objective):
-    """LM alone, the prompt's tokens not counted (reference/blip.md 4.1).
+    """LM alone, the prompt's tokens not counted (docs/facts.md 7).
 
     Args:
         model: the captioner.
@@ -118,7 +118,7 @@ class ContrastiveObjective(Objective):
         negative_temperature: lowest temperature that hard negatives are drawn at; None: the learned one (the paper).
             Where captions fit many images, the hardest negatives of a low temperature are often none at all.
         same_image_negatives: forbid a pair's own partner alone as its negative, not all of the same image (BLIP's
-            pre-training, which so calls right captions wrong: reference/blip.md 10).
+            pre-training, which so calls right captions wrong: docs/facts.md 13).
     """
 
     student_negatives: ClassVar[bool]
@@ -245,7 +245,7 @@ class ContrastiveObjective(Objective):
     def _match_across_ranks(
         self, batch: ModelBatch, tokens: Tensor, image_kv: ImageKV, image_embed: Tensor, text_embed: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """ITM logits `[3B, 2]` and labels `[3B]` with negatives of all processes (reference/blip.md 2.2, step 4)."""
+        """ITM logits `[3B, 2]` and labels `[3B]` with negatives of all processes (docs/facts.md 6)."""
         forbidden = self._forbidden(batch.image_ids, all_gather(batch.image_ids), rank() * batch.ids.shape[0])
         texts = self._negatives(_logits(image_embed, all_gather(text_embed), self.model), forbidden)
         images = self._negatives(_logits(text_embed, all_gather(image_embed), self.model), forbidden)

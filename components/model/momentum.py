@@ -1,7 +1,7 @@
 """The slow teacher of image-text contrast: momentum copies of the unimodal encoders, and queues of their features.
 
 Both are kept outside the module that the training engine owns, in fp32 whatever the model's precision: at a momentum
-of 0.995 a bf16 average never moves (reference/mlops.md 3.2), and an engine that casts, shards or broadcasts parameters
+of 0.995 a bf16 average never moves (docs/facts.md 14), and an engine that casts, shards or broadcasts parameters
 would take hold of them. Both advance once per optimizer step, not per forward pass.
 
 Shapes: B pairs of this process, W processes, Q queue length, d shared embedding width.

@@ -23,7 +23,7 @@ ITM_PRIOR_LOSS = math.log(3) - 2 / 3 * math.log(2)
 """0.6365: ITM loss of a head that has learned nothing but the one-in-three share of matches."""
 
 TEMPERATURE_RANGE = (0.001, 0.5)
-"""Where the learned temperature is kept (reference/blip.md 1.5)."""
+"""Where the learned temperature is kept (docs/facts.md 5)."""
 
 NEGATIVE_FLOOR = 1e-4
 """Added to every sampling weight, so that no row of another image's columns is all zero."""

@@ -1,6 +1,6 @@
 """The text transformer in its three roles: text encoder, image-grounded encoder, image-grounded decoder.
 
-The roles share everything but self-attention (paper section 3.2; reference/blip.md 1.4). Here they are one module, so
+The roles share everything but self-attention (paper section 3.2; docs/facts.md 4). Here they are one module, so
 that the sharing needs no aliases: each layer has one self-attention per role, and one cross-attention and one
 feed-forward block for all. Post-LN, as BERT.
 

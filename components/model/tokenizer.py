@@ -1,4 +1,4 @@
-"""WordPiece, lower-cased, with BLIP's two tokens [DEC] and [ENC] (reference/blip.md 1.3).
+"""WordPiece, lower-cased, with BLIP's two tokens [DEC] and [ENC] (docs/facts.md 3).
 
 Real configs use the vocabulary of `bert-base-uncased`; the sample's is trained on its own corpus. Token ids are
 `[B, T]`, B texts of T tokens, `[CLS] … [SEP]` with padding on the right. What the first token becomes is the

@@ -1,4 +1,4 @@
-"""The image encoder: a pre-LN vision transformer whose tokens are all kept (reference/blip.md 1.1).
+"""The image encoder: a pre-LN vision transformer whose tokens are all kept (docs/facts.md 1).
 
 Shapes: B images, S side in pixels, P patch side, N patches, D width, H heads, K head width.
 """
@@ -106,7 +106,7 @@ class VisionTransformer(nn.Module):
 def resize_positions(positions: Tensor, patches: int) -> Tensor:
     """Position embeddings `[1, 1+M, D]` for another number of patches, `[1, 1+patches, D]`.
 
-    The [CLS] row stays; the others are a square grid, resized bicubically (reference/blip.md 1.1).
+    The [CLS] row stays; the others are a square grid, resized bicubically (docs/facts.md 1).
 
     Raises:
         ModelError: either number of patches is not a square.

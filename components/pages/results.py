@@ -2,13 +2,16 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from components.common.contracts import BootstrapResult
 from components.common.errors import StorageError
+from components.common.locations import absolute_values, relative_values
 from components.common.storage import Store, join_uri
 from components.pages.collecting import report_data
 from components.pages.report import write_report
@@ -17,12 +20,14 @@ from components.pages.report_data import ReportData
 logger = logging.getLogger(__name__)
 
 FOLDER = "results"
+_SQLITE = "sqlite:///"
 
 
 def store_result(store: Store, result: BootstrapResult) -> None:
-    """Keep a bootstrap's end, in place of an earlier one of the same bootstrap."""
+    """Keep a bootstrap's end, in place of an earlier one of the same bootstrap, with relative URIs within the store."""
     key = f"{FOLDER}/{result.name}-{result.bootstrap[:32]}.json"
-    store.write(key, json.dumps(result.model_dump(mode="json"), ensure_ascii=False, indent=1).encode())
+    document = _mapped(result.model_dump(mode="json"), partial(relative_values, result.store))
+    store.write(key, json.dumps(document, ensure_ascii=False, indent=1).encode())
 
 
 def find_result(store: Store, name: str | None = None, bootstrap: str | None = None) -> BootstrapResult:
@@ -48,9 +53,27 @@ def _results(store: Store) -> Iterator[BootstrapResult]:
     """All that can be read; of the others a warning."""
     for item in store.list(f"{FOLDER}/"):
         try:
-            yield BootstrapResult.model_validate_json(store.read(item.key))
+            document = json.loads(store.read(item.key))
+            yield BootstrapResult.model_validate(_at(store.uri, document))
         except ValidationError as error:
             logger.warning("%s cannot be read: %s", join_uri(store.uri, item.key), error.errors()[0]["msg"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("%s cannot be read: %s", join_uri(store.uri, item.key), error)
+
+
+def _at(root: str, document: dict[str, Any]) -> dict[str, Any]:
+    """A stored result for the store as it lies now; earlier releases wrote absolute URIs of where it lay then."""
+    document = _mapped(document, partial(relative_values, document["store"]))
+    return _mapped(document, partial(absolute_values, root))
+
+
+def _mapped(document: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """The document with its URIs changed; the config is what was written, and so stays."""
+    found: dict[str, Any] = change({name: value for name, value in document.items() if name != "config"})
+    file = document["mlflow_uri"] or ""
+    if file.startswith(_SQLITE):
+        found["mlflow_uri"] = _SQLITE + change(file.removeprefix(_SQLITE))
+    return found | {"config": document["config"]}
 
 
 def report_key(result: BootstrapResult) -> str:

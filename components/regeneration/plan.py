@@ -97,7 +97,7 @@ def web_input(web: DatasetRef | str, limit: int | None = None) -> WebInput:
 
     Of samples with one key in several shards the first counts, as it does within a shard; the others are marked. In a
     sealed dataset the import has found them, in local tars they are found here. Tars under an S3 prefix are not looked
-    at beforehand, so there a key counts once per shard: import them first if keys may repeat.
+    at beforehand, so there a key counts once per shard: import them first if keys may repeat (`repeats` tells).
 
     Args:
         web: reference or URI.

@@ -18,7 +18,7 @@ from components.common.storage import Store, open_store
 from components.data.candidates import Candidate, stored_candidates
 from components.data.commits import commit_of, recall
 from components.data.manifest import Manifest, dataset_store, load_manifest, plan_dataset, seal_dataset
-from components.data.records import BadSample, Parent, ShardEntry
+from components.data.records import BadSample, Parent, Provenance, ShardEntry
 from components.data.shards import BROKEN_SHARD
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import GuardConfig
@@ -81,16 +81,9 @@ def recut_dataset(
         for done in _shards(manifest, open_store(uri), target, config, fingerprint, Path(folder)):
             entries.append(done.record.entry())
             totals.add(done.stats, done.record.counts)
-    ref = seal_dataset(
-        target,
-        name=name,
-        kind="recut",
-        config=settings,
-        fingerprint=fingerprint,
-        records=entries,
-        parents=(Parent(role="dataset", digest=manifest.digest, uri=uri), *manifest.parents),
-        origin=manifest.origin,
-    )
+    parents = (Parent(role="dataset", digest=manifest.digest, uri=uri), *manifest.parents)
+    made = Provenance(name, "recut", settings, fingerprint, parents, manifest.origin)
+    ref = seal_dataset(target, made, entries)
     return CapfiltResult(dataset=ref, metrics=run_metrics(totals.stats, totals.counts, 0.0, 0))
 
 

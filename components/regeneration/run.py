@@ -27,7 +27,7 @@ from components.data.manifest import (
     plan_dataset,
     seal_dataset,
 )
-from components.data.records import ShardEntry, ShardRecord
+from components.data.records import Provenance, ShardEntry, ShardRecord
 from components.data.shardtable import ShardTable
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.engines import run_engine
@@ -36,6 +36,7 @@ from components.regeneration.guard import check_collapse
 from components.regeneration.plan import Plan, web_input
 from components.regeneration.precision import settled, settled_alone
 from components.regeneration.reading import ShardSource
+from components.regeneration.repeats import tell_repeats
 from components.regeneration.shard import Finished
 from components.regeneration.stats import ShardStats, Totals, run_metrics, shard_stats
 
@@ -214,18 +215,13 @@ class Run:
         if contested(self.store, {name: entry.commit_digest for name, entry in self._entries.items()}):
             self.recall()  # another run finished a shard too: which counts is decided by what lies there
         self._health.refuse(meant=_asked_for(self.plan.config))
+        web, entries = self.plan.web, [self._entries[shard.name] for shard in self.plan.web.shards]
+        tell_repeats(self.name, self.store.uri, web.shards, entries)
         self._confirm()
         plan_dataset(self.store, self.plan.as_json())
-        ref = seal_dataset(
-            self.store,
-            name=self.name,
-            kind="capfilt",
-            config=self.plan.config.effective(),
-            fingerprint=self._fingerprint,
-            records=[self._entries[shard.name] for shard in self.plan.web.shards],
-            parents=self._parents,
-            origin=self.plan.web.uri,
-        )
+        settings = self.plan.config.effective()
+        made = Provenance(self.name, "capfilt", settings, self._fingerprint, self._parents, web.uri)
+        ref = seal_dataset(self.store, made, entries)
         if load_manifest(self.store.uri).shards.digest != self._digest():
             self.recall()  # another run sealed its own
         metrics, counts = self._metrics(), self._totals.counts

@@ -1,6 +1,6 @@
 """The training engine: DeepSpeed behind five methods. The only importer of deepspeed.
 
-What is chosen here and why (measured traps: reference/mlops.md section 3):
+What is chosen here and why (measured traps: docs/facts.md 14):
 
 - ZeRO 0, 1 and 2. Stage 3 is refused in the config.
 - bf16 is autocast over fp32 parameters, and gradients are reduced in fp32.
@@ -115,7 +115,7 @@ def end_process_group() -> None:
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; matrices decay, biases, norms and scalars do not (blip.md 10).
+    """AdamW over the trainable parameters; matrices decay, biases, norms and scalars do not (docs/facts.md 13).
 
     Its groups carry `lr_factor`, by which encoders learn slower or faster than what starts fresh.
     """

@@ -8,7 +8,7 @@ from components.training.config import OptimConfig
 def learning_rate(config: OptimConfig, step: int, *, total_steps: int, steps_per_epoch: float) -> float:
     """Learning rate of optimizer step `step` (0-based).
 
-    Linear warm-up from `warmup_lr`, across epochs (the reference stops it after the first: blip.md 10), then the
+    Linear warm-up from `warmup_lr`, across epochs (the reference stops it after the first: docs/facts.md 13), then the
     schedule. The exponential schedule counts epochs from the start, as the reference does; the cosine runs from the
     end of the warm-up to `min_lr` at the last step.
     """

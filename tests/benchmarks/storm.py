@@ -130,9 +130,9 @@ def files_of(entry: ShardEntry) -> Files:
 
 def storage_anew() -> None:
     """Forget S3 clients: they were made for another server."""
-    from components.common import storage
+    from components.common.storage import s3_client
 
-    storage._clients.clear()
+    s3_client._clients.clear()
 
 
 def say(line: str) -> None:

@@ -121,7 +121,7 @@ class TransformersPretrain(nn.Module):
 
 
 def _tie(encoder: nn.Module, decoder: nn.Module) -> None:
-    """Alias every parameter outside self-attention (reference/blip.md 1.4)."""
+    """Alias every parameter outside self-attention (docs/facts.md 4)."""
     for name, module in encoder.named_modules():
         if ".attention." in f".{name}." or not isinstance(getattr(module, "weight", None), nn.Parameter):
             continue

@@ -41,7 +41,7 @@ def match_one(model, image: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor,
 
 
 def by_hand(kind: str, step: int, stage) -> list[dict[str, torch.Tensor]]:
-    """blip.md 2.1 to 2.3 for each rank, pair by pair, everything of both ranks at hand."""
+    """docs/facts.md 5 to 7 for each rank, pair by pair, everything of both ranks at hand."""
     model, temperature, alpha = stage.model, stage.model.temperature, CONFIG.alpha * 0.6
     if kind == "pretrain":
         alpha /= 2  # ramps over two epochs

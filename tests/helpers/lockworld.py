@@ -203,5 +203,8 @@ class WorldStore(Store):
     def local_path(self, key: str) -> Path | None:
         return None
 
+    def child(self, *parts: str) -> Store:
+        raise NotImplementedError
+
     def _creates_once(self, key: str) -> bool:
         return False

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from components.common import storage
 from components.common.contracts import CapfiltResult, DatasetRef, ModelRef
 from components.common.errors import DataError
 from components.common.progress import Progress
-from components.common.storage import open_store
+from components.common.storage import open_store, s3_client
 from components.data.manifest import load_manifest, read_commit
 from components.data.shards import read_shard
 from components.data.versions.verify import verify
@@ -97,7 +96,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server
     with serve_s3(tmp_path / "s3") as running:
         for name, value in running.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(storage, "_clients", {})
+        monkeypatch.setattr(s3_client, "_clients", {})
         yield running
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from components.common import storage
 from components.common.contracts import CapfiltResult, ModelRef
 from components.common.errors import ConfigError, DataError
-from components.common.storage import open_store
+from components.common.storage import open_store, s3_client
 from components.data.manifest import load_manifest
 from components.data.versions.verify import shard_rows, verify
 from components.data.web import import_web
@@ -108,12 +107,18 @@ def test_other_models_or_settings_cannot_extend(tmp_path: Path, models: Models) 
     assert not (tmp_path / "child" / "plan.json").exists(), "a failed start leaves the place free"
 
 
-def test_on_s3(tmp_path: Path, models: Models, worked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_s3(
+    tmp_path: Path,
+    models: Models,
+    worked: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     (tmp_path / "s3").mkdir()
     with serve_s3(tmp_path / "s3") as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(storage, "_clients", {})
+        monkeypatch.setattr(s3_client, "_clients", {})
         write_web(server.folder / BUCKET / "web", shards=2, samples=2)
         parent = run(f"{server.uri}/web", models, f"{server.uri}/parent").dataset
         add_shard(tmp_path, 2)
@@ -124,3 +129,9 @@ def test_on_s3(tmp_path: Path, models: Models, worked: list[str], monkeypatch: p
         folder = server.folder / BUCKET
         before, after = files_by_shard(folder / "parent"), files_by_shard(folder / "child")
         assert {name: after[name] for name in before} == before
+        write_web(server.folder / BUCKET / "twice", shards=1, samples=2)
+        (data,) = (server.folder / BUCKET / "twice").glob("*.tar")
+        open_store(f"{server.uri}/twice").write("00001.tar", data.read_bytes())
+        assert "earlier shard" not in caplog.text
+        run(f"{server.uri}/twice", models, f"{server.uri}/repeated")
+        assert "2 samples have the key of one in an earlier shard, and all of them were used" in caplog.text

@@ -32,7 +32,7 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def one_way_contrast(queries, teachers, keys, targets, temperature, alpha):
-    """blip.md 2.1, steps 3 to 6, for one direction."""
+    """docs/facts.md 5, for one direction."""
     total = torch.zeros((), dtype=torch.float64)
     for b in range(len(queries)):
         student = log_softmax([dot(queries[b], key) / temperature for key in keys])

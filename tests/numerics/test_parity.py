@@ -196,7 +196,7 @@ def test_a_folder_writes_the_same_texts_there_and_here(method: str, tmp_path: Pa
 @torch.no_grad()
 @pytest.mark.parametrize("case", ["captioner", "filter"])
 def test_another_image_size_as_transformers_interpolates(case: str, tmp_path: Path) -> None:
-    """Bicubic, corners not aligned, the class token's row kept (reference/blip.md 1.1)."""
+    """Bicubic, corners not aligned, the class token's row kept (docs/facts.md 1)."""
     kind, _, load, _ = CASES[case]
     other = theirs(kind, config_of("as BLIP has it: eps 1e-6"))
     loaded = load(folder_of_theirs(other, tmp_path), image_size=80)
@@ -241,7 +241,7 @@ def parameters(model: torch.nn.Module) -> float:
 
 
 def test_parameter_counts_of_the_paper() -> None:
-    """Table 3: 224 M shared, 252 M all but self-attention shared, 361 M nothing shared (reference/blip.md 1.4)."""
+    """Table 3: 224 M shared, 252 M all but self-attention shared, 361 M nothing shared (docs/facts.md 4)."""
     with torch.device("meta"):
         base = BlipPretrain(BlipConfig())
         vqa = BlipVqa(BlipConfig())

@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("components.common.storage._clients", {})
+    monkeypatch.setattr("components.common.storage.s3_client._clients", {})
     return server
 
 
@@ -77,7 +77,7 @@ def test_wrong_keys_stop_the_run_with_the_remedy(
     web = str(write_web(tmp_path / "web"))
     for name, value in s3.environment(secret="wrong").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("components.common.storage._clients", {})
+    monkeypatch.setattr("components.common.storage.s3_client._clients", {})
     with pytest.raises(StorageError, match="AWS_SECRET_ACCESS_KEY"):
         run(web, models, f"s3://{BUCKET}/refused")
 

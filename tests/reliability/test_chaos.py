@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.common import storage
+from components.common.storage import s3_client
 from tests.helpers.chaos import Job, Killer, Pace
 from tests.helpers.s3 import BUCKET, serve_s3
 from tests.helpers.tiny_models import save_tiny_models
@@ -20,7 +20,7 @@ def test_a_run_killed_twice_on_s3_makes_the_same_dataset(tmp_path: Path, monkeyp
     with serve_s3(tmp_path / "s3") as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(storage, "_clients", {})
+        monkeypatch.setattr(s3_client, "_clients", {})
         bucket = server.folder / BUCKET
         web = f"s3://{BUCKET}/{write_web(bucket / 'web', SHARDS, samples=4).name}"
 

@@ -74,7 +74,7 @@ def _status(run: MlflowTracker) -> str:
 def test_points_wait_and_training_goes_on(
     run: MlflowTracker, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("components.common.tracking.FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr("components.common.tracking.run.FLUSH_SECONDS", 0.2)
     training = run.child("round-0/pretrain")
     training.log_metrics({"train/loss": 9.0}, 0)
     server.hang()

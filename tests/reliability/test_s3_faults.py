@@ -7,10 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from capfilt.cli.main import app
-from components.common import storage
 from components.common.contracts import CapfiltResult, DatasetRef, ModelRef
 from components.common.errors import StorageError
-from components.common.storage import open_store
+from components.common.storage import open_store, s3_client
 from components.data.manifest import read_commit
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.run import run_capfilt
@@ -42,10 +41,10 @@ def proxy(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultPr
     with serve_faults(server.endpoint) as running:
         for name, value in S3Server(running.endpoint, server.folder).environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(storage, "_clients", {})
+        monkeypatch.setattr(s3_client, "_clients", {})
         monkeypatch.setenv("CAPFILT_S3_PATIENCE", "0")  # requests are counted here: see test_s3_outage for waiting
         yield running
-        for client in storage._clients.values():
+        for client in s3_client._clients.values():
             client.close()
 
 
@@ -135,7 +134,7 @@ def test_a_store_that_always_fails_is_given_up(
     proxy: FaultProxy, models: Models, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    monkeypatch.setattr(storage, "_clients", {})
+    monkeypatch.setattr(s3_client, "_clients", {})
     proxy.reset(always(kind))
     with pytest.raises(StorageError, match=f"s3://{BUCKET}/web") as error:
         run(models, f"never-{kind}")
@@ -169,7 +168,7 @@ def test_a_failing_upload_is_tried_so_often_and_no_more(
     proxy: FaultProxy, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    monkeypatch.setattr(storage, "_clients", {})
+    monkeypatch.setattr(s3_client, "_clients", {})
     proxy.reset(always("slow_down", methods=["PUT"], after=22))
     with pytest.raises(StorageError, match="SlowDown") as error:
         run(models, "slow", CONFIG.model_copy(update={"retries": 1}))

@@ -13,10 +13,10 @@ from pathlib import Path
 import botocore.config
 import pytest
 
-from components.common import patience, storage
+from components.common import patience
 from components.common.errors import ConfigError, StorageError
 from components.common.lock import exclusive
-from components.common.storage import S3Store, Store, open_store
+from components.common.storage import S3Store, Store, open_store, s3, s3_client
 from tests.helpers.faults import always, at, none, serve_faults
 from tests.helpers.s3 import BUCKET, S3Server, serve_s3
 
@@ -25,11 +25,11 @@ DATA = bytes(range(256)) * 64
 
 @pytest.fixture(autouse=True)
 def _own_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(storage, "_clients", {})
+    monkeypatch.setattr(s3_client, "_clients", {})
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the product's seven cost a second or two in each call
-    monkeypatch.delenv(storage._ANSWERED, raising=False)
+    monkeypatch.delenv(s3_client.ANSWERED, raising=False)
     yield
-    for client in storage._clients.values():
+    for client in s3_client._clients.values():
         client.close()
 
 
@@ -77,7 +77,7 @@ def test_a_server_stopped_and_started_again_is_waited_for(
 def test_a_server_that_hangs_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve_s3(tmp_path) as server:
         store = reach(server, monkeypatch)
-        storage._clients.clear()
+        s3_client._clients.clear()
         whole = botocore.config.Config
 
         def short(**options: object) -> object:
@@ -150,7 +150,7 @@ def test_a_stream_goes_on_where_it_broke_off(tmp_path: Path, monkeypatch: pytest
         assert isinstance(store, S3Store)
         for number in (0, 1):
             proxy.reset(at(number, kind))
-            with io.BufferedReader(storage._BodyReader(store, "a"), 1000) as stream:  # in small pieces
+            with io.BufferedReader(s3.BodyReader(store, "a"), 1000) as stream:  # in small pieces
                 first = stream.read(5)
                 assert first + stream.read() == DATA
         proxy.reset(none)
@@ -161,7 +161,7 @@ def test_what_is_replaced_while_it_is_read_is_an_error(tmp_path: Path, monkeypat
         store = reach(S3Server(proxy.endpoint, server.folder), monkeypatch)
         assert isinstance(store, S3Store)
         proxy.reset(at(0, "cut"))
-        stream = storage._BodyReader(store, "a")
+        stream = s3.BodyReader(store, "a")
         begun = stream.read(100)
         assert begun
         store.write("a", DATA[::-1])
@@ -182,7 +182,7 @@ def test_a_lost_answer_to_a_conditional_write_is_recognised(tmp_path: Path, monk
         with serve_faults(f"http://{host}:{port}") as proxy:
             for name, value in S3Server(proxy.endpoint, tmp_path).environment().items():
                 monkeypatch.setenv(name, value)
-            storage._client().create_bucket(Bucket=BUCKET)
+            s3_client.client().create_bucket(Bucket=BUCKET)
             store = open_store(f"s3://{BUCKET}/out")
             assert store.check().creates_once
             monkeypatch.setattr(patience, "_LONGEST_PAUSE", 0.1)
@@ -203,7 +203,7 @@ def test_a_server_without_conditional_writes_is_found_out(
         able = store.check()
         assert not able.creates_once
         assert "no conditional writes" in able.note
-        client = storage._client()
+        client = s3_client.client()
         put = client.put_object
 
         def knows_no_conditions(**options: object) -> object:

@@ -2,7 +2,7 @@
 
 world.json                     written last: the world is whole
 human/captions_{train,val,test}.json, human/images/*.jpg      COCO captions
-web/00000.tar, .parquet, _stats.json                          img2dataset (reference/blip.md section 7)
+web/00000.tar, .parquet, _stats.json                          img2dataset (docs/facts.md 11)
 truth/truth.parquet            key, kind, human_caption, scene: for scoring only, nothing that learns reads it
 """
 

@@ -20,7 +20,7 @@ from components.common.seeding import digest_of
 from components.common.storage import ObjectInfo, Store, join_uri, open_store
 from components.data.commits import commit_shard, load_json
 from components.data.manifest import MANIFEST_KEY, Manifest, load_manifest, written_manifest
-from components.data.records import FileRecord, Parent, ShardRecord, own_file
+from components.data.records import FileRecord, Parent, Provenance, ShardRecord, own_file
 
 logger = logging.getLogger(__name__)
 
@@ -149,9 +149,8 @@ class _Upgrade:
             for one in old["parents"]
         ]
         kept = {name: old[name] for name in ("name", "kind", "fingerprint", "config")}
-        manifest: Manifest = written_manifest(
-            place, **kept, records=records, parents=parents, origin=self.here(old["origin"])
-        )
+        made = Provenance(**kept, parents=parents, origin=self.here(old["origin"]))
+        manifest: Manifest = written_manifest(place, made, records)
         place.write(KEPT_KEY, json.dumps(old, indent=1, ensure_ascii=False).encode())
         place.write(MANIFEST_KEY, manifest.to_bytes(place.uri))
 

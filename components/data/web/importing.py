@@ -21,6 +21,7 @@ from components.data.candidates import Candidate, stored_candidates
 from components.data.health import Health
 from components.data.manifest import (
     FileRecord,
+    Provenance,
     ShardRecord,
     dataset_store,
     find_dataset,
@@ -32,6 +33,7 @@ from components.data.manifest import (
 from components.data.parallel import default_threads, ordered_map
 from components.data.publish import ShardBuilder
 from components.data.shards import SampleIndex, scan_shard
+from components.data.web.extending import SOURCES_KEY, Former, find_former, take_over
 from components.data.web.listing import WebTar, check_listed, counted_samples, list_tars
 from components.data.web.repeats import KeysMet, keys_of_record, own_keys
 from components.data.web.samples import WebSample, lost_behind_break, read_sample, with_repeats
@@ -39,7 +41,6 @@ from components.data.web.samples import WebSample, lost_behind_break, read_sampl
 logger = logging.getLogger(__name__)
 
 REVISION = 2  # counts changes of what the same input becomes
-_SOURCES_KEY = "sources.json"
 
 
 def import_web(
@@ -52,6 +53,9 @@ def import_web(
     progress: Callable[[int], object] | None = None,
 ) -> DatasetRef:
     """Make a dataset of the tars under `uri`, or find it made.
+
+    Where an earlier version of it lies in the store, only tars that are new or changed are read: see `extending`. The
+    new version then names the earlier one as a parent.
 
     Each text of a sample becomes a kept candidate of source `web`; what counts as a sample and as a text says the
     package's table. A tar that is cut or damaged gives its whole samples; what is lost behind counts as failed
@@ -91,18 +95,16 @@ def import_web(
         for shard, entry in zip(shards, load_manifest(target.uri).shards, strict=False):
             tags.check(shard, entry.tar)
         return found
-    work = _WebImport(source, target, tags, threads or default_threads(), progress or (lambda _: None))
+    config = {"revision": REVISION, "limit": limit}
+    # With a limit the last tar is read in part, and which one that is changes with the others.
+    former = find_former(store.child("datasets", name), config, shards, target) if limit is None else None
+    work = _WebImport(source, target, tags, former, threads or default_threads(), progress or (lambda _: None))
     records = work.run(shards, limit)
     work.health.refuse()
-    return seal_dataset(
-        target,
-        name=name,
-        kind="web",
-        config={"revision": REVISION, "limit": limit},
-        fingerprint=fingerprint,
-        records=records,
-        origin=source.uri,
-    )
+    if former is not None:
+        logger.info("%s: %d of %d tars were known from %s", name, work.taken_over, len(shards), former.store.uri)
+    parents = [] if former is None else former.parents_of(records)
+    return seal_dataset(target, Provenance(name, "web", config, fingerprint, parents, source.uri), records)
 
 
 class _Tags:
@@ -111,8 +113,8 @@ class _Tags:
     def __init__(self, source: Store, target: Store, shards: Sequence[WebTar]) -> None:
         self._source, self._target = source, target
         now = {shard.key: shard.etag for shard in shards}
-        target.write(_SOURCES_KEY, json.dumps(now, indent=1).encode(), if_absent=True)
-        self._then: dict[str, str] = json.loads(target.read(_SOURCES_KEY))
+        target.write(SOURCES_KEY, json.dumps(now, indent=1).encode(), if_absent=True)
+        self._then: dict[str, str] = json.loads(target.read(SOURCES_KEY))
 
     def check(self, shard: WebTar, record: FileRecord) -> None:
         """Raise DataError if the tar holds other bytes than were imported; hashes it only if its tag changed."""
@@ -126,7 +128,7 @@ class _Tags:
                 " bring the old file back, or delete that dataset and import again"
             )
         self._then[shard.key] = shard.etag
-        self._target.write(_SOURCES_KEY, json.dumps(self._then, indent=1).encode())
+        self._target.write(SOURCES_KEY, json.dumps(self._then, indent=1).encode())
 
 
 @contextmanager
@@ -145,9 +147,16 @@ class _WebImport:
     """The work of one import: shard after shard, finished ones found by their commit."""
 
     def __init__(
-        self, source: Store, target: Store, tags: _Tags, threads: int, progress: Callable[[int], object]
+        self,
+        source: Store,
+        target: Store,
+        tags: _Tags,
+        former: Former | None,
+        threads: int,
+        progress: Callable[[int], object],
     ) -> None:
         self.source, self.target, self.tags, self.threads, self.progress = source, target, tags, threads, progress
+        self.former, self.taken_over = former, 0
         self.committed = recall(target)
         self.met = KeysMet()
         self.health = Health(source.uri)
@@ -158,7 +167,7 @@ class _WebImport:
         for shard in shards:
             if left is not None and left <= 0:
                 break
-            record = self._committed(shard) or self._import(shard, left)
+            record = self._committed(shard) or self._taken_over(shard) or self._import(shard, left)
             self.health.look(record)
             records.append(record)
             left = None if left is None else left - record.counts.samples
@@ -171,6 +180,20 @@ class _WebImport:
         self.tags.check(shard, record.tar)
         self.met.again(keys_of_record(record, stored_candidates(self.target.uri, record.parquet).keys))
         self.progress(record.counts.samples)
+        return record
+
+    def _taken_over(self, shard: WebTar) -> ShardRecord | None:
+        """What the earlier version has of this tar, if it is the same."""
+        if self.former is None or (entry := self.former.candidate(shard)) is None:
+            return None
+        if not self.former.is_unread(shard, join_uri(self.source.uri, shard.key), entry):
+            with _local_copy(self.source, shard) as path:
+                if sha256_file(path) != entry.tar.sha256:
+                    return None
+        record = take_over(self.former, entry, shard, self.source, self.target, self.met)
+        if record is not None:
+            self.taken_over += 1
+            self.progress(record.counts.samples)
         return record
 
     def _import(self, shard: WebTar, limit: int | None) -> ShardRecord:

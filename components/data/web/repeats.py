@@ -22,12 +22,20 @@ class KeysMet:
     def again(self, keys: Sequence[str]) -> frozenset[str]:
         """Those of a shard's keys that an earlier shard had; from now on all of them have been met."""
         hashes = _hashes(keys)
+        met = self._met(hashes)
+        self._add(np.unique(hashes[~met]))
+        return frozenset(key for key, was in zip(keys, met, strict=True) if was)
+
+    def known(self, keys: Sequence[str]) -> frozenset[str]:
+        """Those of the keys that were met, without meeting them now."""
+        return frozenset(key for key, was in zip(keys, self._met(_hashes(keys)), strict=True) if was)
+
+    def _met(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
         met = np.zeros(len(hashes), bool)
         for run in self._runs:
             places = np.searchsorted(run, hashes).clip(max=len(run) - 1)
             met |= run[places] == hashes
-        self._add(np.unique(hashes[~met]))
-        return frozenset(key for key, was in zip(keys, met, strict=True) if was)
+        return met
 
     def _add(self, run: NDArray[np.uint64]) -> None:
         while self._runs and len(self._runs[-1]) < 2 * len(run):

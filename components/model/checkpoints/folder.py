@@ -14,14 +14,12 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from components.common.errors import ModelError
-from components.model.config import BlipConfig, PositionZero
+from components.model.config import CLIP_MEAN, CLIP_STD, BlipConfig, PositionZero
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
 GENERATION_FILE = "generation_config.json"
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _BICUBIC = 3  # Pillow's number
 
 # transformers' own defaults for what a config.json leaves out (5.23): not BLIP's values, but what the file then means.

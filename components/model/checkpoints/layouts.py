@@ -1,7 +1,7 @@
 """The names BLIP's parameters go by in files: Hugging Face's, which model folders use, and the original repository's.
 
 Our modules fuse and share what those files keep apart: query, key and value of self-attention are one matrix, key and
-value of cross-attention another, and what encoder and decoder share exists once (reference/blip.md 1.4 and 9).
+value of cross-attention another, and what encoder and decoder share exists once (docs/facts.md 4 and 12).
 
 Shapes: D width of the vision transformer, P patch side.
 """
@@ -252,7 +252,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def from_original(state: Mapping[str, Tensor]) -> OriginalCheckpoint:
-    """Take a `salesforce/BLIP` state dict apart (reference/blip.md 9)."""
+    """Take a `salesforce/BLIP` state dict apart (docs/facts.md 12)."""
     temperature = float(state["temp"]) if "temp" in state else None
     checkpoint = OriginalCheckpoint({}, {}, {}, temperature)
     for name, value in state.items():

@@ -1,6 +1,6 @@
 """Reading checkpoints of the original `salesforce/BLIP` repository: `torch.save({"model": state dict, …})`.
 
-Such a file has no config: sizes are read off the shapes, the rest is what that code builds (reference/blip.md 1).
+Such a file has no config: sizes are read off the shapes, the rest is what that code builds (docs/facts.md 1 to 5).
 """
 
 import pickle

@@ -21,8 +21,6 @@ from components.common.errors import ModelError
 from components.model.blip import BlipCaptioner, BlipFilter, BlipPretrain, BlipVqa
 from components.model.checkpoints import layouts
 from components.model.checkpoints.folder import (
-    CLIP_MEAN,
-    CLIP_STD,
     Preprocessor,
     read_config,
     read_preprocessor,
@@ -33,7 +31,7 @@ from components.model.checkpoints.layouts import Slot
 from components.model.checkpoints.original import read_original
 from components.model.checkpoints.publishing import fetch_model, publish_model
 from components.model.checkpoints.tensors import WEIGHTS_FILE, read_safetensors, read_tensors
-from components.model.config import BlipConfig, PositionZero
+from components.model.config import CLIP_MEAN, CLIP_STD, BlipConfig, PositionZero
 from components.model.objectives import TEMPERATURE_RANGE
 from components.model.text import ROLES, Role
 from components.model.tokenizer import BlipTokenizer

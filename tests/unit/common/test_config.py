@@ -23,7 +23,7 @@ def test_shipped_configs_load(path: Path) -> None:
     [("blip-base-14m", 2880, 3e-4, 768, 12), ("blip-large-129m", 2400, 2e-4, 1024, 24)],
 )
 def test_the_papers_recipes(name: str, batch: int, lr: float, width: int, depth: int) -> None:
-    """reference/blip.md sections 3 and 4."""
+    """docs/facts.md 8."""
     config = load_config(CONFIGS / f"{name}.yaml")
     launch = config.pretrain.launch
     assert (launch.processes or 0) * launch.nodes * config.pretrain.batch_size == batch

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from components.common import lock, storage
+from components.common import lock
 from components.common.errors import StorageError
 from components.common.lock import BusyError, LockLostError, exclusive, refuse_if_busy, who_holds
-from components.common.storage import Store, join_uri, open_store
+from components.common.storage import Store, join_uri, open_store, s3_client
 from tests.helpers.s3 import S3Server, serve_s3
 
 KEY = "locks/bootstrap.json"
@@ -33,7 +33,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     server: S3Server = request.getfixturevalue("server")
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(storage, "_clients", {})
+    monkeypatch.setattr(s3_client, "_clients", {})
     return open_store(join_uri(server.uri, tmp_path.name))
 
 

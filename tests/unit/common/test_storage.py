@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.common import storage
 from components.common.errors import StorageError
-from components.common.storage import join_uri, normalise_uri, open_store, sha256_hex, split_uri
+from components.common.storage import join_uri, normalise_uri, open_store, s3_client, sha256_hex, split_uri
 from tests.helpers.s3 import S3Server, serve_s3
 
 
@@ -24,7 +23,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory):
 def s3_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(storage, "_clients", {})
+    monkeypatch.setattr(s3_client, "_clients", {})
     return s3_server
 
 
@@ -76,7 +75,7 @@ def test_check_leaves_nothing_behind(store):
 
 def test_wrong_secret_is_refused_with_the_remedy(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
-    monkeypatch.setattr(storage, "_clients", {})
+    monkeypatch.setattr(s3_client, "_clients", {})
     with pytest.raises(StorageError, match="AWS_SECRET_ACCESS_KEY"):
         open_store(s3_environment.uri).check()
 
@@ -87,7 +86,7 @@ def test_missing_bucket_is_named(s3_environment: S3Server):
 
 
 def test_an_endpoint_that_is_no_address_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("components.common.storage._clients", {})
+    monkeypatch.setattr("components.common.storage.s3_client._clients", {})
     monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
     with pytest.raises(StorageError, match="write http://host:port"):
         open_store("s3://bucket/x").check()
@@ -104,7 +103,7 @@ def test_silent_server_is_named(monkeypatch: pytest.MonkeyPatch):
     for name, value in S3Server("http://127.0.0.1:9", Path()).environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(storage, "_clients", {})
+    monkeypatch.setattr(s3_client, "_clients", {})
     with pytest.raises(StorageError, match="AWS_ENDPOINT_URL") as caught:
         open_store("s3://some-bucket").read("x")
     assert caught.value.retryable
@@ -233,7 +232,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str):
 
 
 def test_an_endpoint_with_an_underscore_is_a_fault_of_the_address(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("components.common.storage._clients", {})
+    monkeypatch.setattr("components.common.storage.s3_client._clients", {})
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://my_minio:9000")
     with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL=http://my_minio:9000 is no usable address"):
         open_store("s3://bucket/x").check()

@@ -242,7 +242,7 @@ def test_metrics_wait_while_the_server_is_away(
     run: MlflowTracker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING)
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr("components.common.tracking.run.FLUSH_SECONDS", 0.05)
     send, asked = run._client.log_batch, threading.Event()
 
     def away(*args: object, **kwargs: object) -> None:

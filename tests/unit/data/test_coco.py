@@ -271,7 +271,7 @@ def test_from_s3_and_to_s3(world: tuple[Path, str, Store], tmp_path: Path, monke
     with serve_s3(tmp_path / "server") as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr("components.common.storage._clients", {})
+        monkeypatch.setattr("components.common.storage.s3_client._clients", {})
         bucket = open_store(server.uri)
         bucket.upload(Path(annotations), "in/captions.json")
         for path in images.iterdir():

@@ -10,14 +10,13 @@ from PIL import Image, ImageOps
 
 from components.common.errors import DataError
 from components.data.decoding import (
-    CLIP_MEAN,
-    CLIP_STD,
     BadImage,
     decode_image,
     image_size,
     resize_square,
     to_pixels,
 )
+from components.model.config import CLIP_MEAN, CLIP_STD
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:

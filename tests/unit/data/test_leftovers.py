@@ -11,6 +11,7 @@ from components.common.errors import ConfigError, DataError
 from components.common.storage import open_store
 from components.data.manifest import (
     FileRecord,
+    Provenance,
     ShardRecord,
     dataset_store,
     load_manifest,
@@ -41,7 +42,7 @@ def test_only_what_nothing_refers_to_is_deleted(tmp_path: Path) -> None:
     tar = records[0].tar
     place = FileRecord(uri=f"{sealed.uri}/{tar.uri}", bytes=tar.bytes, sha256=tar.sha256)
     with ShardBuilder(user, "00000", tar=place) as builder:
-        seal_dataset(user, name="u", kind="web", config={}, fingerprint="3" * 64, records=[builder.commit()])
+        seal_dataset(user, Provenance("u", "web", {}, "3" * 64), [builder.commit()])
     for key in ("shards/mine.tar", "notes.txt", "models/base/shards/x", "locks/bootstrap.json"):
         store.write(key, b"somebody's")
     before = files(tmp_path)
@@ -102,7 +103,7 @@ def test_gc_and_upgrade_as_commands(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["store", "gc", store.uri]).exit_code == 0
     assert not (tmp_path / extra.tar.uri).exists()
     done = CliRunner().invoke(app, ["store", "upgrade", store.uri, "--json"])
-    assert json.loads(done.stdout) == {"uri": store.uri, "datasets": {}, "records": 0}
+    assert json.loads(done.stdout) == {"uri": store.uri, "datasets": {}, "records": 0, "done_again": {}}
 
 
 def test_a_file_is_named_by_its_content() -> None:

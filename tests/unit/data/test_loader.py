@@ -21,7 +21,7 @@ from components.data.decoding import decode_image, resize_square
 from components.data.epochs import EpochPlan
 from components.data.fetch import ShardCache
 from components.data.loader import LoaderConfig, LoaderState, PairBatch, PairLoader, load_eval_set
-from components.data.manifest import FileRecord, dataset_store, seal_dataset
+from components.data.manifest import FileRecord, Provenance, dataset_store, seal_dataset
 from components.data.publish import ShardBuilder
 from components.data.web import import_web
 from tests.helpers.datasets import shard_file
@@ -180,7 +180,7 @@ def seal_images(store: Store, images: list[bytes], name: str = "odd") -> Dataset
             row = Candidate(f"k{number}", sha256_hex(data), "web", f"text {number}", None, None, True)
             builder.add(row.key, [row], {"jpg": data})
         record = builder.commit()
-    return seal_dataset(target, name=name, kind="web", config={}, fingerprint="0" * 64, records=[record])
+    return seal_dataset(target, Provenance(name, "web", {}, "0" * 64), [record])
 
 
 def test_a_bad_picture_gives_its_place_to_the_next_of_the_batch(
@@ -292,7 +292,7 @@ def test_s3_shards_are_fetched_once_checked_and_evicted(tmp_path: Path, monkeypa
     with serve_s3(tmp_path / "server") as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr("components.common.storage._clients", {})
+        monkeypatch.setattr("components.common.storage.s3_client._clients", {})
         bucket = open_store(server.uri)
         for path in web.iterdir():
             bucket.upload(path, f"web/{path.name}")

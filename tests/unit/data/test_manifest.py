@@ -15,6 +15,7 @@ from components.data.manifest import (
     Counts,
     FileRecord,
     Parent,
+    Provenance,
     ShardRecord,
     ShardTable,
     commit_shard,
@@ -48,7 +49,7 @@ def build(store: Store, name: str = "00000", keys: str = "ab") -> ShardRecord:
 
 def seal(store: Store, records: list[ShardRecord], **changes):
     settings = {"name": "n", "kind": "web", "config": {"threshold": 0.5}, "fingerprint": "f" * 64}
-    return seal_dataset(store, records=records, **(settings | changes))
+    return seal_dataset(store, Provenance(**(settings | changes)), records)
 
 
 def test_a_dataset_from_plan_to_reference(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_on_s3(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) ->
     with serve_s3(tmp_path / "server") as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr("components.common.storage._clients", {})
+        monkeypatch.setattr("components.common.storage.s3_client._clients", {})
         bucket = open_store(server.uri)
         for path in web.iterdir():
             bucket.upload(path, f"web/{path.name}")

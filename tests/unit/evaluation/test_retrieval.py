@@ -63,7 +63,7 @@ def make_task(captions, seed=0, size=4):
 
 
 def slow_recalls(model, task, pixels, top_k):
-    """blip.md section 6 with loops: -100 everywhere, the top k filled with logit + cosine, best rank."""
+    """docs/facts.md 9 with loops: -100 everywhere, the top k filled with logit + cosine, best rank."""
     kv, image_embeddings = model.image_features(pixels)
     text_embeddings = model.text_features(task.ids, task.mask)
     similarity = image_embeddings @ text_embeddings.T

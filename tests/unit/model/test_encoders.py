@@ -23,8 +23,8 @@ from components.common.contracts import ModelRef
 from components.common.errors import ModelError
 from components.common.storage import open_store
 from components.model.blip import BlipPretrain
-from components.model.checkpoints.folder import CLIP_MEAN, CLIP_STD, read_preprocessor
-from components.model.config import BlipConfig, EncodersConfig, TextConfig, VisionConfig
+from components.model.checkpoints.folder import read_preprocessor
+from components.model.config import CLIP_MEAN, CLIP_STD, BlipConfig, EncodersConfig, TextConfig, VisionConfig
 from components.model.encoders import model_from_encoders, publish_start
 from components.model.tokenizer import BlipTokenizer
 from components.model.tokens import Tokens

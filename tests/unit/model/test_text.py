@@ -219,7 +219,7 @@ def count(*models: torch.nn.Module) -> float:
 
 
 def test_parameter_counts_of_the_paper():
-    """reference/blip.md 1.4, and the paper's Table 3: 224M shared, 252M all but self-attention, 361M nothing."""
+    """docs/facts.md 4, and the paper's Table 3: 224M shared, 252M all but self-attention, 361M nothing."""
     base = BlipConfig()
     large = BlipConfig(vision=VisionConfig(width=1024, depth=24, heads=16))
     with torch.device("meta"):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from components.common.storage import open_store
 from components.data.candidates import Candidate
-from components.data.manifest import dataset_store, plan_dataset, seal_dataset
+from components.data.manifest import Provenance, dataset_store, plan_dataset, seal_dataset
 from components.data.publish import ShardBuilder
 from components.data.sampleworld.drawing import draw_scene, encode_jpeg
 from components.data.sampleworld.scene import Scene, Thing, sample_scene
@@ -32,7 +32,7 @@ def seal(store, name, shards, config):
             for key, rows, jpeg in samples:
                 builder.add(key, rows, {"jpg": jpeg} if jpeg else {"txt": b"gone"})
             records.append(builder.commit())
-    return seal_dataset(target, name=name, kind="capfilt", config=config, fingerprint=fingerprint, records=records)
+    return seal_dataset(target, Provenance(name, "capfilt", config, fingerprint), records)
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,30 @@ RECALL = "eval/retrieval/mean_recall"
 
 def test_what_is_stored_comes_back_whole(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    result = bootstrap_result([round_result(0, {RECALL: 0.25}, drift=DRIFT, histories={"pretrain": "/h.jsonl"})])
+    rounds = [round_result(0, {RECALL: 0.25}, drift=DRIFT, histories={"pretrain": "/h.jsonl"})]
+    result = bootstrap_result(rounds, store.uri)
     store_result(store, result)
     assert find_result(store) == result
+
+
+@pytest.mark.parametrize("relative", [True, False], ids=["relative", "as earlier releases wrote it"])
+def test_a_store_that_was_moved_refers_to_itself(tmp_path: Path, relative: bool) -> None:
+    old, new = (open_store(str(tmp_path / name)) for name in ("old", "new"))
+    config = {"name": "sample", "store": "./old", "data": {"web": f"{old.uri}/given"}}
+    one = round_result(0, {RECALL: 0.25}, histories={"pretrain": f"{old.uri}/h.jsonl", "filter": "/outside.jsonl"})
+    result = bootstrap_result([one], old.uri, config=config, mlflow_uri=f"sqlite:///{old.uri}/mlflow.db")
+    store_result(old, result)
+    (name,) = [info.key for info in old.list()]
+    if not relative:
+        old.write(name, result.model_dump_json().encode())
+    assert (old.read(name).count(old.uri.encode()) == 1) is relative, "of the result only the config names the place"
+    new.write(name, old.read(name))
+    found = find_result(new)
+    assert found.store == new.uri
+    assert found.rounds[0].histories == {"pretrain": f"{new.uri}/h.jsonl", "filter": "/outside.jsonl"}
+    assert found.report == f"{new.uri}/reports/sample-abababab/report.html"
+    assert found.mlflow_uri == f"sqlite:///{new.uri}/mlflow.db"
+    assert found.config == config, "the config is what was written"
 
 
 def test_a_figure_that_is_no_number_comes_back_too(tmp_path: Path) -> None:
@@ -34,10 +55,9 @@ def test_a_figure_that_is_no_number_comes_back_too(tmp_path: Path) -> None:
 def test_the_newest_one_is_found_unless_another_is_named(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     rounds = [round_result(0, {RECALL: 0.25})]
-    old = bootstrap_result(rounds)
-    new = bootstrap_result(
-        rounds, bootstrap="cd" * 32, finished=datetime(2026, 3, 8, tzinfo=timezone.utc), name="other"
-    )
+    old = bootstrap_result(rounds, store.uri)
+    later = datetime(2026, 3, 8, tzinfo=timezone.utc)
+    new = bootstrap_result(rounds, store.uri, bootstrap="cd" * 32, finished=later, name="other")
     for one in (new, old):
         store_result(store, one)
     assert find_result(store) == new
@@ -53,7 +73,7 @@ def test_a_store_without_results_says_so(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_named_and_the_others_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = open_store(str(tmp_path))
-    result = bootstrap_result([round_result(0, {RECALL: 0.25})])
+    result = bootstrap_result([round_result(0, {RECALL: 0.25})], store.uri)
     store_result(store, result)
     store.write("results/a-broken-one.json", b'{"name": "x"')
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""The paper's two recipes, value by value: BLIP's paper and released configs (reference/blip.md 1, 3 and 4)."""
+"""The paper's two recipes, value by value: BLIP's paper and released configs (docs/facts.md 1 to 8)."""
 
 import pytest
 
@@ -112,7 +112,7 @@ def test_defects_of_the_reference_are_mended_and_one_switch_brings_them_back(con
 
 
 def test_warm_up_that_the_reference_cuts_off() -> None:
-    """COCO + VG at a batch of 600 have 2,227 steps an epoch: the rate is 2.2e-4, and jumps to 2.7e-4 (blip.md 10)."""
+    """COCO + VG at a batch of 600: 2,227 steps an epoch, the rate is 2.2e-4, and jumps to 2.7e-4 (docs/facts.md 13)."""
     mended = BASE.training("pretrain")
     quirky = mended.model_copy(update={"reference_quirks": True}).with_quirks("pretrain")
 

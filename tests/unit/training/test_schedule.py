@@ -34,7 +34,7 @@ def test_cosine_per_epoch_moves_in_stairs() -> None:
 
 
 def test_exponential_is_the_references_pre_training() -> None:
-    """blip.md section 3: max(1e-6, 3e-4 * 0.9^epoch), 4.05e-5 in the last of 20 epochs."""
+    """docs/facts.md 8: max(1e-6, 3e-4 * 0.9^epoch), 4.05e-5 in the last of 20 epochs."""
     config = OptimConfig(lr=3e-4, min_lr=1e-6, schedule="exponential", decay_rate=0.9)
     assert rate(config, 199, total=200) == pytest.approx(4.05e-5, rel=1e-3)
     assert rate(config, 2000, total=2001) == 1e-6

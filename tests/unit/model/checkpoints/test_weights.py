@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BlipProcessor
 
-from components.common import storage
 from components.common.errors import ModelError
-from components.common.storage import open_store
+from components.common.storage import open_store, s3_client
 from components.model.blip import BlipCaptioner, BlipFilter, BlipPretrain, BlipVqa
 from components.model.checkpoints.publishing import reference_model
 from components.model.checkpoints.weights import (
@@ -425,7 +424,7 @@ def test_a_model_half_published_is_no_model(captioner: Path, tmp_path: Path) -> 
 
 
 def test_publish_and_fetch_through_s3(captioner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_clients", {})  # kept per process: ours must not outlive its server
+    monkeypatch.setattr(s3_client, "_clients", {})  # kept per process: ours must not outlive its server
     (tmp_path / "served").mkdir()
     with serve_s3(tmp_path / "served") as server:
         for name, value in server.environment().items():

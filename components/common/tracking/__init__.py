@@ -1,0 +1,37 @@
+"""Experiment tracking: how rounds are compared. The only importer of mlflow.
+
+Tracking is a witness, never a judge: if the server is away, what is to be said waits, a warning is logged, and the work
+goes on; a server that hangs holds up no training, as all is said on a thread of its own. Models and datasets stay in
+the store; MLflow gets their URIs and digests. No pickles, no model flavors: a registered version points at a
+safetensors folder.
+"""
+
+from components.common.tracking.base import FAREWELL_SECONDS, UNTRACKED, RunsView, Status, Tracker
+from components.common.tracking.line import is_away, why_unusable
+from components.common.tracking.moved import settle
+from components.common.tracking.names import flatten, public_uri
+from components.common.tracking.opening import find_runs_page, open_tracker, tracker_from_environment
+from components.common.tracking.pages import comparison_page, run_page, runs_page
+from components.common.tracking.run import RUN_VARIABLE, URI_VARIABLE, MlflowTracker
+
+__all__ = [
+    "FAREWELL_SECONDS",
+    "RUN_VARIABLE",
+    "UNTRACKED",
+    "URI_VARIABLE",
+    "MlflowTracker",
+    "RunsView",
+    "Status",
+    "Tracker",
+    "comparison_page",
+    "find_runs_page",
+    "flatten",
+    "is_away",
+    "open_tracker",
+    "public_uri",
+    "run_page",
+    "runs_page",
+    "settle",
+    "tracker_from_environment",
+    "why_unusable",
+]
