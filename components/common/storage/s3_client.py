@@ -7,7 +7,7 @@ from typing import Any
 from components.common.errors import StorageError
 from components.common.redact import redact
 
-_clients: dict[int, Any] = {}
+_clients: dict[tuple[int, tuple[tuple[str, str], ...]], Any] = {}
 _clients_lock = threading.Lock()
 ANSWERED = "CAPFILT_S3_ANSWERED"
 
@@ -31,37 +31,40 @@ def has_answered() -> bool:
 
 
 def client() -> Any:
-    """One S3 client per process (boto3 clients are thread-safe, but must not cross a fork).
+    """One S3 client per process (boto3 clients are thread-safe, but must not cross a fork) and `AWS_*` settings.
 
     A request is tried 7 times, or `AWS_MAX_ATTEMPTS` times, within seconds; minutes are waited for by `patience`.
     """
-    pid = os.getpid()
+    settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     with _clients_lock:
-        if pid not in _clients:
-            import boto3
-            from botocore.config import Config
+        key = (os.getpid(), settings)
+        if key not in _clients:
+            _clients[key] = _new_client()
+        return _clients[key]
 
-            address = endpoint() or None
-            if address and not address.startswith(("http://", "https://")):
-                raise StorageError(f"AWS_ENDPOINT_URL={address} is no address: write http://host:port or https://host")
-            config = Config(
-                retries={"mode": "standard"} | ({} if "AWS_MAX_ATTEMPTS" in os.environ else {"max_attempts": 6}),
-                max_pool_connections=32,
-                connect_timeout=10,
-                read_timeout=60,
-                # boto3 >= 1.36 adds checksums that S3-compatible servers reject (docs/facts.md 17)
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                s3={"addressing_style": "path"} if address else {},
-            )
-            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-            try:
-                _clients[pid] = boto3.session.Session().client(
-                    "s3", endpoint_url=address, region_name=region, config=config
-                )
-            except ValueError as error:
-                raise StorageError(
-                    f"AWS_ENDPOINT_URL={redact(str(address))} is no usable address ({error}): a host's name is made "
-                    "of letters, digits, dots and hyphens, without `_`; use another name or the IP address"
-                ) from error
-        return _clients[pid]
+
+def _new_client() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    address = endpoint() or None
+    if address and not address.startswith(("http://", "https://")):
+        raise StorageError(f"AWS_ENDPOINT_URL={address} is no address: write http://host:port or https://host")
+    config = Config(
+        retries={"mode": "standard"} | ({} if "AWS_MAX_ATTEMPTS" in os.environ else {"max_attempts": 6}),
+        max_pool_connections=32,
+        connect_timeout=10,
+        read_timeout=60,
+        # boto3 >= 1.36 adds checksums that S3-compatible servers reject (docs/facts.md 17)
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path"} if address else {},
+    )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    try:
+        return boto3.session.Session().client("s3", endpoint_url=address, region_name=region, config=config)
+    except ValueError as error:
+        raise StorageError(
+            f"AWS_ENDPOINT_URL={redact(str(address))} is no usable address ({error}): a host's name is made "
+            "of letters, digits, dots and hyphens, without `_`; use another name or the IP address"
+        ) from error

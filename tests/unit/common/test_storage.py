@@ -109,6 +109,14 @@ def test_silent_server_is_named(monkeypatch: pytest.MonkeyPatch):
     assert caught.value.retryable
 
 
+def test_a_process_follows_its_settings_to_another_server(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch):
+    first = s3_client.client()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert s3_client.client().meta.endpoint_url == "http://127.0.0.1:9"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_environment.endpoint)
+    assert s3_client.client() is first
+
+
 def test_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = open_store(str(tmp_path))
 
