@@ -1,0 +1,64 @@
+"""A captioner or scorer from its folder, of whichever family it is."""
+
+from pathlib import Path
+
+from components.inference.arithmetic import Arithmetic
+from components.inference.captioner import Captioner
+from components.inference.families import BLIP, captioner_family, scorer_family, settled_decoding
+from components.inference.filter import Filter
+from components.inference.protocols import AnyCaptioner, AnyScorer
+from components.model.checkpoints.weights import load_captioner, load_filter
+from components.model.config import DecodingConfig, PositionZero
+
+
+def open_captioner(
+    folder: Path, decoding: DecodingConfig, arithmetic: Arithmetic, *, image_size: int | None = None
+) -> AnyCaptioner:
+    """Load a captioner.
+
+    Args:
+        folder: its folder.
+        decoding: how captions are decoded; what is not set is the family's own.
+        arithmetic: device and precision.
+        image_size: BLIP: side of the images in pixels, if not the model's own.
+
+    Raises:
+        ModelError: no known family, or it does not load.
+        ConfigError: the settings do not fit the family.
+    """
+    family = captioner_family(str(folder))
+    if family.name == BLIP:
+        return Captioner(load_captioner(folder, image_size=image_size), decoding, arithmetic)
+    from components.inference.transformers_captioner import TransformersCaptioner
+
+    return TransformersCaptioner(folder, family, settled_decoding(decoding, family), arithmetic)
+
+
+def open_scorer(
+    folder: Path,
+    arithmetic: Arithmetic,
+    *,
+    name: str = "",
+    image_size: int | None = None,
+    position_zero: PositionZero | None = None,
+    max_words: int = 30,
+    max_tokens: int = 35,
+) -> AnyScorer:
+    """Load a scorer.
+
+    Args:
+        folder: its folder.
+        arithmetic: device and precision.
+        name: what its score is called, if not as its family says; BLIP's two have names of their own.
+        image_size, position_zero, max_words, max_tokens: BLIP: as in Filter and load_filter.
+
+    Raises:
+        ModelError: no known family, or it does not load.
+    """
+    family = scorer_family(str(folder))
+    if family.name == BLIP:
+        loaded = load_filter(folder, image_size=image_size, position_zero=position_zero)
+        return Filter(loaded, arithmetic, max_words=max_words, max_tokens=max_tokens)
+    from components.inference.transformers_scorer import TransformersScorer
+
+    return TransformersScorer(folder, family, arithmetic, name)
