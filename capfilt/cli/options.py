@@ -28,6 +28,14 @@ M = TypeVar("M", bound=BaseModel)
 Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
 Model = Annotated[str, typer.Option(help="Model folder (Hugging Face form or ours), local or s3://.")]
 
+ThresholdOf = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="For whom the thresholds were found: NAME=DIGEST of the scorer behind a score (8 characters at least), "
+        "once per score; refused if it is another here."
+    ),
+]
+
 _GIVEN = "given"  # the parameter of a command that its options are gathered in
 _OWN: Any = object()
 
@@ -146,6 +154,21 @@ class Given(Generic[M]):
         if option is None:
             return self.shown.in_options(message.removeprefix("Value error, "))
         return f"{option.typed}: {message}, not {value}"
+
+
+def named_values(given: list[str] | None, option: str) -> dict[str, str]:
+    """`NAME=VALUE` options as a mapping.
+
+    Raises:
+        ConfigError: one is no such pair, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for one in given or ():
+        name, _, value = one.partition("=")
+        if not name or not value or name in found:
+            raise ConfigError(f"{option} {one}: give NAME=VALUE, each name once")
+        found[name] = value
+    return found
 
 
 def field_at(model: type[BaseModel], key: str) -> FieldInfo:

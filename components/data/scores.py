@@ -40,6 +40,6 @@ def check_score_name(name: str) -> str:
     """
     if _NAME.fullmatch(name) is None or name in _TAKEN or name.endswith("_truncated"):
         raise ConfigError(
-            f"{name!r} cannot be a score's name: take a word of small letters, digits and _, none of {', '.join(_TAKEN)}"
+            f"{name!r} cannot be a score's name: take small letters, digits and _, none of {', '.join(_TAKEN)}"
         )
     return name

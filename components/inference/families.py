@@ -13,8 +13,6 @@ from typing import Any, Literal
 from components.common.errors import ModelError
 from components.common.storage import open_store
 from components.data.scores import ITM, Kind
-from components.model.checkpoints.folder import CONFIG_FILE
-from components.model.checkpoints.publishing import check_model_folder
 from components.model.config import DecodingConfig
 
 BLIP = "blip"
@@ -139,9 +137,14 @@ def _known(table: Mapping[str, Any], role: str, uri: str) -> Any:
 
 
 def _model_type(uri: str) -> str:
+    from components.model.checkpoints.folder import CONFIG_FILE
+    from components.model.checkpoints.publishing import check_model_folder  # torch comes with it
+
     store = open_store(uri)
     check_model_folder(store)
     try:
         return str(json.loads(store.read(CONFIG_FILE))["model_type"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{uri}/{CONFIG_FILE} names no model_type: {error!r}; copy it again from its source") from error
+        raise ModelError(
+            f"{uri}/{CONFIG_FILE} names no model_type: {error!r}; copy it again from its source"
+        ) from error

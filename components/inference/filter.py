@@ -72,7 +72,9 @@ class Filter:
     def judge_all(self, squares: Pixels, texts: Sequence[Sequence[str]]) -> Judged:
         """What `judge` finds, as every scorer tells it: ITM and ITC, and the ITC features as vectors."""
         scores, features = self.judge(squares, texts)
-        return Judged([[(Reading(one.probability), Reading(one.similarity)) for one in row] for row in scores], features)
+        return Judged(
+            [[(Reading(one.probability), Reading(one.similarity)) for one in row] for row in scores], features
+        )
 
     def read(self, text: str) -> str:
         """A text as it is read: cleaned, and cut to `max_words`. Texts read alike are one text to the filter."""

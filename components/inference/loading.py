@@ -1,14 +1,18 @@
-"""Models and processors of other families, loaded by transformers: safetensors alone, nothing of their own code."""
+"""Models and processors of other families, loaded by transformers: safetensors alone, nothing of their own code.
+
+The only importer of transformers.
+"""
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from components.common.errors import ModelError
 from components.inference.arithmetic import Arithmetic
 from components.model.checkpoints.tensors import INDEX_FILE, WEIGHTS_FILE, read_tensors
+from components.model.config import DecodingConfig
 
 _SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 _TOKEN_IDS = (
@@ -86,6 +90,37 @@ def own_settings_dropped(model: Any) -> dict[str, Any]:
         if getattr(module, "generation_config", None) is not None:
             module.generation_config = transformers.GenerationConfig()
     return ids
+
+
+def generation(
+    decoding: DecodingConfig, ids: Mapping[str, Any], *, written_from: int, choose: Any = None
+) -> dict[str, Any]:
+    """What `generate` is to be called with, so that nothing is left for it to take from elsewhere.
+
+    Args:
+        decoding: how; lengths are new tokens.
+        ids: the model's token ids.
+        written_from: tokens before what is written: of those a penalty for repetition knows nothing, lest it hang on
+            how far a row was padded.
+        choose: called with tokens and scores at every step, leaves the token that was drawn; None: the likeliest.
+    """
+    from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
+    steps = LogitsProcessorList()
+    if decoding.repetition_penalty != 1.0:
+        steps.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty, prompt_ignore_length=written_from))
+    if choose is not None:
+        steps.append(choose)
+    beam = decoding.method == "beam"
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=decoding.beams if beam else 1,
+        length_penalty=decoding.length_penalty if beam else None,
+        max_new_tokens=decoding.max_length,
+        min_new_tokens=decoding.min_length,
+        **ids,
+    )
+    return {"generation_config": config, "logits_processor": steps}
 
 
 @contextlib.contextmanager

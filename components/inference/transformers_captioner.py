@@ -12,7 +12,7 @@ from components.common.errors import ConfigError, ModelError
 from components.data.decoding import Pixels
 from components.inference.arithmetic import Arithmetic
 from components.inference.families import CaptionerFamily
-from components.inference.loading import load_model, load_processor, own_settings_dropped
+from components.inference.loading import generation, load_model, load_processor, own_settings_dropped
 from components.inference.protocols import WHOLE, Written
 from components.model.config import DecodingConfig
 from components.model.decoding import nucleus
@@ -36,9 +36,7 @@ class TransformersCaptioner:
 
     size = WHOLE
 
-    def __init__(
-        self, folder: Path, family: CaptionerFamily, decoding: DecodingConfig, arithmetic: Arithmetic
-    ) -> None:
+    def __init__(self, folder: Path, family: CaptionerFamily, decoding: DecodingConfig, arithmetic: Arithmetic) -> None:
         self.family, self.decoding, self.arithmetic = family, decoding, arithmetic
         self.processor = load_processor(folder, family.processor)
         self.model = load_model(folder, "AutoModelForImageTextToText", arithmetic)
@@ -98,24 +96,10 @@ class TransformersCaptioner:
 
     def _how(self, inputs: Any, seeds: Sequence[int]) -> dict[str, Any]:
         """All that decides how tokens are chosen: `generate` finds nothing left to take from elsewhere."""
-        from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
-
-        decoding, beam = self.decoding, self.decoding.method == "beam"
-        chosen = LogitsProcessorList()
-        if decoding.repetition_penalty != 1.0:
-            before = inputs["input_ids"].shape[1] if self._cut_prompt else 1
-            chosen.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty, prompt_ignore_length=before))
-        if decoding.method == "nucleus":
-            chosen.append(_Drawn(nucleus(decoding, seeds, self.arithmetic.device)))
-        config = GenerationConfig(
-            do_sample=False,
-            num_beams=decoding.beams if beam else 1,
-            length_penalty=decoding.length_penalty if beam else None,
-            max_new_tokens=decoding.max_length,
-            min_new_tokens=decoding.min_length,
-            **self._ids,
-        )
-        return {"generation_config": config, "logits_processor": chosen}
+        before = inputs["input_ids"].shape[1] if self._cut_prompt else 1
+        drawn = self.decoding.method == "nucleus"
+        choose = _Drawn(nucleus(self.decoding, seeds, self.arithmetic.device)) if drawn else None
+        return generation(self.decoding, self._ids, written_from=before, choose=choose)
 
     def _written(self, row: Sequence[int], picture: Image.Image) -> Written:
         """A row of new tokens as a text; without an end among them the limit has cut it."""
@@ -131,13 +115,14 @@ class TransformersCaptioner:
     def _check_prompt(self, folder: Path) -> None:
         prompt = self.decoding.prompt
         if self.family.asks == "chat" and not self.processor.chat_template:
-            raise ModelError(f"{folder} has no chat template: give the folder of an instructed model, with all its files")
+            raise ModelError(f"{folder} has no chat template: give an instructed model's folder, with all its files")
         if self.family.asks == "nothing" and prompt.strip():
             raise ConfigError(f"{self.family.name} takes no prompt, not {prompt!r}: leave decoding.prompt empty")
         tasks = getattr(self.processor, "task_prompts_without_inputs", {})
         captions = [task for task in tasks if "CAPTION" in task and "REGION" not in task]
+        known = ", ".join(captions)
         if self.family.asks == "task" and prompt not in captions:
-            raise ConfigError(f"{self.family.name} knows no task {prompt!r}: set decoding.prompt to {', '.join(captions)}")
+            raise ConfigError(f"{self.family.name} knows no task {prompt!r}: set decoding.prompt to {known}")
 
 
 class _Drawn:

@@ -5,7 +5,6 @@ Shapes: B images, T different texts of a batch, d width of the shared space.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image

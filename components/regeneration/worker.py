@@ -39,7 +39,10 @@ class Assignment:
             torch.set_num_threads(self.threads)
         plan = self.plan
         captioner, filter = (fetch_model(ref.uri, folder / "models") for ref in (plan.captioner, plan.filter))
-        models = load_models(captioner, filter, plan.config, plan.stream, slot, filter_name=plan.filter.uri)
+        scorers = [(name, one.uri, fetch_model(one.uri, folder / "models")) for name, one in plan.scorers]
+        models = load_models(
+            captioner, filter, plan.config, plan.stream, slot, filter_name=plan.filter.uri, scorers=scorers
+        )
         # Only now: a start that fails for its models or settings must not keep the place from the right ones.
         plan_dataset(open_store(self.store_uri), plan.as_json())
         return models

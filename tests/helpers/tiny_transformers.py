@@ -8,11 +8,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-WORDS = (
-    "a an the one two red blue green dog cat ball house tree man woman street on under with of in is are picture "
-    "image describe this what does photo small big sits stands runs left right sky grass water black white near "
-    "sentence short please user assistant numbered 0 1 2 3 4 5 6 7 8 9 10 11 12"
-).split()
+WORDS = """
+    a an the one two red blue green dog cat ball house tree man woman street on under with of in is are picture
+    image describe this what does photo small big sits stands runs left right sky grass water black white near
+    sentence short please user assistant numbered 0 1 2 3 4 5 6 7 8 9 10 11 12
+""".split()  # noqa: SIM905 - as lines of words it can be read
 SIGNS = [".", ",", ":", "?", "!"]
 CHAT = (
     "{% for message in messages %}{{ message['role'] + ' : ' }}{% for part in message['content'] %}"
@@ -277,9 +277,9 @@ def idefics3(folder: Path) -> None:
     )
     scattered(Idefics3ForConditionalGeneration(config), 6).save_pretrained(folder)
     images = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
-    Idefics3Processor(
-        images, words, image_seq_len=4, chat_template=CHAT.replace("IMAGE", "<image>")
-    ).save_pretrained(folder)
+    Idefics3Processor(images, words, image_seq_len=4, chat_template=CHAT.replace("IMAGE", "<image>")).save_pretrained(
+        folder
+    )
 
 
 CAPTIONERS: dict[str, Callable[[Path], None]] = {
