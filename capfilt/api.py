@@ -136,7 +136,8 @@ def caption(
     named = read_images(images)
     with _model_folder(model) as folder:
         arithmetic = Arithmetic(pick_device(), config.precision)
-        worker = open_captioner(folder, config.decoding, arithmetic, image_size=config.image_size)
+        how = {"captions": config.captions_per_image, "image_size": config.image_size}
+        worker = open_captioner(folder, config.decoding, arithmetic, **how)
         rows: list[Captions] = []
         for batch in batches(named, config.batch_size):
             digests = [sha256_hex(data) for _, data in batch]

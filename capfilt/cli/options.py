@@ -131,13 +131,13 @@ class Given(Generic[M]):
         """The value of one option."""
         return self.values[key]
 
-    def config(self) -> M:
-        """The config of these options, checked; what is no option keeps its default.
+    def config(self, **more: Any) -> M:
+        """The config of these options and `more`, checked; what is neither keeps its default.
 
         Raises:
             ConfigError: everything that is wrong, a line each, with the options' names as they are typed.
         """
-        nested: dict[str, Any] = {}
+        nested: dict[str, Any] = dict(more)
         for key, value in self.values.items():
             if value is not None:
                 *groups, name = key.split(".")
@@ -194,15 +194,18 @@ def _bounds(field: FieldInfo) -> dict[str, float]:
 
 CAPTIONING = (
     Option("captions_per_image"),
-    Option("decoding.method", "--decoding"),
+    Option("decoding.method", "--decoding", default=None),
     Option("decoding.top_p"),
     Option("decoding.top_k"),
     Option("decoding.beams"),
-    Option("decoding.min_length"),
-    Option("decoding.max_length"),
+    Option("decoding.min_length", default=None),
+    Option("decoding.max_length", default=None),
     Option("decoding.repetition_penalty"),
-    Option("decoding.prompt"),
+    Option("decoding.prompt", default=None),
     Option("seed"),
     Option("precision", "--dtype"),
 )
-"""How captions are written: fields of CapfiltConfig that every command shows which writes some."""
+"""How captions are written: fields of CapfiltConfig that every command shows which writes some.
+
+Those without a default have one by the captioner's family (docs/models.md), and one that is not typed must not seem so.
+"""

@@ -71,7 +71,7 @@ def regenerate(
     """CapFilt over your own shards with any captioner and filter; run again, it goes on where it stopped."""
     with command(as_json=as_json) as output:
         human = _calibration_files(given, calibration, calibration_images)
-        config = given.config().model_copy(update={"threshold_of": named_values(threshold_of, "--threshold-of")})
+        config = given.config(threshold_of=named_values(threshold_of, "--threshold-of"))
         from capfilt.api import regenerate as work
 
         models: dict[str, Any] = {"captioner": captioner, "filter": filter}

@@ -119,11 +119,18 @@ def engine_of(family: CaptionerFamily | ScorerFamily) -> dict[str, Any] | None:
     return {**how, "transformers": version("transformers")}
 
 
-def settled_decoding(decoding: DecodingConfig, family: CaptionerFamily) -> DecodingConfig:
-    """The decoding with the family's own values where nothing was set: what is written down is what is done."""
+def settled_decoding(decoding: DecodingConfig, family: CaptionerFamily, captions: int = 1) -> DecodingConfig:
+    """The decoding with the family's own values where nothing was set: what is written down is what is done.
+
+    Args:
+        decoding: as it was set.
+        family: of the captioner.
+        captions: of an image; several are drawn, whatever a family does for one.
+    """
     if family.name == BLIP:
         return decoding
-    return DecodingConfig.model_validate({**family.decoding, **decoding.model_dump(include=decoding.model_fields_set)})
+    own = {**family.decoding, **({"method": "nucleus"} if captions > 1 else {})}
+    return DecodingConfig.model_validate({**own, **decoding.model_dump(include=decoding.model_fields_set)})
 
 
 def _known(table: Mapping[str, Any], role: str, uri: str) -> Any:

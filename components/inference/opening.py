@@ -12,7 +12,7 @@ from components.model.config import DecodingConfig, PositionZero
 
 
 def open_captioner(
-    folder: Path, decoding: DecodingConfig, arithmetic: Arithmetic, *, image_size: int | None = None
+    folder: Path, decoding: DecodingConfig, arithmetic: Arithmetic, *, captions: int = 1, image_size: int | None = None
 ) -> AnyCaptioner:
     """Load a captioner.
 
@@ -20,6 +20,7 @@ def open_captioner(
         folder: its folder.
         decoding: how captions are decoded; what is not set is the family's own.
         arithmetic: device and precision.
+        captions: how many an image is given.
         image_size: BLIP: side of the images in pixels, if not the model's own.
 
     Raises:
@@ -31,7 +32,7 @@ def open_captioner(
         return Captioner(load_captioner(folder, image_size=image_size), decoding, arithmetic)
     from components.inference.transformers_captioner import TransformersCaptioner
 
-    return TransformersCaptioner(folder, family, settled_decoding(decoding, family), arithmetic)
+    return TransformersCaptioner(folder, family, settled_decoding(decoding, family, captions), arithmetic)
 
 
 def open_scorer(

@@ -18,8 +18,6 @@ from components.inference.families import (
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.rules import Rule
 
-_DRAWN = {"method": "nucleus"}
-
 
 def settled_models(
     captioner: ModelRef, filter: ModelRef, scorers: Mapping[str, ModelRef], config: CapfiltConfig
@@ -111,10 +109,7 @@ def _settled(config: CapfiltConfig, writer: CaptionerFamily, judge: ScorerFamily
     """The config with what the families have of their own where nothing was set."""
     changes: dict[str, Any] = {}
     if writer.name != BLIP:
-        given = config.decoding
-        if config.captions_per_image > 1:
-            given = given.model_copy(update=_DRAWN)
-        changes["decoding"] = settled_decoding(given, writer)
+        changes["decoding"] = settled_decoding(config.decoding, writer, config.captions_per_image)
         if config.check_captions is None:
             changes["check_captions"] = True
     if judge.name != BLIP and config.score is None:
