@@ -57,8 +57,8 @@ def regenerate(
 
     Args:
         web: folder or prefix with WebDataset tars, or a sealed dataset.
-        captioner: model that writes a caption for every image: a folder, or a name of the Hugging Face hub. BLIP, or
-            another family (docs/models.md).
+        captioner: model that writes a caption for every image: a folder, or a name of the Hugging Face hub, BLIP or
+            another family (docs/models.md); or a server, `http://HOST:PORT/v1#MODEL`.
         filter: model that says which texts, the web's and the written ones, fit their image; likewise.
         out: root of the new dataset. Its last part is the dataset's name.
         extend: a version made of earlier web data with the same models and settings: its shards are taken over, only
@@ -91,7 +91,7 @@ def regenerate(
         raise ConfigError("target_precision and calibration (captions JSON, images) go together: give both, or none")
     target = open_store(fspath(out))
     target.check()
-    writer = reference_model(model_place(fspath(captioner)), "captioner")
+    writer = _captioner(fspath(captioner))
     judge = reference_model(model_place(fspath(filter)), "filter")
     place: dict[str, Any] = {"store": target, "out": target, "name": target.uri.rpartition("/")[2]}
     others = {name: model_place(fspath(one)) for name, one in (scorers or {}).items()}
@@ -136,8 +136,8 @@ def caption(
     named = read_images(images)
     with _model_folder(model) as folder:
         arithmetic = Arithmetic(pick_device(), config.precision)
-        how = {"captions": config.captions_per_image, "image_size": config.image_size}
-        worker = open_captioner(folder, config.decoding, arithmetic, **how)
+        count, side = config.captions_per_image, config.image_size
+        worker = open_captioner(folder, config.decoding, arithmetic, captions=count, image_size=side)
         rows: list[Captions] = []
         for batch in batches(named, config.batch_size):
             digests = [sha256_hex(data) for _, data in batch]
@@ -288,6 +288,20 @@ def _config(config: "CapfiltConfig | None", settings: Mapping[str, Any]) -> "Cap
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors()]
         raise ConfigError("\n".join(faults)) from error
+
+
+def _captioner(place: str) -> "ModelRef":
+    """A reference to a captioner's folder or server. Of a server's model nobody knows more than its name."""
+    from components.common.contracts import ModelRef
+    from components.common.seeding import digest_of
+    from components.inference.endpoint import address_of
+    from components.inference.families import is_endpoint
+    from components.inference.hub import model_place
+    from components.model.checkpoints.publishing import reference_model
+
+    if is_endpoint(place):
+        return ModelRef(role="captioner", uri=place, digest=digest_of(["endpoint", address_of(place).model]))
+    return reference_model(model_place(place), "captioner")
 
 
 def _calibrated(

@@ -12,6 +12,7 @@ from components.inference.families import CAPTIONERS, SCORERS
 from components.regeneration.config import CapfiltConfig
 
 ANY_MODEL = "a model folder, or its name on the Hugging Face hub, of one of the families"
+CAPTIONER = f"Captioner: {ANY_MODEL}, {', '.join(CAPTIONERS)}; or a server, http://HOST:PORT/v1#MODEL."
 SETTINGS = Shown(
     CapfiltConfig,
     Option("threshold", default=None),
@@ -33,13 +34,16 @@ SETTINGS = Shown(
     "engine",
     "workers",
     "limit",
+    Option("endpoint.concurrency"),
+    Option("endpoint.max_requests"),
+    Option("endpoint.max_tokens", "--max-answer-tokens"),
 )
 
 
 @SETTINGS
 def regenerate(
     web: Annotated[str, typer.Option(help="Folder or prefix with WebDataset tars, or a sealed dataset.")],
-    captioner: Annotated[str, typer.Option(help=f"Captioner: {ANY_MODEL}, {', '.join(CAPTIONERS)}.")],
+    captioner: Annotated[str, typer.Option(help=CAPTIONER)],
     filter: Annotated[str, typer.Option(help=f"Filter: {ANY_MODEL}, {', '.join(SCORERS)}.")],  # noqa: A002
     out: Annotated[str, typer.Option(help="Root of the new dataset: a folder or s3://bucket/prefix.")],
     given: Given[CapfiltConfig],

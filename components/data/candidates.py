@@ -145,7 +145,9 @@ class CandidateTable:
         if not self._further:
             return [Candidate(*row) for row in zip(*columns, strict=True)]
         more = zip(self._others(), self._told("outcome"), self._told("rule"), strict=True)
-        return [Candidate(*row, *further) for row, further in zip(zip(*columns, strict=True), more, strict=True)]
+        rows = (dict(zip(BASE, row, strict=True)) for row in zip(*columns, strict=True))
+        named = zip(rows, more, strict=True)
+        return [Candidate(**row, others=others, outcome=outcome, rule=rule) for row, (others, outcome, rule) in named]
 
     @property
     def scores(self) -> tuple[Column, ...]:
@@ -153,7 +155,7 @@ class CandidateTable:
         kinds = {name: mark["kind"] for name, (mark, _) in self._further.items() if mark["capfilt"] == "score"}
         if unknown := [kind for kind in kinds.values() if kind not in get_args(Kind)]:
             raise DataError(f"{self.name}: scores of unknown kind {unknown}; it was written by a later version")
-        return tuple(Column(name, kind) for name, kind in kinds.items())  # type: ignore[arg-type]
+        return tuple(Column(name, kind) for name, kind in kinds.items())
 
     @property
     def outcomes(self) -> bool:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from components.common.errors import ModelError
 from components.common.storage import open_store
@@ -16,11 +16,15 @@ from components.data.scores import ITM, Kind
 from components.model.config import DecodingConfig
 
 BLIP = "blip"
+F = TypeVar("F")
 REVISION = 1
 """Raised when the same weights and settings of another family than BLIP would give other texts or values."""
 
 WHOLE_SIDE = 2048
 """Longest side in pixels of images for families that resize themselves: larger ones are shrunk first."""
+
+ENDPOINT_SIDE, ENDPOINT_JPEG = 1024, 90
+"""Longest side in pixels and JPEG quality of images that are sent to a server."""
 
 Asking = Literal["blip", "chat", "task", "prefix", "nothing"]
 _SHORT: Mapping[str, Any] = {"method": "greedy", "min_length": 0, "max_length": 40}
@@ -93,13 +97,22 @@ SCORERS: dict[str, ScorerFamily] = {
 }
 
 
+ENDPOINT = CaptionerFamily("endpoint", "chat", {**_SHORT, "max_length": 96, "prompt": _DESCRIBE})
+"""A captioner behind a server (endpoint.py), of whichever family it is there."""
+
+
+def is_endpoint(place: str) -> bool:
+    """Whether a place is a server's address."""
+    return place.startswith(("http://", "https://"))
+
+
 def captioner_family(uri: str) -> CaptionerFamily:
-    """The family of a captioner's folder.
+    """The family of a captioner's folder, or of a server's address.
 
     Raises:
         ModelError: there is no model, or none of a known family.
     """
-    return _known(CAPTIONERS, "captioner", uri)
+    return ENDPOINT if is_endpoint(uri) else _known(CAPTIONERS, "captioner", uri)
 
 
 def scorer_family(uri: str) -> ScorerFamily:
@@ -115,6 +128,9 @@ def engine_of(family: CaptionerFamily | ScorerFamily) -> dict[str, Any] | None:
     """What besides weights, processor files and settings decides a family's results; None for BLIP, which has all."""
     if family.name == BLIP:
         return None
+    if family.name == ENDPOINT.name:
+        images = f"jpeg {ENDPOINT_JPEG}, at most {ENDPOINT_SIDE}"
+        return {"family": family.name, "revision": REVISION, "images": images}
     how = {"family": family.name, "revision": REVISION, "images": f"pil, at most {WHOLE_SIDE}"}
     return {**how, "transformers": version("transformers")}
 
@@ -133,7 +149,7 @@ def settled_decoding(decoding: DecodingConfig, family: CaptionerFamily, captions
     return DecodingConfig.model_validate({**own, **decoding.model_dump(include=decoding.model_fields_set)})
 
 
-def _known(table: Mapping[str, Any], role: str, uri: str) -> Any:
+def _known(table: Mapping[str, F], role: str, uri: str) -> F:
     found = _model_type(uri)
     if found not in table:
         raise ModelError(

@@ -1,14 +1,13 @@
 """What CapFilt needs of a captioner and of a scorer; BLIP's own and those of other families are implementations.
 
-Shapes: images are uint8 RGB, squares `[B, S, S, 3]` for those with a `size`, else a list of `[H, W, 3]`.
+Shapes: images are uint8 RGB, squares `[B, S, S, 3]` for those with a `size`, else (WHOLE) a list of `[H, W, 3]`.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from components.data.decoding import Pixels
 from components.data.scores import Column, Reading
 
 WHOLE = 0
@@ -40,7 +39,7 @@ class AnyCaptioner(Protocol):
     def size(self) -> int:
         """Side of the squares it wants, in pixels, or WHOLE."""
 
-    def write(self, images: Sequence[Pixels] | Pixels, seeds: Sequence[Sequence[int]]) -> list[list[Written]]:
+    def write(self, images: Any, seeds: Sequence[Sequence[int]], /) -> list[list[Written]]:
         """Texts of B images, one per seed; all images have equally many seeds.
 
         A text depends on its image and seed only, never on its place in the batch.
@@ -58,17 +57,17 @@ class AnyScorer(Protocol):
     def columns(self) -> tuple[Column, ...]:
         """Names and kinds of the values it gives; the first is the one a threshold is held against."""
 
-    def judge_all(self, images: Sequence[Pixels] | Pixels, texts: Sequence[Sequence[str]]) -> Judged:
+    def judge_all(self, images: Any, texts: Sequence[Sequence[str]], /) -> Judged:
         """Readings of every image's texts."""
 
-    def score(self, images: Sequence[Pixels] | Pixels, texts: Sequence[Sequence[str]]) -> list[list[tuple[float, ...]]]:
+    def score(self, images: Any, texts: Sequence[Sequence[str]], /) -> Sequence[Sequence[tuple[float, ...]]]:
         """The same as plain tuples, the value of the first column first."""
 
-    def read(self, text: str) -> str:
+    def read(self, text: str, /) -> str:
         """A text as it is read: texts read alike are one text to it."""
 
-    def embed_images(self, images: Sequence[Pixels] | Pixels) -> Tensor:
+    def embed_images(self, images: Any, /) -> Tensor:
         """Vectors `[B, d]` of length 1, fp32 on the CPU: which texts are near an image is told by them."""
 
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+    def embed_texts(self, texts: Sequence[str], /) -> Tensor:
         """Vectors `[R, d]` of length 1, fp32 on the CPU."""

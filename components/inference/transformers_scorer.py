@@ -44,7 +44,9 @@ class TransformersScorer:
         """Readings of each image's texts; a text that was cut before its end is marked."""
         logits, cut = self.logits(images, texts)
         rows = zip((self._values(row) for row in logits), texts, strict=True)
-        readings = [[(Reading(value, text in cut),) for value, text in zip(row, own, strict=True)] for row, own in rows]
+        readings: list[list[tuple[Reading, ...]]] = [
+            [(Reading(value, text in cut),) for value, text in zip(row, own, strict=True)] for row, own in rows
+        ]
         return Judged(readings, None)
 
     def score(self, images: Sequence[Pixels] | Pixels, texts: Sequence[Sequence[str]]) -> list[list[tuple[float, ...]]]:

@@ -193,7 +193,7 @@ def score_pairs(
     scores = PairScores([], [])
     for batch in batches(len(images), config.batch_size):
         rows = with_halving(
-            lambda part: filter.score(_squares(filter, images, part), [[*own[n], *wrong[n]] for n in part]), batch
+            lambda part: list(filter.score(_squares(filter, images, part), [[*own[n], *wrong[n]] for n in part])), batch
         )
         for number, row in zip(batch, rows, strict=True):
             values = [score[0] for score in row]  # of the first column: BLIP's match probability

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from components.common.identity import deciding, harmless
+from components.inference.config import EndpointConfig
 from components.model.config import DecodingConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.policy import Policy, TextChoice
@@ -170,6 +171,11 @@ class CapfiltConfig(BaseModel):
         default_factory=GuardConfig,
         description="when captions count as collapsed",
         json_schema_extra=harmless("it stops the work or lets it be, and changes no byte"),
+    )
+    endpoint: EndpointConfig = Field(
+        default_factory=EndpointConfig,
+        description="how a captioner behind a server is asked",
+        json_schema_extra=harmless("how often and how fast the same is asked"),
     )
     engine: Literal["local", "ray"] = Field(
         default="local", description="this machine, or a Ray cluster", json_schema_extra=_SPEED

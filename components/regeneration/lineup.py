@@ -1,6 +1,6 @@
 """The models of a run before it starts: their families, the settings that follow, and whose thresholds are in use."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from components.common.contracts import ModelRef
@@ -12,6 +12,7 @@ from components.inference.families import (
     ScorerFamily,
     captioner_family,
     engine_of,
+    is_endpoint,
     scorer_family,
     settled_decoding,
 )
@@ -31,6 +32,8 @@ def settled_models(
         ConfigError: names of scores clash, a rule asks for a score that nobody gives, or a threshold is another
             scorer's.
     """
+    if is_endpoint(captioner.uri) and (config.engine == "ray" or config.workers > 1):
+        raise ConfigError("one process asks a server: set engine to local and workers to 1, and endpoint.concurrency")
     writer, judge = captioner_family(captioner.uri), scorer_family(filter.uri)
     others = {check_score_name(name): scorer_family(one.uri) for name, one in scorers.items()}
     names = _names(judge, others)
@@ -38,7 +41,11 @@ def settled_models(
     config = _settled(config, writer, judge)
     check_names(config, names)
     check_thresholds(config, digests)
-    roles = {"captioner": writer, "filter": judge, **{f"scorer:{name}": one for name, one in others.items()}}
+    roles: dict[str, CaptionerFamily | ScorerFamily] = {
+        "captioner": writer,
+        "filter": judge,
+        **{f"scorer:{name}": one for name, one in others.items()},
+    }
     engines = {role: engine for role, one in roles.items() if (engine := engine_of(one)) is not None}
     return config, {"scorers": tuple(scorers.items()), "engines": tuple(engines.items())}
 
@@ -120,7 +127,7 @@ def _settled(config: CapfiltConfig, writer: CaptionerFamily, judge: ScorerFamily
 def check_names(config: CapfiltConfig, names: Sequence[str]) -> None:
     """ConfigError where rules or `score` ask for a score that is not among these."""
     known = {*names, *(f"{name}_truncated" for name in names if name not in {one.name for one in BLIP_COLUMNS})}
-    asked = {"score": {config.score} if config.score else set()}
+    asked: dict[str, Set[str]] = {"score": {config.score} if config.score else set()}
     asked |= {"keep": Rule(config.keep).names} if config.keep is not None else {}
     asked |= {"weigh": Rule(config.weigh, float).names} if config.weigh is not None else {}
     for field, wanted in asked.items():

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.errors import ModelError
+from components.common.storage import Store
 from components.data.scores import BLIP_COLUMNS, ITC, ITM, Column, Reading
 from components.inference.arithmetic import Arithmetic, pick_device
 from components.inference.filter import Filter
@@ -106,14 +108,12 @@ class CapfiltModels:
             ModelError: something of it is not finite.
         """
         judged = scorer.judge_all(self._images(batch, scorer.size), asked)
-        for at, (item, row) in enumerate(zip(batch, judged.readings, strict=True)):
-            values = np.array([one.value for readings in row for one in readings], float)
-            vector = np.zeros(1) if judged.vectors is None else judged.vectors[at].numpy()
-            if not (np.isfinite(values).all() and np.isfinite(vector).all()):
-                raise ModelError(
-                    f"{name}: its scores of image {item.sample.key} are not finite: its weights are damaged, its "
-                    f"training diverged, or {self.config.precision} is too coarse for it (precision: fp32)"
-                )
+        if not _finite(judged):
+            at = next(at for at in range(len(batch)) if not _finite(judged, slice(at, at + 1)))
+            raise ModelError(
+                f"{name}: its scores of image {batch[at].sample.key} are not finite: its weights are damaged, its "
+                f"training diverged, or {self.config.precision} is too coarse for it (precision: fp32)"
+            )
         return judged
 
     def _caption(self, batch: Sequence[Loaded]) -> list[list[Written]]:
@@ -135,24 +135,32 @@ class CapfiltModels:
         return images if size == WHOLE else np.stack(images)
 
 
+def _finite(judged: Judged, images: slice = slice(None)) -> bool:
+    """Whether all that was said of some images are numbers."""
+    values = [one.value for row in judged.readings[images] for readings in row for one in readings]
+    vectors = True if judged.vectors is None else bool(judged.vectors[images].isfinite().all())
+    return vectors and bool(np.isfinite(np.array(values, float)).all())
+
+
 def _scored(
     texts: Sequence[Text], found: Sequence[tuple[tuple[Column, ...], Sequence[tuple[Reading, ...]]]]
 ) -> list[Text]:
     """The texts with what every scorer said of those it was asked about, in order."""
+    names = [column.name for columns, _ in found for column in columns]
     asked = iter(zip(*(rows for _, rows in found), strict=True))
-    columns = [column for one, _ in found for column in one]
-    return [text if text.problem is not None else _with(text, columns, next(asked)) for text in texts]
+    return [text if text.problem is not None else _with(text, names, next(asked)) for text in texts]
 
 
-def _with(text: Text, columns: Sequence[Column], readings: Sequence[tuple[Reading, ...]]) -> Text:
-    named = {column.name: one for column, one in zip(columns, (one for row in readings for one in row), strict=True)}
-    blip = {"probability": named.pop(ITM, None), "similarity": named.pop(ITC, None)}
-    values = {name: one.value for name, one in blip.items() if one is not None}
-    return text._replace(**values, **({"others": named} if named else {}))
+def _with(text: Text, names: Sequence[str], readings: Sequence[tuple[Reading, ...]]) -> Text:
+    named = dict(zip(names, chain(*readings), strict=True))
+    itm, itc = named.pop(ITM, None), named.pop(ITC, None)
+    if itm is not None and itc is not None:
+        text = text._replace(probability=itm.value, similarity=itc.value)
+    return text._replace(others=named) if named else text
 
 
 def load_models(
-    captioner: Path,
+    captioner: Path | str,
     filter: Path,
     config: CapfiltConfig,
     stream: str,
@@ -160,11 +168,30 @@ def load_models(
     *,
     filter_name: str = "",
     scorers: Sequence[tuple[str, str, Path]] = (),
+    answers: Store | None = None,
 ) -> CapfiltModels:
-    """Load all model folders for the GPU of this worker's number, or the CPU; `scorers`: name, URI and folder."""
+    """Load all model folders for the GPU of this worker's number, or the CPU.
+
+    Args:
+        captioner: its folder, or a server's address.
+        filter: its folder.
+        config: settings.
+        stream: what draws (seeds.py).
+        slot: number of the worker.
+        filter_name: where the filter is from, for messages.
+        scorers: further scorers: name, URI and folder.
+        answers: where a server's answers are kept.
+    """
     arithmetic = Arithmetic(pick_device(slot), config.precision)
     return CapfiltModels(
-        open_captioner(captioner, config.decoding, arithmetic, image_size=config.image_size),
+        open_captioner(
+            captioner,
+            config.decoding,
+            arithmetic,
+            image_size=config.image_size,
+            endpoint=config.endpoint,
+            answers=answers,
+        ),
         open_any_filter(filter, config, arithmetic),
         config,
         stream,

@@ -177,8 +177,16 @@ def _shards(
             for one in recalled(shard, rows, commit.bad)
         ]
         beside = _taken_along(entry, source, target)
-        columns = {"scores": table.scores, "outcomes": table.outcomes}
-        yield finish_shard(ShardWork(shard, judged), target, work_dir, config, fingerprint, beside=beside, **columns)
+        yield finish_shard(
+            ShardWork(shard, judged),
+            target,
+            work_dir,
+            config,
+            fingerprint,
+            beside=beside,
+            scores=table.scores,
+            outcomes=table.outcomes,
+        )
 
 
 def _taken_along(entry: ShardEntry, source: Store, target: Store) -> Beside:

@@ -129,8 +129,8 @@ class Totals:
         self._unusable.update(stats.unusable)
         self._outcomes.update(stats.outcomes)
         if stats.weight is not None or self._weight is not None:
-            before = self.counts.kept_pairs - counts.kept_pairs if self._weight is None else self._weight
-            self._weight = before + (counts.kept_pairs if stats.weight is None else stats.weight)
+            so_far = self.counts.kept_pairs - counts.kept_pairs if self._weight is None else self._weight
+            self._weight = so_far + (counts.kept_pairs if stats.weight is None else stats.weight)
 
     @property
     def stats(self) -> ShardStats:

@@ -97,7 +97,7 @@ NEVER = {
     "store", "tracking", "tokenizer.vocab_file", "model.vision.checkpoint_layers",
     *(f"{role}.{name}" for role in ROLES for name in TRAINING),
     *(f"capfilt.{name}" for name in ("batch_size", "guard", "engine", "workers", "threads", "read_threads", "retries",
-      "threshold_of")),
+      "threshold_of", "endpoint")),
     "capfilt.calibration.drift", "evaluation.caption_batch",
     *(f"evaluation.retrieval.{name}" for name in ("image_batch", "text_batch", "pair_batch", "resident_images")),
 }  # fmt: skip
