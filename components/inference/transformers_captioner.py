@@ -17,6 +17,9 @@ from components.inference.protocols import WHOLE, Written
 from components.model.config import DecodingConfig
 from components.model.decoding import nucleus
 
+_STRIP = 100
+"""From this ratio of its sides on, an image is shown to the image part beforehand: Qwen's refuses those beyond 200."""
+
 Choice = Callable[[Tensor, Tensor, int], Tensor]
 
 
@@ -64,8 +67,8 @@ class TransformersCaptioner:
         ]
 
     def _fault(self, picture: Image.Image) -> str:
-        """Why the image part does not take an image; empty if it does."""
-        if min(picture.size) * 200 > max(picture.size):
+        """Why the image part does not take an image; empty if it does. Only strips are ever refused."""
+        if min(picture.size) * _STRIP > max(picture.size):
             return ""
         try:
             self.processor.image_processor(picture)

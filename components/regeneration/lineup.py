@@ -82,11 +82,6 @@ def check_belongs(threshold_of: Mapping[str, str], digests: Mapping[str, str]) -
             )
 
 
-def first_score(uri: str) -> str:
-    """The name of the score that a filter is held to a threshold by."""
-    return scorer_family(uri).column
-
-
 def _names(judge: ScorerFamily, others: Mapping[str, ScorerFamily]) -> list[str]:
     """All scores of a run, in order.
 
