@@ -22,7 +22,7 @@ FAST: dict[str, Any] = {"decoding": {"max_length": 8}, "precision": "fp32", "bat
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_web(tmp_path_factory.mktemp("web"), shards=2, samples=6)
+    return write_web(tmp_path_factory.mktemp("web"), shards=2, samples=12)
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +68,11 @@ def test_every_part_may_be_of_another_family(
     )
     manifest, found = tables(made)
     counts = manifest.totals
-    assert counts.samples == 12 == counts.kept + counts.dropped + sum(counts.failed.values())
+    assert counts.samples == 24 == counts.kept + counts.dropped + sum(counts.failed.values())
     rows = [row for table in found for row in table.rows()]
     assert {table.scores for table in found} == {(Column("clip", "cosine"), Column("sig", "probability"))}
     scored = [row for row in rows if row.others]
-    assert len(scored) >= 12 and all(row.itm_probability is not None for row in scored)
+    assert len(scored) >= 24 and all(row.itm_probability is not None for row in scored)
     kept = [row for row in rows if row.kept]
     assert len(kept) == made.dataset.pairs and all(row.weight == round(1 + row.others["clip"].value, 6) for row in kept)
     assert manifest.config["decoding"]["method"] == "greedy" and manifest.config["decoding"]["prompt"] == ""
