@@ -49,20 +49,24 @@ def regenerate(
     out: Place,
     extend: Place | None = None,
     calibration: tuple[Place, Place] | None = None,
+    scorers: Mapping[str, Place] | None = None,
     config: "CapfiltConfig | None" = None,
     **settings: Any,
 ) -> "CapfiltResult":
-    """CapFilt over web shards with any BLIP checkpoints; called again, it goes on where it stopped.
+    """CapFilt over web shards with any captioner and filter; called again, it goes on where it stopped.
 
     Args:
         web: folder or prefix with WebDataset tars, or a sealed dataset.
-        captioner: model that writes a caption for every image.
-        filter: model that says which texts, the web's and the written ones, fit their image.
+        captioner: model that writes a caption for every image: a folder, or a name of the Hugging Face hub, BLIP or
+            another family (docs/models.md); or a server, `http://HOST:PORT/v1#MODEL`.
+        filter: model that says which texts, the web's and the written ones, fit their image; likewise.
         out: root of the new dataset. Its last part is the dataset's name.
         extend: a version made of earlier web data with the same models and settings: its shards are taken over, only
             new or changed ones are worked on, and the new version names it as a parent.
         calibration: COCO captions JSON (or Karpathy JSON) and its image folder, which the filter was not trained on;
             for `target_precision`, the threshold is chosen by them.
+        scorers: further scorers by the names that their scores shall have, for rules (`keep`, `weigh`) and for the
+            record; each is a column of the candidate tables.
         config: settings.
         settings: fields of CapfiltConfig, in place of `config`.
 
@@ -78,6 +82,7 @@ def regenerate(
     """
     from components.common.scratch import ScratchFolder
     from components.common.storage import open_store
+    from components.inference.hub import model_place
     from components.model.checkpoints.publishing import reference_model
     from components.regeneration.run import run_capfilt
 
@@ -86,8 +91,11 @@ def regenerate(
         raise ConfigError("target_precision and calibration (captions JSON, images) go together: give both, or none")
     target = open_store(fspath(out))
     target.check()
-    writer, judge = reference_model(fspath(captioner), "captioner"), reference_model(fspath(filter), "filter")
+    writer = _captioner(fspath(captioner))
+    judge = reference_model(model_place(fspath(filter)), "filter")
     place: dict[str, Any] = {"store": target, "out": target, "name": target.uri.rpartition("/")[2]}
+    others = {name: model_place(fspath(one)) for name, one in (scorers or {}).items()}
+    place["scorers"] = {name: reference_model(one, "filter") for name, one in others.items()}
     place["extend"] = None if extend is None else fspath(extend)
     measured: dict[str, float] = {}
     with ScratchFolder("regenerate") as folder:
@@ -103,7 +111,7 @@ def caption(
     """Write captions for images.
 
     Args:
-        model: a captioner.
+        model: a captioner: a folder, or a name of the Hugging Face hub; BLIP, or another family (docs/models.md).
         images: files, or the bytes of files, or Pillow images.
         config: settings; `decoding`, `captions_per_image`, `seed`, `precision`, `image_size`, `batch_size` and the
             limits of images count.
@@ -118,24 +126,25 @@ def caption(
         DataError: something is no image; says which.
         ModelError: there is no captioner.
     """
-    from capfilt.images import batches, read_images, squares
+    from capfilt.images import batches, pictures, read_images
     from components.common.seeding import key_seed
     from components.common.storage import sha256_hex
     from components.inference.arithmetic import Arithmetic, pick_device
-    from components.inference.captioner import Captioner
-    from components.model.checkpoints.weights import load_captioner
+    from components.inference.opening import open_captioner
 
     config = _config(config, settings)
     named = read_images(images)
     with _model_folder(model) as folder:
-        loaded = load_captioner(folder, image_size=config.image_size)
-        worker = Captioner(loaded, config.decoding, Arithmetic(pick_device(), config.precision))
+        arithmetic = Arithmetic(pick_device(), config.precision)
+        count, side = config.captions_per_image, config.image_size
+        worker = open_captioner(folder, config.decoding, arithmetic, captions=count, image_size=side)
         rows: list[Captions] = []
         for batch in batches(named, config.batch_size):
             digests = [sha256_hex(data) for _, data in batch]
             seeds = [[key_seed(config.seed, one, at) for at in range(config.captions_per_image)] for one in digests]
-            texts = worker.caption(squares(batch, worker.size, config), seeds)
-            rows += [Captions(image=name, captions=found) for (name, _), found in zip(batch, texts, strict=True)]
+            texts = worker.write(pictures(batch, worker.size, config), seeds)
+            for (name, _), found in zip(batch, texts, strict=True):
+                rows.append(Captions(image=name, captions=[one.text for one in found]))
     return rows
 
 
@@ -185,16 +194,29 @@ def score(
 
 
 def recut(
-    uri: Place, *, out: Place, threshold: float = 0.5, policy: "Policy" = "keep_both", text: "TextChoice | None" = None
+    uri: Place,
+    *,
+    out: Place,
+    threshold: float | None = None,
+    policy: "Policy" = "keep_both",
+    text: "TextChoice | None" = None,
+    keep: str | None = None,
+    weigh: str | None = None,
+    score: str | None = None,
+    threshold_of: Mapping[str, str] | None = None,
 ) -> "CapfiltResult":
-    """Another threshold or policy from the stored scores of a dataset, without a model, as a new dataset.
+    """Another threshold, rule or policy from the stored scores of a dataset, without a model, as a new dataset.
 
     Args:
         uri: a dataset made by CapFilt, or a recut one; its web shards must still lie where they were.
         out: root of the new dataset. Its last part is the dataset's name.
-        threshold: match probability from which a text is kept, 0 to 1.
+        threshold: score from which a text is kept, 0 to 1; None: 0.5, if the score is BLIP's match probability.
         policy: which of the texts that pass are kept.
         text: which of them becomes the `.txt`; None: as in the dataset.
+        keep: rule over the stored scores in the threshold's place, e.g. `itm >= 0.5 and siglip >= 0.1`.
+        weigh: rule for the weight of each pair in training.
+        score: the score that `threshold` and `best` mean; None: as in the dataset.
+        threshold_of: for which scorers the thresholds were found: score's name to digest; others are refused.
 
     Returns:
         The dataset and its figures, as of `regenerate`.
@@ -206,14 +228,19 @@ def recut(
     from components.common.storage import normalise_uri, open_store
     from components.regeneration.recut import recut_dataset
 
-    config = _config(None, {"threshold": threshold, "policy": policy} | ({} if text is None else {"text": text}))
+    given = {"threshold": threshold, "policy": policy, "text": text, "keep": keep, "weigh": weigh, "score": score}
+    _config(None, {field: value for field, value in given.items() if value is not None})
     target = open_store(fspath(out))
     name = target.uri.rpartition("/")[2]
     return recut_dataset(
         normalise_uri(fspath(uri)),
-        threshold=config.threshold,
-        policy=config.policy,
+        threshold=threshold,
+        policy=policy,
         text=text,
+        keep=keep,
+        weigh=weigh,
+        score=score,
+        threshold_of=threshold_of,
         store=target,
         name=name,
         out=target,
@@ -263,6 +290,20 @@ def _config(config: "CapfiltConfig | None", settings: Mapping[str, Any]) -> "Cap
         raise ConfigError("\n".join(faults)) from error
 
 
+def _captioner(place: str) -> "ModelRef":
+    """A reference to a captioner's folder or server. Of a server's model nobody knows more than its name."""
+    from components.common.contracts import ModelRef
+    from components.common.seeding import digest_of
+    from components.inference.endpoint import address_of
+    from components.inference.families import is_endpoint
+    from components.inference.hub import model_place
+    from components.model.checkpoints.publishing import reference_model
+
+    if is_endpoint(place):
+        return ModelRef(role="captioner", uri=place, digest=digest_of(["endpoint", address_of(place).model]))
+    return reference_model(model_place(place), "captioner")
+
+
 def _calibrated(
     judge: "ModelRef", human: tuple[Place, Place], config: "CapfiltConfig", out: "Store", folder: "Path"
 ) -> "tuple[CapfiltConfig, dict[str, float]]":
@@ -276,7 +317,7 @@ def _calibrated(
     data = import_coco(annotations, images, store=open_store(str(folder)), name="calibration", limit=limit)
     measure = partial(run_calibration, judge, data, config, work_dir=folder)
     found = remembered(out, judge, data, config, measure)
-    return settle(config, found), found.metrics
+    return settle(config, found, judge), found.metrics
 
 
 @contextlib.contextmanager
@@ -284,7 +325,8 @@ def _model_folder(model: Place) -> "Iterator[Path]":
     """A model's folder on this machine, for as long as it is needed."""
     from components.common.scratch import ScratchFolder
     from components.common.storage import normalise_uri
+    from components.inference.hub import model_place
     from components.model.checkpoints.publishing import fetch_model
 
     with ScratchFolder("model") as cache:
-        yield fetch_model(normalise_uri(fspath(model)), cache)
+        yield fetch_model(normalise_uri(model_place(fspath(model))), cache)

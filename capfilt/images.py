@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from components.common.errors import ConfigError, DataError
-from components.data.decoding import Pixels, decode_image, resize_square
+from components.data.decoding import Pixels, decode_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,11 +57,22 @@ def squares(images: Sequence[Named], side: int, config: "CapfiltConfig") -> Pixe
     Raises:
         DataError: one of them is none; names it.
     """
-    return np.stack([_square(name, data, side, config) for name, data in images])
+    return np.stack([_decoded(name, data, side, config) for name, data in images])
 
 
-def _square(name: str, data: bytes, side: int, config: "CapfiltConfig") -> Pixels:
+def pictures(images: Sequence[Named], size: int, config: "CapfiltConfig") -> Pixels | list[Pixels]:
+    """Images as a model of this `size` takes them: squares, or each as it is.
+
+    Raises:
+        DataError: one of them is none; names it.
+    """
+    return squares(images, size, config) if size else [_decoded(name, data, size, config) for name, data in images]
+
+
+def _decoded(name: str, data: bytes, size: int, config: "CapfiltConfig") -> Pixels:
+    from components.inference.squares import image_at
+
     try:
-        return resize_square(decode_image(data, max_pixels=config.max_pixels, min_side=config.min_side), side)
+        return image_at(decode_image(data, max_pixels=config.max_pixels, min_side=config.min_side), size)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error

@@ -63,7 +63,7 @@ def regenerate(
     from components.regeneration.calibration import settle
     from components.regeneration.precision import settled
 
-    config = settle(settled(context.config.captioning(), context.store), calibration)
+    config = settle(settled(context.config.captioning(), context.store), calibration, filter)
     name = f"round-{number}/capfilt"
     depends = {"config": config.effective(), "web": web.digest, "captioner": captioner.digest, "filter": filter.digest}
 

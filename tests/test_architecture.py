@@ -46,6 +46,8 @@ def test_imports_go_one_way() -> None:
         ("deepspeed", "components/training/engine.py"),
         ("ray", "components/regeneration/engines.py"),
         ("webdataset", "components/data/pipeline.py"),
+        ("transformers", "components/inference/loading.py"),
+        ("huggingface_hub", "components/inference/hub.py"),
     ],
 )
 def test_one_module_per_outside_dependency(package: str, home: str) -> None:

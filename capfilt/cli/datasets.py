@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from capfilt.cli.console import Output, command
-from capfilt.cli.options import Given, Json, Option, Shown
+from capfilt.cli.options import Given, Json, Option, Shown, ThresholdOf, named_values
 from components.common.contracts import DatasetRef
 from components.common.storage import open_store
 from components.regeneration.config import CapfiltConfig
@@ -16,7 +16,9 @@ from components.regeneration.config import CapfiltConfig
 app = typer.Typer(help="Import datasets and look at them.", no_args_is_help=True)
 
 StoreUri = Annotated[str, typer.Option("--store", help="Root of the store: a folder or s3://bucket/prefix.")]
-RECUT = Shown(CapfiltConfig, "threshold", "policy", Option("text", default=None))
+RECUT = Shown(
+    CapfiltConfig, Option("threshold", default=None), "policy", Option("text", default=None), "keep", "weigh", "score"
+)
 Limit = Annotated[int | None, typer.Option(min=1, help="The first N samples only.")]
 
 
@@ -116,16 +118,16 @@ def recut(
     uri: Annotated[str, typer.Argument(help="A dataset made by CapFilt.")],
     out: Annotated[str, typer.Option(help="Root of the new dataset: a folder or s3://bucket/prefix.")],
     given: Given[CapfiltConfig],
+    threshold_of: ThresholdOf = None,
     as_json: Json = False,
 ) -> None:
-    """Another threshold or policy from the stored scores, without a model, as a new dataset."""
+    """Another threshold, rule or policy from the stored scores, without a model, as a new dataset."""
     with command(as_json=as_json) as output:
-        config = given.config()
+        given.config()
         from capfilt.api import recut as work
 
-        _show_ref(
-            output, work(uri, out=out, threshold=config.threshold, policy=config.policy, text=given["text"]).dataset
-        )
+        belongs = named_values(threshold_of, "--threshold-of")
+        _show_ref(output, work(uri, out=out, threshold_of=belongs, **given.values).dataset)
 
 
 @app.command()

@@ -28,6 +28,14 @@ M = TypeVar("M", bound=BaseModel)
 Json = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout; logs go to stderr.")]
 Model = Annotated[str, typer.Option(help="Model folder (Hugging Face form or ours), local or s3://.")]
 
+ThresholdOf = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="For whom the thresholds were found: NAME=DIGEST of the scorer behind a score (8 characters at least), "
+        "once per score; refused if it is another here."
+    ),
+]
+
 _GIVEN = "given"  # the parameter of a command that its options are gathered in
 _OWN: Any = object()
 
@@ -123,13 +131,13 @@ class Given(Generic[M]):
         """The value of one option."""
         return self.values[key]
 
-    def config(self) -> M:
-        """The config of these options, checked; what is no option keeps its default.
+    def config(self, **more: Any) -> M:
+        """The config of these options and `more`, checked; what is neither keeps its default.
 
         Raises:
             ConfigError: everything that is wrong, a line each, with the options' names as they are typed.
         """
-        nested: dict[str, Any] = {}
+        nested: dict[str, Any] = dict(more)
         for key, value in self.values.items():
             if value is not None:
                 *groups, name = key.split(".")
@@ -146,6 +154,21 @@ class Given(Generic[M]):
         if option is None:
             return self.shown.in_options(message.removeprefix("Value error, "))
         return f"{option.typed}: {message}, not {value}"
+
+
+def named_values(given: list[str] | None, option: str) -> dict[str, str]:
+    """`NAME=VALUE` options as a mapping.
+
+    Raises:
+        ConfigError: one is no such pair, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for one in given or ():
+        name, _, value = one.partition("=")
+        if not name or not value or name in found:
+            raise ConfigError(f"{option} {one}: give NAME=VALUE, each name once")
+        found[name] = value
+    return found
 
 
 def field_at(model: type[BaseModel], key: str) -> FieldInfo:
@@ -171,15 +194,18 @@ def _bounds(field: FieldInfo) -> dict[str, float]:
 
 CAPTIONING = (
     Option("captions_per_image"),
-    Option("decoding.method", "--decoding"),
+    Option("decoding.method", "--decoding", default=None),
     Option("decoding.top_p"),
     Option("decoding.top_k"),
     Option("decoding.beams"),
-    Option("decoding.min_length"),
-    Option("decoding.max_length"),
+    Option("decoding.min_length", default=None),
+    Option("decoding.max_length", default=None),
     Option("decoding.repetition_penalty"),
-    Option("decoding.prompt"),
+    Option("decoding.prompt", default=None),
     Option("seed"),
     Option("precision", "--dtype"),
 )
-"""How captions are written: fields of CapfiltConfig that every command shows which writes some."""
+"""How captions are written: fields of CapfiltConfig that every command shows which writes some.
+
+Those without a default have one by the captioner's family (docs/models.md), and one that is not typed must not seem so.
+"""

@@ -1,15 +1,18 @@
 """`capfilt regenerate`: CapFilt alone, over your own shards."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from capfilt.cli.console import command
-from capfilt.cli.options import CAPTIONING, Given, Json, Option, Shown
+from capfilt.cli.options import CAPTIONING, Given, Json, Option, Shown, ThresholdOf, named_values
 from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError
+from components.inference.families import CAPTIONERS, SCORERS
 from components.regeneration.config import CapfiltConfig
 
+ANY_MODEL = "a model folder, or its name on the Hugging Face hub, of one of the families"
+CAPTIONER = f"Captioner: {ANY_MODEL}, {', '.join(CAPTIONERS)}; or a server, http://HOST:PORT/v1#MODEL."
 SETTINGS = Shown(
     CapfiltConfig,
     Option("threshold", default=None),
@@ -21,6 +24,9 @@ SETTINGS = Shown(
     "calibration.bad_share",
     "policy",
     "text",
+    "score",
+    "keep",
+    "weigh",
     *CAPTIONING,
     "batch_size",
     "image_size",
@@ -28,14 +34,17 @@ SETTINGS = Shown(
     "engine",
     "workers",
     "limit",
+    Option("endpoint.concurrency"),
+    Option("endpoint.max_requests"),
+    Option("endpoint.max_tokens", "--max-answer-tokens"),
 )
 
 
 @SETTINGS
 def regenerate(
     web: Annotated[str, typer.Option(help="Folder or prefix with WebDataset tars, or a sealed dataset.")],
-    captioner: Annotated[str, typer.Option(help="Captioner: any BLIP captioning model folder.")],
-    filter: Annotated[str, typer.Option(help="Filter: any BLIP image-text retrieval model folder.")],  # noqa: A002
+    captioner: Annotated[str, typer.Option(help=CAPTIONER)],
+    filter: Annotated[str, typer.Option(help=f"Filter: {ANY_MODEL}, {', '.join(SCORERS)}.")],  # noqa: A002
     out: Annotated[str, typer.Option(help="Root of the new dataset: a folder or s3://bucket/prefix.")],
     given: Given[CapfiltConfig],
     extend: Annotated[
@@ -45,6 +54,14 @@ def regenerate(
             "only new or changed ones are worked on."
         ),
     ] = None,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further scorer, NAME=PLACE, once for each: its score is a column NAME of the candidate tables, "
+            "and can be asked for in --keep and --weigh."
+        ),
+    ] = None,
+    threshold_of: ThresholdOf = None,
     calibration: Annotated[
         str | None,
         typer.Option(help="--target-precision: COCO captions JSON or Karpathy JSON the filter was not trained on."),
@@ -55,13 +72,14 @@ def regenerate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """CapFilt over your own shards with any BLIP checkpoints; run again, it goes on where it stopped."""
+    """CapFilt over your own shards with any captioner and filter; run again, it goes on where it stopped."""
     with command(as_json=as_json) as output:
         human = _calibration_files(given, calibration, calibration_images)
-        config = given.config()
+        config = given.config(threshold_of=named_values(threshold_of, "--threshold-of"))
         from capfilt.api import regenerate as work
 
-        models = {"captioner": captioner, "filter": filter}
+        models: dict[str, Any] = {"captioner": captioner, "filter": filter}
+        models["scorers"] = named_values(scorer, "--scorer")
         result = work(web=web, **models, out=out, extend=extend, calibration=human, config=config)
         output.result(result.model_dump(mode="json"), _told(result))
 

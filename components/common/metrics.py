@@ -152,6 +152,13 @@ def _regeneration() -> list[Metric]:
         entry("distinct_2", "synthetic texts, distinct pairs of words", "share", "Different pairs of words by all."),
         entry("top_caption_share", "synthetic texts, share of the commonest", "share", "How often it is said."),
         entry("mean_length", "synthetic texts, mean length", "plain", "Words per synthetic text."),
+        entry("kept_weight", "weight of the pairs kept by CapFilt", "plain", "The sum of their weights, where set."),
+        entry(
+            "caption_<outcome>",
+            "captions not ok, by outcome",
+            "count",
+            "Captions cut, empty, repeated, refused, and so on.",
+        ),
         entry("images_per_second", "CapFilt, images per second", "plain", "Speed of captioning and filtering.", 1),
     ]
 

@@ -1,16 +1,17 @@
 """The candidate table of a shard: one parquet row per caption that was considered, kept or not."""
 
 import io
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from components.common.errors import DataError
 from components.common.locations import absolute_uri
 from components.common.storage import open_store, sha256_hex, split_uri
 from components.data.records import FileRecord
+from components.data.scores import Column, Kind, Reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +36,16 @@ class Candidate:
     """Why it was dropped; empty for a kept one."""
     weight: float = 1.0
     """How often a training shall meet the pair, in relation to others."""
+    others: Mapping[str, Reading] = field(default_factory=dict)
+    """What other scorers than BLIP said, by the score's name."""
+    outcome: str | None = None
+    """What became of a caption that was asked for (`ok`, `cut`, …); None where nobody looked."""
+    rule: str | None = None
+    """The rule that found the outcome; None for `ok`."""
+
+
+BASE = tuple(one.name for one in fields(Candidate) if one.name not in ("others", "outcome", "rule"))
+"""Columns that every table has. Further ones follow where there is something to say; older readers pass over them."""
 
 
 @cache
@@ -45,22 +56,44 @@ def candidate_schema() -> "pa.Schema":
     text, number = pa.string(), pa.float64()
     types = (text, text, text, text, number, number, pa.bool_(), text, number)
     nullable = ("itm_probability", "itc_similarity")
-    return pa.schema(
-        [
-            pa.field(field.name, kind, nullable=field.name in nullable)
-            for field, kind in zip(fields(Candidate), types, strict=True)
-        ]
-    )
+    return pa.schema([pa.field(name, kind, nullable=name in nullable) for name, kind in zip(BASE, types, strict=True)])
 
 
-def candidates_to_bytes(rows: Iterable[Candidate]) -> bytes:
-    """The parquet file of these rows: the same rows, the same bytes."""
+def _further(scores: Sequence[Column], outcomes: bool) -> "list[pa.Field]":
+    """Columns behind the base ones: each score with its kind, whether its text was cut, outcome and rule."""
+    import pyarrow as pa
+
+    found = []
+    for score in scores:
+        mark = {"capfilt": "score", "kind": score.kind}
+        found.append(pa.field(score.name, pa.float64(), metadata=mark))
+        found.append(pa.field(f"{score.name}_truncated", pa.bool_(), metadata={"capfilt": "truncated"}))
+    if outcomes:
+        found += [pa.field(name, pa.string(), metadata={"capfilt": "outcome"}) for name in ("outcome", "rule")]
+    return found
+
+
+def candidates_to_bytes(rows: Iterable[Candidate], scores: Sequence[Column] = (), *, outcomes: bool = False) -> bytes:
+    """The parquet file of these rows: the same rows, the same bytes.
+
+    Args:
+        rows: the candidates.
+        scores: scores of other scorers than BLIP, each a column under its name and one that says whether it was cut.
+        outcomes: whether captions were held against the rules of outcomes.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = list(rows)
-    columns = [[getattr(row, field.name) for row in rows] for field in fields(Candidate)]
+    columns = [[getattr(row, name) for row in rows] for name in BASE]
     schema = candidate_schema()
+    if further := _further(scores, outcomes):
+        schema = pa.schema([*schema, *further])
+        for score in scores:
+            readings = [row.others.get(score.name) for row in rows]
+            columns += [[None if one is None else one[part] for one in readings] for part in (0, 1)]
+        if outcomes:
+            columns += [[row.outcome for row in rows], [row.rule for row in rows]]
     try:
         table = pa.Table.from_arrays(
             [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
@@ -90,7 +123,13 @@ class CandidateTable:
 
     def __init__(self, source: str | Path | bytes, *, name: str | None = None) -> None:
         self.name = name or ("candidates in memory" if isinstance(source, bytes) else str(source))
-        self._table = _checked(_read(source, self.name), self.name)
+        whole = _read(source, self.name)
+        self._table = _checked(whole, self.name)
+        self._further = {
+            one.name: (mark, whole.column(one.name))
+            for one in whole.schema
+            if (mark := {key.decode(): value.decode() for key, value in (one.metadata or {}).items()}).get("capfilt")
+        }
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -103,7 +142,43 @@ class CandidateTable:
     def rows(self) -> list[Candidate]:
         """All candidates, in order."""
         columns = (column.to_pylist() for column in self._table.columns)
-        return [Candidate(*row) for row in zip(*columns, strict=True)]
+        if not self._further:
+            return [Candidate(*row) for row in zip(*columns, strict=True)]
+        more = zip(self._others(), self._told("outcome"), self._told("rule"), strict=True)
+        rows = (dict(zip(BASE, row, strict=True)) for row in zip(*columns, strict=True))
+        named = zip(rows, more, strict=True)
+        return [Candidate(**row, others=others, outcome=outcome, rule=rule) for row, (others, outcome, rule) in named]
+
+    @property
+    def scores(self) -> tuple[Column, ...]:
+        """Scores of other scorers than BLIP that it has, in order."""
+        kinds = {name: mark["kind"] for name, (mark, _) in self._further.items() if mark["capfilt"] == "score"}
+        if unknown := [kind for kind in kinds.values() if kind not in get_args(Kind)]:
+            raise DataError(f"{self.name}: scores of unknown kind {unknown}; it was written by a later version")
+        return tuple(Column(name, kind) for name, kind in kinds.items())
+
+    @property
+    def outcomes(self) -> bool:
+        """Whether captions were held against the rules of outcomes."""
+        return "outcome" in self._further
+
+    def _others(self) -> list[dict[str, Reading]]:
+        found: list[dict[str, Reading]] = [{} for _ in range(len(self))]
+        for score in self.scores:
+            values, cut = (self._told(name) for name in (score.name, f"{score.name}_truncated"))
+            for row, value, truncated in zip(found, values, cut, strict=True):
+                if value is not None:
+                    row[score.name] = Reading(value, bool(truncated))
+        return found
+
+    def _told(self, name: str) -> list[Any]:
+        values: list[Any] = self._further[name][1].to_pylist() if name in self._further else [None] * len(self)
+        return values
+
+    def kept_weights(self) -> list[float]:
+        """Weights of the kept candidates, in order."""
+        values: list[float] = self._table.filter(self._table["kept"])["weight"].to_pylist()
+        return values
 
     def kept(self) -> Iterator[tuple[str, str, str]]:
         """Key, sha256 of the image and text of every kept candidate, in order."""

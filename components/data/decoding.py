@@ -271,6 +271,17 @@ def resize_square(image: Pixels, size: int) -> Pixels:
     return np.ascontiguousarray(_bicubic(planes, (size, size))[0].permute(1, 2, 0).numpy())
 
 
+def within(image: Pixels, side: int) -> Pixels:
+    """The image, its longer side brought down to `side` pixels where it is longer; else the very same."""
+    height, width = image.shape[:2]
+    longest = max(height, width)
+    if longest <= side:
+        return image
+    size = (max(1, round(height * side / longest)), max(1, round(width * side / longest)))
+    planes = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
+    return np.ascontiguousarray(_bicubic(planes, size)[0].permute(1, 2, 0).numpy())
+
+
 def _bicubic(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if tuple(planes.shape[2:]) == size:
         return planes

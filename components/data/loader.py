@@ -32,7 +32,15 @@ from components.data.decoding import BadImage, Pixels, decode_image, resize_squa
 from components.data.epochs import EpochPlan
 from components.data.fetch import ShardCache
 from components.data.manifest import BadSample, ShardEntry
-from components.data.views import EvalImage, ImagePlace, ShardView, checked_manifest, iterate_images, load_eval_set
+from components.data.views import (
+    EvalImage,
+    ImagePlace,
+    ShardView,
+    checked_manifest,
+    iterate_images,
+    load_eval_set,
+    slots_of,
+)
 from components.model.tokenizer import pre_caption
 
 __all__ = ["EvalImage", "LoaderConfig", "LoaderState", "PairBatch", "PairLoader", "iterate_images", "load_eval_set"]
@@ -41,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 32  # pairs per task: few enough to share a batch among threads, enough to hide the cost of a task
 _LISTED = 1000
+_GOLDEN = (5**0.5 - 1) / 2
 _MOST_BAD = 1000  # pairs looked at for one that can take the place of a whole batch that cannot be used
 
 
@@ -79,6 +88,7 @@ class _Row:
     instance: _Instance
     view: "Future[ShardView]"
     pair: int
+    """Its number among the shard's, or of its slot where pairs have weights."""
 
 
 class PairLoader:
@@ -93,7 +103,7 @@ class PairLoader:
         state: where to go on; the beginning by default. May come from a run with another `world` or batch size.
 
     Attributes:
-        pairs_per_epoch: pairs of one epoch, all processes together.
+        pairs_per_epoch: pairs of one epoch, all processes together; of a dataset with weights, what they weigh.
         wait_seconds: time that the consumer waited for batches, so far.
         bad_count: images that could not be decoded and were replaced, so far; the first of them are in `bad`.
     """
@@ -115,7 +125,7 @@ class PairLoader:
         self.config, self.seed, self.rank, self.world = config, seed, rank, world
         self.size = config.image_size
         self._instances = list(_instances(datasets))
-        self._sizes = [instance.entry.counts.kept_pairs for instance in self._instances]
+        self._sizes = [slots_of(instance.entry) for instance in self._instances]
         self.pairs_per_epoch = sum(self._sizes)
         if self.pairs_per_epoch == 0:
             names = ", ".join(ref.name for ref, _ in datasets) or "no datasets"
@@ -281,7 +291,7 @@ class _RowMaker:
         made = _Made([], [], [], {})
         for at, row in enumerate(rows):
             view = row.view.result()
-            number, caption, text = view.pairs[row.pair]
+            number, caption, text = view.pick(row.pair, slots_of(row.instance.entry), self._offset(row, view))
             image = view.images[number]
             made.texts.append(pre_caption(text, self.config.max_words))
             made.image_ids.append(image.image_id)
@@ -291,6 +301,17 @@ class _RowMaker:
             except BadImage as error:
                 made.bad[at] = BadSample(key=made.keys[-1], reason=error.reason, detail=str(error))
         return made
+
+    def _offset(self, row: _Row, view: ShardView) -> float:
+        """Which of a weighted shard's pairs come up in this epoch, where not all can.
+
+        Steps of the golden ratio spread over the epochs evenly: what weighs a half is met in about every second one.
+        """
+        if view.weights is None:
+            return 0.0
+        one = row.instance
+        start = key_seed("weights", self.seed, one.dataset, one.turn, one.entry.name) / 2**64
+        return (start + row.epoch * _GOLDEN) % 1.0
 
     def _pixels(self, row: _Row, view: ShardView, image: ImagePlace, caption: int) -> Pixels:
         decoded = self._decoded.get(image.sha256)

@@ -185,6 +185,7 @@ def _json_of(data: bytes, captions: list[Candidate]) -> bytes:
             "source": one.source,
             "itm_probability": one.itm_probability,
             "itc_similarity": one.itc_similarity,
+            **({"scores": {name: reading.value for name, reading in one.others.items()}} if one.others else {}),
         }
         for one in captions
     ]

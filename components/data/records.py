@@ -79,6 +79,9 @@ class Counts(Contract):
         return cls(**sums, failed=dict(sorted(failed.items())))
 
 
+KEPT_WEIGHT = "kept_weight"
+"""Among a shard's metrics: the sum of its pairs' weights, where not all are 1."""
+
 COUNTED = ("samples", "kept", "dropped", "kept_pairs", "dropped_pairs")
 """The plain numbers of `Counts`."""
 

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from components.common.contracts import DatasetRef
 from components.common.errors import DataError
 from components.common.storage import sha256_hex
 from components.data.candidates import stored_candidates
 from components.data.fetch import ShardCache
 from components.data.manifest import Manifest, file_uri, load_manifest
-from components.data.records import ShardEntry
+from components.data.records import KEPT_WEIGHT, ShardEntry
 from components.data.shards import SampleIndex, scan_shard
 
 
@@ -37,6 +39,7 @@ class ShardView:
     Attributes:
         images: the images that have a kept caption.
         pairs: per kept caption the number of its image in `images`, its number among that image's, and its text.
+        weights: their weights; None where all weigh 1.
     """
 
     def __init__(self, root: str, entry: ShardEntry, cache: ShardCache) -> None:
@@ -46,7 +49,11 @@ class ShardView:
             places = _image_places(f"/proc/self/fd/{handle}", self.where)
             self.images: list[ImagePlace] = []
             self.pairs: list[tuple[int, int, str]] = []
-            self._collect(stored_candidates(root, entry.parquet).kept(), places)
+            table = stored_candidates(root, entry.parquet)
+            self._collect(table.kept(), places)
+        weights = np.asarray(table.kept_weights(), dtype=np.float64)
+        self.weights = None if (weights == 1).all() else weights
+        self._reach = None if self.weights is None else self.weights.cumsum()
         weakref.finalize(self, os.close, handle)
         if len(self.pairs) != entry.counts.kept_pairs:
             raise DataError(f"{self.where}: {len(self.pairs)} kept captions, the manifest says {entry.counts}")
@@ -66,6 +73,19 @@ class ShardView:
             self.pairs.append((number, captions[number], text))
             captions[number] += 1
 
+    def pick(self, slot: int, slots: int, offset: float) -> tuple[int, int, str]:
+        """The pair of one of a shard's `slots` in an epoch: by weight, each pair as often as its share of them is long.
+
+        Args:
+            slot: 0 … slots - 1.
+            slots: as many as pairs, where all weigh the same; then slot and pair are one.
+            offset: 0 … 1, the same for all slots of an epoch: which pairs have the remainders.
+        """
+        if self._reach is None:
+            return self.pairs[slot]
+        at = int(np.searchsorted(self._reach, (slot + offset) / slots * self._reach[-1], side="right"))
+        return self.pairs[min(at, len(self.pairs) - 1)]
+
     def read(self, image: ImagePlace) -> bytes:
         """An image's bytes.
 
@@ -76,6 +96,14 @@ class ShardView:
         if sha256_hex(data) != image.sha256:
             raise DataError(f"{self.where}: image {image.key!r} changed since it was imported; import the data again")
         return data
+
+
+def slots_of(entry: ShardEntry) -> int:
+    """How often an epoch comes to a shard: once for each pair, or as often as its pairs weigh together."""
+    weight = entry.metrics.get(KEPT_WEIGHT)
+    if weight is None or not entry.counts.kept_pairs:
+        return entry.counts.kept_pairs
+    return max(1, round(weight))
 
 
 def _image_places(path: str, where: str) -> dict[str, SampleIndex]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from components.data.decoding import Pixels, to_pixels
 from components.inference.arithmetic import Arithmetic
+from components.inference.protocols import Written
 from components.model.blip import BlipCaptioner
 from components.model.checkpoints.weights import LoadedModel
 from components.model.config import DecodingConfig
@@ -40,10 +41,14 @@ class Captioner:
         return [row[0] for row in self.caption(squares, [[0]] * len(squares))]
 
     def caption(self, squares: Pixels, seeds: Sequence[Sequence[int]]) -> list[list[str]]:
-        """Captions of squares uint8 `[B, S, S, 3]`, one per seed, without the prompt.
+        """Captions of squares uint8 `[B, S, S, 3]`, one per seed, without the prompt, as `write` has them."""
+        return [[one.text for one in row] for row in self.write(squares, seeds)]
 
-        Every image has equally many seeds. A caption depends on its image and its seed only, never on its place in
-        the batch.
+    def write(self, squares: Pixels, seeds: Sequence[Sequence[int]]) -> list[list[Written]]:
+        """Texts about squares uint8 `[B, S, S, 3]`, one per seed, without the prompt.
+
+        Every image has equally many seeds. A text depends on its image and its seed only, never on its place in
+        the batch. One as long as is allowed has no end: the limit cut it.
         """
         count = len(seeds[0]) if seeds else 0
         if not count:
@@ -52,5 +57,9 @@ class Captioner:
             pixels = to_pixels(squares, self.preprocessor.mean, self.preprocessor.std, device=self.arithmetic.device)
             keys_values = self.model.encode_images(pixels)
             rows = generate(self.model, keys_values, self.prompt, self.decoding, [one for row in seeds for one in row])
-        captions = [text.strip() for text in self.tokenizer.decode_batch(rows)]
-        return [captions[start : start + count] for start in range(0, len(captions), count)]
+        room = self.decoding.max_length - len(self.prompt)
+        texts = [
+            Written(text.strip(), "length" if len(row) >= room else "stop", len(row))
+            for text, row in zip(self.tokenizer.decode_batch(rows), rows, strict=True)
+        ]
+        return [texts[start : start + count] for start in range(0, len(texts), count)]

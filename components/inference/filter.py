@@ -9,7 +9,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from components.data.decoding import Pixels, to_pixels
+from components.data.scores import BLIP_COLUMNS, Reading
 from components.inference.arithmetic import Arithmetic
+from components.inference.protocols import Judged
 from components.model.blip import BlipFilter
 from components.model.checkpoints.weights import LoadedModel
 from components.model.text import ImageKV
@@ -32,6 +34,8 @@ class Filter:
         max_words: words of a text that are read (docs/facts.md 7).
         max_tokens: tokens of a text that are read.
     """
+
+    columns = BLIP_COLUMNS
 
     def __init__(
         self, loaded: LoadedModel[BlipFilter], arithmetic: Arithmetic, *, max_words: int = 30, max_tokens: int = 35
@@ -64,6 +68,13 @@ class Filter:
                     row[text] = score
         found = [[known[text] for text in row] for known, row in zip(scores, read, strict=True)]
         return found, images.float().cpu()
+
+    def judge_all(self, squares: Pixels, texts: Sequence[Sequence[str]]) -> Judged:
+        """What `judge` finds, as every scorer tells it: ITM and ITC, and the ITC features as vectors."""
+        scores, features = self.judge(squares, texts)
+        return Judged(
+            [[(Reading(one.probability), Reading(one.similarity)) for one in row] for row in scores], features
+        )
 
     def read(self, text: str) -> str:
         """A text as it is read: cleaned, and cut to `max_words`. Texts read alike are one text to the filter."""

@@ -149,17 +149,33 @@ class DecodingConfig(_Config):
     """How texts are written. Lengths are totals in tokens, prompt and [DEC] included (docs/facts.md 7)."""
 
     method: Literal["greedy", "beam", "nucleus"] = Field(
-        default="nucleus", description="greedy and beam give one text per image; nucleus draws"
+        default="nucleus",
+        description="greedy and beam give one text per image; nucleus draws; not set: nucleus, and "
+        "greedy for one text by other captioners than BLIP",
     )
     top_p: float = Field(default=0.9, gt=0, le=1, description="nucleus: probability mass of the tokens drawn from")
     top_k: int = Field(default=0, ge=0, description="nucleus: tokens drawn from at most; 0 for no limit")
     temperature: float = Field(default=1.0, gt=0, description="nucleus: divides the logits")
     beams: int = Field(default=3, ge=1, description="beam: hypotheses kept")
     length_penalty: float = Field(default=1.0, description="beam: scores are divided by length to this power")
-    min_length: int = Field(default=5, ge=0, description="tokens before the text may end, prompt included")
-    max_length: int = Field(default=20, ge=2, description="tokens at most, prompt and end included")
+    min_length: int = Field(
+        default=5,
+        ge=0,
+        description="tokens before the text may end, prompt included: 5 for BLIP, if not set; of other captioners new "
+        "tokens, and 0",
+    )
+    max_length: int = Field(
+        default=20,
+        ge=2,
+        description="tokens at most, prompt and end included: 20 for BLIP, if not set; of other captioners new tokens, "
+        "40 to 96 by family",
+    )
     repetition_penalty: float = Field(default=1.0, gt=0, description="above 1 makes written tokens less likely")
-    prompt: str = Field(default="a picture of ", description="how every text starts; not part of what is returned")
+    prompt: str = Field(
+        default="a picture of ",
+        description="how every text starts, not part of what is returned: `a picture of ` for BLIP, if not set; of "
+        "other captioners what they are asked, by family",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -99,7 +99,7 @@ def _write_rows(
     device = image_kv.layers[0].device
     images = image_kv.images
     rows = images if seeds is None else len(seeds)
-    choose = _greedy if config.method == "greedy" else _nucleus(config, seeds or (), device)
+    choose = _greedy if config.method == "greedy" else nucleus(config, seeds or (), device)
     tokens = _prompted(rows, prompt, config.max_length, text.config.pad_id, device)
     live = torch.arange(rows, device=device)  # row numbers of those still in the batch
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -129,10 +129,14 @@ def _greedy(scores: Tensor, live: Tensor, length: int) -> Tensor:
     return scores.argmax(dim=-1)
 
 
-def _nucleus(
+def nucleus(
     config: DecodingConfig, seeds: Sequence[int], device: torch.device
 ) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """Draws from the likeliest tokens that together hold `top_p`, by each row's own numbers."""
+    """Draws from the likeliest tokens that together hold `top_p`, by each row's own numbers.
+
+    Returns:
+        What chooses tokens `[R]` for scores `[R, V]` of the rows `live` `[R]`, at this place of their texts.
+    """
     uniforms = torch.from_numpy(_uniforms(seeds, config.max_length)).to(device)
 
     def choose(scores: Tensor, live: Tensor, length: int) -> Tensor:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from components.common.contracts import Calibration, DatasetRef, ModelRef, PurityPoint
-from components.common.errors import DataError, GateError, ModelError
+from components.common.errors import ConfigError, DataError, GateError, ModelError
 from components.common.identity import deciding
 from components.common.progress import Progress
 from components.common.seeding import digest_of
@@ -30,12 +30,12 @@ from components.common.tracking import UNTRACKED, Tracker
 from components.data.decoding import Pixels
 from components.data.views import EvalImage, iterate_images
 from components.inference.arithmetic import Arithmetic, pick_device
-from components.inference.filter import Filter
 from components.inference.memory import batches, with_halving
-from components.inference.squares import squares_of
+from components.inference.protocols import AnyScorer
+from components.inference.squares import images_of
 from components.model.checkpoints.weights import fetch_model
 from components.regeneration.config import CALIBRATION, CapfiltConfig
-from components.regeneration.models import open_filter
+from components.regeneration.models import open_any_filter
 from components.regeneration.purity import GRID, PurityCurve
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def run_calibration(
     with tempfile.TemporaryDirectory(prefix="capfilt-calibration-", dir=work_dir) as folder:
         images = list(islice(iterate_images(human, cache_dir=Path(folder)), config.calibration.images))
         arithmetic = Arithmetic(pick_device(), config.precision)
-        loaded = open_filter(fetch_model(filter.uri, Path(folder) / "models"), config, arithmetic)
+        loaded = open_any_filter(fetch_model(filter.uri, Path(folder) / "models"), config, arithmetic)
         with Progress(2 * len(images), "images", label) as progress:
             scores = score_pairs(loaded, images, config, progress.advance)
     if not np.isfinite([*scores.right, *scores.wrong]).all():
@@ -116,14 +116,25 @@ def choose(curve: PurityCurve, config: CapfiltConfig) -> tuple[PurityPoint, bool
     return (found, True) if found is not None else (curve.purest(), False)
 
 
-def settle(config: CapfiltConfig, calibration: Calibration) -> CapfiltConfig:
+def settle(config: CapfiltConfig, calibration: Calibration, filter: ModelRef | None = None) -> CapfiltConfig:
     """The config with the threshold that was chosen in its target's place; without a target as it is.
 
+    Args:
+        config: the settings.
+        calibration: of the filter that will be used.
+        filter: that filter.
+
     Raises:
+        ConfigError: the calibration is another filter's.
         GateError: no threshold reaches the target.
     """
     if config.target_precision is None:
         return config
+    if filter is not None and filter.digest != calibration.filter:
+        raise ConfigError(
+            f"the calibration is of filter {calibration.filter[:12]}, and {filter.uri} is {filter.digest[:12]}: a "
+            "threshold belongs to one filter; measure this one"
+        )
     chosen = calibration.chosen
     if not calibration.reached:
         raise GateError(
@@ -164,7 +175,7 @@ def remembered(
 
 
 def score_pairs(
-    filter: Filter, images: Sequence[EvalImage], config: CapfiltConfig, advance: Callable[[int], object]
+    filter: AnyScorer, images: Sequence[EvalImage], config: CapfiltConfig, advance: Callable[[int], object]
 ) -> PairScores:
     """Match probabilities of every image with its own captions and with near captions of others.
 
@@ -182,18 +193,18 @@ def score_pairs(
     scores = PairScores([], [])
     for batch in batches(len(images), config.batch_size):
         rows = with_halving(
-            lambda part: filter.score(_squares(filter, images, part), [[*own[n], *wrong[n]] for n in part]), batch
+            lambda part: list(filter.score(_squares(filter, images, part), [[*own[n], *wrong[n]] for n in part])), batch
         )
         for number, row in zip(batch, rows, strict=True):
-            probabilities = [score.probability for score in row]
-            scores.right.extend(probabilities[: len(own[number])])
-            scores.wrong.extend(probabilities[len(own[number]) :])
+            values = [score[0] for score in row]  # of the first column: BLIP's match probability
+            scores.right.extend(values[: len(own[number])])
+            scores.wrong.extend(values[len(own[number]) :])
         advance(len(batch))
     return scores
 
 
 def _wrong_texts(
-    filter: Filter,
+    filter: AnyScorer,
     images: Sequence[EvalImage],
     own: Sequence[Sequence[str]],
     texts: Sequence[str],
@@ -227,12 +238,12 @@ def nearest_others(
     return list(islice(others, count))
 
 
-def _read(filter: Filter, captions: Sequence[str]) -> list[str]:
+def _read(filter: AnyScorer, captions: Sequence[str]) -> list[str]:
     """The different captions of an image as the filter reads them."""
     return list(dict.fromkeys(text for caption in captions if (text := filter.read(caption))))
 
 
-def _text_features(filter: Filter, texts: Sequence[str]) -> torch.Tensor:
+def _text_features(filter: AnyScorer, texts: Sequence[str]) -> torch.Tensor:
     """ITC features `[T, d]`."""
     rows: list[torch.Tensor] = []
     for batch in batches(len(texts), _TEXTS_AT_ONCE):
@@ -240,5 +251,5 @@ def _text_features(filter: Filter, texts: Sequence[str]) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def _squares(filter: Filter, images: Sequence[EvalImage], numbers: Sequence[int]) -> Pixels:
-    return squares_of([images[number] for number in numbers], filter.size)
+def _squares(filter: AnyScorer, images: Sequence[EvalImage], numbers: Sequence[int]) -> Pixels | list[Pixels]:
+    return images_of([images[number] for number in numbers], filter.size)

@@ -6,9 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from components.common.identity import deciding, harmless
+from components.inference.config import EndpointConfig
 from components.model.config import DecodingConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.policy import Policy, TextChoice
+from components.regeneration.rules import Rule
 
 OUTPUT_VERSION = 2  # 2: files named by content, seeds that belong to the image
 """Raised whenever the same input, models and config would give other bytes."""
@@ -21,6 +23,7 @@ _ROUNDING = harmless("the same calculation, rounded otherwise at most")
 _CAPTIONING = harmless("human captions are measured, none are made", to=CALIBRATION)
 _CHOOSING = harmless("scores are measured, nothing is kept or dropped", to=CALIBRATION)
 _READING = harmless("which web images are read; human ones were chosen by their import", to=CALIBRATION)
+_NEWER = harmless("it was so before it could be set", at=None)
 _THRESHOLD = harmless("the threshold that was found decides, not how it was found", to=OUTPUT)
 
 
@@ -61,7 +64,43 @@ class CapfiltConfig(BaseModel):
     captions_per_image: int = Field(
         default=1, ge=1, le=64, description="synthetic captions per image", json_schema_extra=_CAPTIONING
     )
-    threshold: float = Field(default=0.5, ge=0, le=1, description="match probability from which a text is kept")
+    threshold: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="value of the filter's score (BLIP: match probability) from which a text is kept; 0.5 is meant for "
+        "BLIP, of another filter it must be set",
+    )
+    threshold_of: dict[str, str] = Field(
+        default_factory=dict,
+        description="for whom thresholds were found: a score's name to its scorer's digest, or the first 8 characters "
+        "of it at least; with another scorer nothing is started",
+        json_schema_extra=harmless("it refuses, and changes nothing"),
+    )
+    score: str | None = Field(
+        default=None,
+        description="name of the score that `threshold` and `best` mean; null: the filter's first (BLIP: itm)",
+        json_schema_extra=_NEWER,
+    )
+    keep: str | None = Field(
+        default=None,
+        description="rule in the place of `threshold`, over the scores by name, words and source, e.g. `itm >= 0.5 and "
+        "siglip >= 0.1`; policies then choose among the texts that it accepts; null: `threshold`",
+        json_schema_extra=_NEWER,
+    )
+    weigh: str | None = Field(
+        default=None,
+        description="rule for a pair's weight in training, e.g. `siglip` or `2 * itm`: how often it is met in relation "
+        "to others; 0 or less drops it; without `keep` it takes the place of `threshold`, and nothing else is dropped; "
+        "null: every pair weighs 1",
+        json_schema_extra=_NEWER,
+    )
+    check_captions: bool | None = Field(
+        default=None,
+        description="hold captions against rules for what is cut, repeated, empty, an echo or a refusal, and drop it; "
+        "null: those of all captioners but BLIP",
+        json_schema_extra=_NEWER,
+    )
     target_precision: float | None = Field(
         default=None,
         gt=0,
@@ -133,6 +172,11 @@ class CapfiltConfig(BaseModel):
         description="when captions count as collapsed",
         json_schema_extra=harmless("it stops the work or lets it be, and changes no byte"),
     )
+    endpoint: EndpointConfig = Field(
+        default_factory=EndpointConfig,
+        description="how a captioner behind a server is asked",
+        json_schema_extra=harmless("how often and how fast the same is asked"),
+    )
     engine: Literal["local", "ray"] = Field(
         default="local", description="this machine, or a Ray cluster", json_schema_extra=_SPEED
     )
@@ -165,6 +209,23 @@ class CapfiltConfig(BaseModel):
                 f"{self.decoding.method} search gives one caption per image: set decoding.method to nucleus for "
                 f"{self.captions_per_image}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rules_are_rules(self) -> Self:
+        for name, yields in (("keep", bool), ("weigh", float)):
+            if (text := getattr(self, name)) is not None:
+                try:
+                    Rule(text, yields)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
+        ruled = "keep" if self.keep is not None else "weigh" if self.weigh is not None else None
+        if ruled is not None and (self.target_precision is not None or self.coin is not None):
+            other = "target_precision" if self.target_precision is not None else "coin"
+            raise ValueError(f"{other} and {ruled} both say what is kept: set one of them")
+        short = [digest for digest in self.threshold_of.values() if len(digest) < 8]
+        if short:
+            raise ValueError(f"threshold_of: {short[0]!r} is too short: give 8 characters of the digest")
         return self
 
     @model_validator(mode="after")

@@ -59,7 +59,7 @@ def check_extends(base: Base, plan: Plan) -> None:
     Raises:
         ConfigError: they are others; names what differs.
     """
-    names = ("version", "captioner", "filter", "config")
+    names = ("version", "captioner", "filter", "config", "scorers", "engines")
     there, wanted = ({name: one.get(name) for name in names} for one in (base.plan, plan.as_json()))
     if differences := plan_differences(there, wanted):
         raise ConfigError(

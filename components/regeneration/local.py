@@ -44,7 +44,7 @@ def process_shards(
     with ThreadPoolExecutor(1, "write") as writer:
         try:
             for work in _worked(items, models, on_images):
-                writes.append(writer.submit(finish_shard, work, store, work_dir, config, plan))
+                writes.append(writer.submit(finish_shard, work, store, work_dir, config, plan, scores=models.scores))
                 while len(writes) > _WRITES_PENDING or (writes and writes[0].done()):
                     yield writes.popleft().result()
             while writes:

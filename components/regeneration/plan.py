@@ -49,6 +49,10 @@ class Plan:
     captioner: ModelRef
     filter: ModelRef
     config: CapfiltConfig
+    scorers: tuple[tuple[str, ModelRef], ...] = ()
+    """Further scorers by the names of their scores."""
+    engines: tuple[tuple[str, Any], ...] = ()
+    """What besides weights decides the results of models that are not BLIP, by role (families.engine_of)."""
 
     def at(self, precision: Precision) -> "Plan":
         """This plan in other arithmetic."""
@@ -64,6 +68,8 @@ class Plan:
             "captioner": self.captioner.digest,
             "filter": self.filter.digest,
             "config": self.config.effective(),
+            **({"scorers": {name: one.digest for name, one in self.scorers}} if self.scorers else {}),
+            **({"engines": dict(self.engines)} if self.engines else {}),
         }
 
     @property
@@ -83,6 +89,7 @@ class Plan:
             Parent(role="web", digest=self.web.digest, uri=self.web.uri),
             Parent(role="captioner", digest=self.captioner.digest, uri=self.captioner.uri),
             Parent(role="filter", digest=self.filter.digest, uri=self.filter.uri),
+            *(Parent(role=f"scorer:{name}", digest=one.digest, uri=one.uri) for name, one in self.scorers),
         )
 
 

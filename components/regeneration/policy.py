@@ -8,10 +8,13 @@
 | `fallback`  | the web text if it passes, otherwise the synthetic texts that do               |
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+
+from components.data.scores import ITC, ITM, Reading
+from components.regeneration.rules import Rule, Value
 
 Policy = Literal["keep_both", "replace", "best_of", "fallback"]
 Source = Literal["web", "synthetic"]
@@ -24,12 +27,17 @@ REPLACED = "replaced"
 NOT_BEST = "not_best"
 NOT_NEEDED = "not_needed"
 COIN = "coin"
+WEIGHTLESS = "weightless"
+
+_NO_OTHERS: Mapping[str, Reading] = {}
 
 
 class Text(NamedTuple):
-    """One caption of an image, as the filter saw it.
+    """One caption of an image, as the scorers saw it.
 
-    `problem` is why the text could not be scored at all (`empty_text`, `text_too_long`, …); its scores are None.
+    `problem` is why the text could not be scored at all (`empty_text`, `text_too_long`, `refusal` …); its scores are
+    None. `probability` and `similarity` are BLIP's, `others` those of other scorers by name. `outcome` and `rule` are
+    what outcomes.py found of a caption, where it looked.
     """
 
     source: Source
@@ -37,44 +45,92 @@ class Text(NamedTuple):
     probability: float | None = None
     similarity: float | None = None
     problem: str | None = None
+    others: Mapping[str, Reading] = _NO_OTHERS
+    outcome: str | None = None
+    rule: str | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether any scorer looked."""
+        return self.probability is not None or bool(self.others)
+
+    def value(self, score: str) -> float | None:
+        """A score by its name; None if there is none."""
+        if score == ITM:
+            return self.probability
+        if score == ITC:
+            return self.similarity
+        return self.others[score].value if score in self.others else None
+
+    def facts(self) -> dict[str, Value]:
+        """What a rule may ask of it."""
+        blip = {ITM: self.probability, ITC: self.similarity}
+        found: dict[str, Value] = {name: value for name, value in blip.items() if value is not None}
+        for name, reading in self.others.items():
+            found |= {name: reading.value, f"{name}_truncated": reading.truncated}
+        return found | {"words": float(len(self.text.split())), "source": self.source}
 
 
 class Decision(NamedTuple):
-    """Whether a caption stays, and why or why not."""
+    """Whether a caption stays, why or why not, and how often a training shall meet it."""
 
     kept: bool
     reason: str
+    weight: float = 1.0
 
 
-def passes(texts: Sequence[Text], threshold: float) -> list[bool]:
-    """Which texts the filter accepts: match probability at or above the threshold."""
-    return [text.probability is not None and text.probability >= threshold for text in texts]
+def passes(texts: Sequence[Text], threshold: float, score: str = ITM) -> list[bool]:
+    """Which texts the filter accepts: a score (BLIP: match probability) at or above the threshold."""
+    values = [text.value(score) for text in texts]
+    return [value is not None and value >= threshold for value in values]
+
+
+def rule_passes(texts: Sequence[Text], rule: Rule) -> list[bool]:
+    """Which texts a rule accepts, of those that were scored."""
+    return [text.scored and bool(rule(text.facts())) for text in texts]
+
+
+def weighed(texts: Sequence[Text], decisions: Sequence[Decision], rule: Rule) -> list[Decision]:
+    """The decisions with the weight of what stays; what weighs nothing, or less, does not stay."""
+    found = []
+    for text, decision in zip(texts, decisions, strict=True):
+        if decision.kept:
+            weight = round(float(rule(text.facts())), 6)
+            decision = decision._replace(weight=weight) if weight > 0 else Decision(False, WEIGHTLESS)
+        found.append(decision)
+    return found
 
 
 def coin_passes(texts: Sequence[Text], rate: float, seed: int) -> list[bool]:
     """The control experiment: accept scored texts by a coin of this rate, thrown per text, never looking at scores."""
     heads = np.random.default_rng(seed).random(len(texts)) < rate
-    return [text.probability is not None and bool(head) for text, head in zip(texts, heads, strict=True)]
+    return [text.scored and bool(head) for text, head in zip(texts, heads, strict=True)]
 
 
-def choose_text(kept: Sequence[Text], choice: TextChoice, seed: int) -> Text:
+def choose_text(kept: Sequence[Text], choice: TextChoice, seed: int, score: str = ITM) -> Text:
     """The caption that readers of `.txt` see, of those that an image keeps (one at least, web texts first).
 
     Args:
         kept: the kept captions in order.
         choice: as in CapfiltConfig.
         seed: the image's own, for `random`.
+        score: the one that says which is `best`.
     """
     if choice == "random":
         return kept[int(np.random.default_rng(seed).integers(len(kept)))]
     if choice == "best":
-        return max(kept, key=lambda text: text.probability or 0.0)  # the first of equal ones
+        return max(kept, key=lambda text: _rank(text, score))  # the first of equal ones
     wanted = [text for text in kept if text.source == choice]
     return (wanted or kept)[0]
 
 
 def decide(
-    texts: Sequence[Text], policy: Policy, passed: Sequence[bool], *, rejection: str = BELOW_THRESHOLD
+    texts: Sequence[Text],
+    policy: Policy,
+    passed: Sequence[bool],
+    *,
+    rejection: str = BELOW_THRESHOLD,
+    score: str = ITM,
 ) -> list[Decision]:
     """Decide on all texts of one image, in order.
 
@@ -83,6 +139,7 @@ def decide(
         policy: see the table above.
         passed: what the filter said of each text.
         rejection: the reason to note for texts that did not pass.
+        score: the one that says which is best.
     """
     seen: set[str] = set()
     eligible: list[int] = []
@@ -100,17 +157,22 @@ def decide(
             reasons.append(KEPT if ok else rejection)
             if ok:
                 eligible.append(index)
-    losers = _losers(texts, policy, eligible)
+    losers = _losers(texts, policy, eligible, score)
     return [
         Decision(reason == KEPT and index not in losers, losers.get(index, reason))
         for index, reason in enumerate(reasons)
     ]
 
 
-def _losers(texts: Sequence[Text], policy: Policy, eligible: Sequence[int]) -> dict[int, str]:
+def _rank(text: Text, score: str) -> float:
+    value = text.value(score)
+    return -np.inf if value is None else value
+
+
+def _losers(texts: Sequence[Text], policy: Policy, eligible: Sequence[int], score: str) -> dict[int, str]:
     """Texts that passed the filter but yield to another text of their image, with the reason."""
     if policy == "best_of" and eligible:
-        best = max(eligible, key=lambda index: (texts[index].probability or 0.0, -index))
+        best = max(eligible, key=lambda index: (_rank(texts[index], score), -index))
         return {index: NOT_BEST for index in eligible if index != best}
     if policy == "fallback" and any(texts[index].source == "web" for index in eligible):
         return {index: NOT_NEEDED for index in eligible if texts[index].source == "synthetic"}

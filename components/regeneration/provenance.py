@@ -59,6 +59,9 @@ def _explanation(
                 "itc_similarity": row.itc_similarity,
                 "kept": row.kept,
                 "reason": row.reason or "kept",
+                **({"scores": {name: one._asdict() for name, one in row.others.items()}} if row.others else {}),
+                **({"outcome": row.outcome, "rule": row.rule} if row.outcome else {}),
+                **({"weight": row.weight} if row.weight != 1 else {}),
             }
             for row in rows
         ],

@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 from components.common.errors import DataError
 from components.common.storage import Store, open_store, sha256_file, split_uri
-from components.data.decoding import Pixels, resize_square
+from components.data.decoding import Pixels
 from components.data.phash import perceptual_hash
 from components.data.shards import SampleIndex, ShardScan, read_at, scan_shard
 from components.data.web.samples import read_sample, with_repeats
+from components.inference.protocols import WHOLE
+from components.inference.squares import image_at
 from components.regeneration.policy import Text
 from components.regeneration.texts import web_candidates
 
@@ -104,7 +106,10 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How samples are read: limits as in CapfiltConfig, `sizes` the sides of the squares wanted."""
+    """How samples are read: limits as in CapfiltConfig, `sizes` the sides of the squares wanted.
+
+    WHOLE among them stands for the image as it is, sides beyond WHOLE_SIDE shrunk; it is the only one, or the first.
+    """
 
     sizes: tuple[int, ...]
     max_pixels: int
@@ -156,8 +161,11 @@ def load_sample(shard: OpenShard, sample: SampleIndex, options: ReadOptions) -> 
     texts = web_candidates(read.texts)
     if read.image is None:
         return Loaded(sample, texts, read.sha256, reason=read.reason, detail=read.detail)
-    squares = tuple(resize_square(read.image, size) for size in options.sizes)
-    return Loaded(sample, texts, read.sha256, squares, perceptual_hash(squares[-1]), read.reason, read.detail)
+    squares = tuple(image_at(read.image, size) for size in options.sizes)
+    looks = (
+        perceptual_hash(squares[-1]) if options.sizes[-1] != WHOLE else 0
+    )  # it goes with vectors, which squares have
+    return Loaded(sample, texts, read.sha256, squares, looks, read.reason, read.detail)
 
 
 def stream(

@@ -6,10 +6,12 @@ from, since its own tars lack those it had dropped.
 
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError, DataError, StorageError
@@ -19,14 +21,16 @@ from components.data.candidates import Candidate, stored_candidates
 from components.data.commits import commit_of, recall
 from components.data.manifest import Manifest, dataset_store, load_manifest, plan_dataset, seal_dataset
 from components.data.records import BadSample, Parent, Provenance, ShardEntry
+from components.data.scores import ITC, ITM
 from components.data.shards import BROKEN_SHARD
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import GuardConfig
+from components.regeneration.lineup import check_names, check_thresholds
 from components.regeneration.plan import WebInput, web_input
-from components.regeneration.policy import Policy, Source, Text, TextChoice
+from components.regeneration.policy import Policy, TextChoice
 from components.regeneration.reading import Loaded, OpenShard, fetch_shard
-from components.regeneration.shard import Beside, Finished, JudgedSample, ShardWork, finish_shard, judge
-from components.regeneration.stats import Totals, run_metrics, shard_stats
+from components.regeneration.shard import Beside, Finished, JudgedSample, ShardWork, finish_shard, judge, stats_of
+from components.regeneration.stats import Totals, run_metrics, text_of
 
 REVISION = 2  # 2: files named by content
 """Raised when the same dataset and settings would give another output."""
@@ -37,11 +41,15 @@ _GUARD_OFF = GuardConfig(max_top_caption_share=1.0)
 def recut_dataset(
     uri: str,
     *,
-    threshold: float,
+    threshold: float | None,
     policy: Policy,
     store: Store,
     name: str,
     text: TextChoice | None = None,
+    keep: str | None = None,
+    weigh: str | None = None,
+    score: str | None = None,
+    threshold_of: Mapping[str, str] | None = None,
     out: Store | None = None,
     work_dir: Path | None = None,
 ) -> CapfiltResult:
@@ -49,9 +57,10 @@ def recut_dataset(
 
     Args:
         uri: a dataset made by CapFilt, or a recut one.
-        threshold: match probability from which a text is kept.
+        threshold: score from which a text is kept; None: 0.5, if the score is BLIP's match probability.
         policy: as in CapfiltConfig.
         text: as in CapfiltConfig; None: as in the dataset.
+        keep, weigh, score, threshold_of: as in CapfiltConfig; `score` by default as in the dataset.
         store: root under which the new version gets its place.
         name: its name.
         out: exact root of the new dataset, instead of its place under `store`.
@@ -59,20 +68,25 @@ def recut_dataset(
 
     Raises:
         DataError: it is no such dataset, or its web shards are gone or changed.
-        ConfigError: the threshold is no probability, or `out` holds something else.
+        ConfigError: the threshold is no probability, a rule is none or asks for a score that is not stored, a threshold
+            is another scorer's, or `out` holds something else.
     """
-    if not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"threshold {threshold} is no probability: use 0 … 1")
     manifest = load_manifest(uri)
     if manifest.kind not in ("capfilt", "recut"):
         raise DataError(f"{uri} is a {manifest.kind} dataset without scores; only what CapFilt made can be cut again")
     # What decided before must not stay among the settings: not the old threshold, not a coin.
     inherited: dict[str, Any] = {
-        name: manifest.config[name] for name in ("limit", "seed", "text") if name in manifest.config
+        name: manifest.config[name] for name in ("limit", "seed", "text", "score") if name in manifest.config
     }
-    inherited |= {"guard": _GUARD_OFF} | ({} if text is None else {"text": text})
-    config = CapfiltConfig(threshold=threshold, policy=policy, **inherited)
-    settings = config.model_dump(mode="json", include={"threshold", "policy", "limit", "seed", "text"})
+    given = {"text": text, "keep": keep, "weigh": weigh, "score": score, "threshold": threshold}
+    inherited |= {"guard": _GUARD_OFF} | {field: value for field, value in given.items() if value is not None}
+    config = _config(policy=policy, threshold_of=dict(threshold_of or {}), **inherited)
+    check_thresholds(config, _digests(manifest))
+    check_names(config, _stored_names(manifest, uri))
+    named = {field for field in ("keep", "weigh", "score") if getattr(config, field) is not None}
+    settings = config.model_dump(mode="json", include={"threshold", "policy", "limit", "seed", "text"} | named)
     plan = {"kind": "recut", "version": REVISION, "dataset": manifest.digest, "config": settings}
     target = out or dataset_store(store, name, digest_of(plan))
     fingerprint = plan_dataset(target, plan)
@@ -85,6 +99,33 @@ def recut_dataset(
     made = Provenance(name, "recut", settings, fingerprint, parents, manifest.origin)
     ref = seal_dataset(target, made, entries)
     return CapfiltResult(dataset=ref, metrics=run_metrics(totals.stats, totals.counts, 0.0, 0))
+
+
+def _config(**settings: Any) -> CapfiltConfig:
+    try:
+        return CapfiltConfig(**settings)
+    except ValidationError as error:
+        raise ConfigError("\n".join(one["msg"].removeprefix("Value error, ") for one in error.errors())) from error
+
+
+def _digests(manifest: Manifest) -> dict[str, str]:
+    """Digests of the scorers behind a dataset's scores, by the score's name."""
+    roles = {parent.role: parent.digest for parent in manifest.parents}
+    found = {role.partition(":")[2]: digest for role, digest in roles.items() if role.startswith("scorer:")}
+    main = manifest.config.get("score") or ITM
+    judge = {name: roles["filter"] for name in ((ITM, ITC) if main == ITM else (main,)) if "filter" in roles}
+    return judge | found
+
+
+def _stored_names(manifest: Manifest, uri: str) -> list[str]:
+    """Scores that a dataset holds, as the first shard has them in which anything was scored."""
+    for entry in manifest.shards:
+        table = stored_candidates(uri, entry.parquet)
+        rows = table.rows()
+        blip = any(row.itm_probability is not None for row in rows)
+        if blip or any(row.others for row in rows):
+            return [*((ITM, ITC) if blip else ()), *(one.name for one in table.scores)]
+    return [ITM, ITC]
 
 
 def origin_of(manifest: Manifest) -> WebInput:
@@ -115,20 +156,30 @@ def _shards(
     committed = recall(target, plan=fingerprint)
     for entry in manifest.shards:
         if (record := committed.get(entry.name)) is not None:
-            yield Finished(record, shard_stats(stored_candidates(target.uri, record.parquet).rows(), config.threshold))
+            yield Finished(record, stats_of(stored_candidates(target.uri, record.parquet).rows(), config))
             continue
         web = web or origin_of(manifest)
         commit = commit_of(source, entry)
         if commit is None:
             raise DataError(f"{source.uri}: the commit record of shard {entry.name} is gone; make the dataset again")
-        rows = stored_candidates(source.uri, entry.parquet).rows()
+        table = stored_candidates(source.uri, entry.parquet)
+        rows = table.rows()
         shard = fetch_shard(next(one for one in web.shards if one.name == entry.name), work_dir)
         judged = [
             one if one.loaded.reason else judge(one.loaded, one.texts, config)
             for one in recalled(shard, rows, commit.bad)
         ]
         beside = _taken_along(entry, source, target)
-        yield finish_shard(ShardWork(shard, judged), target, work_dir, config, fingerprint, beside=beside)
+        yield finish_shard(
+            ShardWork(shard, judged),
+            target,
+            work_dir,
+            config,
+            fingerprint,
+            beside=beside,
+            scores=table.scores,
+            outcomes=table.outcomes,
+        )
 
 
 def _taken_along(entry: ShardEntry, source: Store, target: Store) -> Beside:
@@ -156,16 +207,10 @@ def recalled(shard: OpenShard, rows: list[Candidate], bad: tuple[BadSample, ...]
         if not images or images[0][0].key != sample.key:
             raise DataError(f"shard {shard.source.uri}: the candidate table lacks sample {sample.key}; verify both")
         group = images.popleft()
-        texts = tuple(_text(row) for row in group)
+        texts = tuple(text_of(row) for row in group)
         digest = group[0].image_sha256
         if failures and failures[0].key == sample.key and failures[0].reason == group[0].reason:
             failure = failures.popleft()
             yield JudgedSample(Loaded(sample, texts, digest, reason=failure.reason, detail=failure.detail))
         else:
             yield JudgedSample(Loaded(sample, texts, digest), texts)
-
-
-def _text(row: Candidate) -> Text:
-    problem = row.reason if row.itm_probability is None else None
-    source: Source = "synthetic" if row.source == "synthetic" else "web"
-    return Text(source, row.text, row.itm_probability, row.itc_similarity, problem)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,12 +33,13 @@ from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.engines import run_engine
 from components.regeneration.extend import Base, adopt, check_extends, open_base
 from components.regeneration.guard import check_collapse
+from components.regeneration.lineup import settled_models
 from components.regeneration.plan import Plan, web_input
 from components.regeneration.precision import settled, settled_alone
 from components.regeneration.reading import ShardSource
 from components.regeneration.repeats import tell_repeats
-from components.regeneration.shard import Finished
-from components.regeneration.stats import ShardStats, Totals, run_metrics, shard_stats
+from components.regeneration.shard import Finished, stats_of
+from components.regeneration.stats import ShardStats, Totals, run_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def run_capfilt(
     work_dir: Path | None = None,
     out: Store | None = None,
     extend: str | None = None,
+    scorers: Mapping[str, ModelRef] | None = None,
     confirm: Callable[[], None] = lambda: None,
 ) -> CapfiltResult:
     """Caption every web image, filter web and synthetic texts, and seal what is left as a new dataset.
@@ -82,6 +84,7 @@ def run_capfilt(
         out: exact root of the dataset, instead of its place under `store`.
         extend: a version that CapFilt made of earlier web data with the same models and settings: its shards are
             taken over where they are the same, and the new version names it as a parent.
+        scorers: further scorers by the names of their scores, each a column of the candidate tables.
         confirm: called after every shard and before the manifest; raises where the work is no longer ours.
 
     Raises:
@@ -96,7 +99,8 @@ def run_capfilt(
     base = None if extend is None else open_base(extend)
     if base is not None and config.precision == "auto":
         config = config.model_copy(update={"precision": base.precision})
-    plan = Plan(web_input(web, config.limit), captioner, filter, config)
+    config, more = settled_models(captioner, filter, scorers or {}, config)
+    plan = Plan(web_input(web, config.limit), captioner, filter, config, **more)
     plan = replace(plan, config=settled(config, store)) if out is None else settled_alone(plan, out)
     logger.info("%s: arithmetic in %s", name, plan.config.precision)
     target = out if out is not None else dataset_store(store, name, plan.fingerprint)
@@ -180,10 +184,7 @@ class Run:
         if sha256_hex(table) != record.parquet.sha256:
             logger.warning("%s has other bytes than were committed; the shard is made again", where)
             return record, None
-        config = self.plan.config
-        return record, shard_stats(
-            read_candidates(table, name=where), config.threshold, by_coin=config.coin is not None
-        )
+        return record, stats_of(read_candidates(table, name=where), self.plan.config)
 
     def count_images(self, images: int) -> None:
         """Samples done since the last call."""
@@ -227,12 +228,12 @@ class Run:
         metrics, counts = self._metrics(), self._totals.counts
         if counts.kept_pairs == 0:
             logger.warning(
-                "%s: not one of %d texts was kept, so there is nothing to train on: the filter accepts nothing at a "
-                "threshold of %g. Look at its purity and yield on human captions; finetune it longer, or lower the "
+                "%s: not one of %d texts was kept, so there is nothing to train on: the filter accepts nothing at %s. "
+                "Look at its purity and yield on human captions; finetune it longer, or lower the "
                 "threshold (`capfilt dataset recut` does without a model)",
                 self.name,
                 counts.dropped_pairs,
-                self.plan.config.threshold,
+                self.plan.config.keep or self.plan.config.weigh or f"a threshold of {self.plan.config.threshold:g}",
             )
         self.tracker.log_metrics(metrics, step=counts.samples)
         return CapfiltResult(dataset=ref, metrics=metrics)

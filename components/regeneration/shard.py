@@ -7,8 +7,9 @@ the commit record; whoever dies in between leaves nothing that counts, and whoev
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from components.common.storage import Store, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
 from components.data.commits import commit_shard
 from components.data.records import BadSample, Counts, FileRecord, ShardRecord, own_file
+from components.data.scores import ITM, Column
 from components.data.shards import SampleIndex, write_shard
 from components.data.vectors import ImageRow, write_vectors
 from components.data.web.samples import lost_behind_break
@@ -36,10 +38,13 @@ from components.regeneration.policy import (
     coin_passes,
     decide,
     passes,
+    rule_passes,
+    weighed,
 )
 from components.regeneration.reading import Loaded, OpenShard
+from components.regeneration.rules import Rule
 from components.regeneration.seeds import coin_seed, text_seed
-from components.regeneration.stats import ShardStats, shard_stats
+from components.regeneration.stats import Accepts, ShardStats, shard_stats
 from components.regeneration.texts import json_fields
 
 R = TypeVar("R")
@@ -79,10 +84,36 @@ class Finished:
 def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, stream: str = "") -> JudgedSample:
     """Apply filter and policy to the scored texts of one image; `stream` (seeds.py) is for a coin."""
     if config.coin is None:
-        passed, rejection = passes(texts, config.threshold), BELOW_THRESHOLD
+        passed, rejection = accepts(config)(texts), BELOW_THRESHOLD
     else:
         passed, rejection = coin_passes(texts, config.coin, coin_seed(stream, loaded.sample.key, loaded.sha256)), COIN
-    return JudgedSample(loaded, tuple(texts), tuple(decide(texts, config.policy, passed, rejection=rejection)))
+    decisions = decide(texts, config.policy, passed, rejection=rejection, score=config.score or ITM)
+    if config.weigh is not None:
+        decisions = weighed(texts, decisions, _rule(config.weigh, float))
+    return JudgedSample(loaded, tuple(texts), tuple(decisions))
+
+
+def accepts(config: CapfiltConfig) -> Accepts:
+    """Which texts of an image pass: by the rule, by having a score at all where pairs are weighed, by the threshold."""
+    if config.keep is not None:
+        rule = _rule(config.keep, bool)
+        return lambda texts: rule_passes(texts, rule)
+    if config.weigh is not None:
+        return lambda texts: [text.scored for text in texts]
+    return lambda texts: passes(texts, config.threshold, config.score or ITM)
+
+
+_rule = cache(Rule)
+
+
+def stats_of(rows: Iterable[Candidate], config: CapfiltConfig) -> ShardStats:
+    """The figures of a shard's rows, which these settings decided."""
+    return shard_stats(rows, config.threshold, by_coin=config.coin is not None, accepts=_other_ways(config))
+
+
+def _other_ways(config: CapfiltConfig) -> Accepts | None:
+    plain = config.keep is None and config.weigh is None and config.score in (None, ITM)
+    return None if plain else accepts(config)
 
 
 Beside = tuple[FileRecord, FileRecord] | None
@@ -90,7 +121,15 @@ Beside = tuple[FileRecord, FileRecord] | None
 
 
 def finish_shard(
-    work: ShardWork, store: Store, work_dir: Path, config: CapfiltConfig, plan: str, *, beside: Beside = None
+    work: ShardWork,
+    store: Store,
+    work_dir: Path,
+    config: CapfiltConfig,
+    plan: str,
+    *,
+    beside: Beside = None,
+    scores: Sequence[Column] = (),
+    outcomes: bool | None = None,
 ) -> Finished:
     """Write a shard's tar and table to the store and commit it.
 
@@ -101,6 +140,8 @@ def finish_shard(
         config: for the collapse guard and the number of retries.
         plan: fingerprint of the plan that the shard is part of.
         beside: vectors that lie in the store already; without them the samples' own are written.
+        scores: scores of other scorers than BLIP, for columns of their own.
+        outcomes: whether the table says what became of captions; None: as the config.
 
     Raises:
         DataError: a sample was lost.
@@ -109,9 +150,9 @@ def finish_shard(
     """
     name = work.shard.source.name
     rows = [row for sample in work.judged for row in candidate_rows(sample)]
-    stats = shard_stats(rows, config.threshold, by_coin=config.coin is not None)
+    stats = stats_of(rows, config)
     check_collapse(stats.captions, config.guard, f"shard {name}")
-    table = candidates_to_bytes(rows)
+    table = candidates_to_bytes(rows, scores, outcomes=bool(config.check_captions if outcomes is None else outcomes))
     local = work_dir / f"out-{name}.tar"
     try:
         size, digest = write_shard(_kept_samples(work, config), local)
@@ -166,6 +207,10 @@ def _row(loaded: Loaded, text: Text, decision: Decision) -> Candidate:
         itc_similarity=text.similarity,
         kept=decision.kept,
         reason="" if decision.reason == KEPT else decision.reason,
+        weight=decision.weight,
+        others=text.others,
+        outcome=text.outcome,
+        rule=text.rule,
     )
 
 
@@ -218,7 +263,8 @@ def _kept_samples(work: ShardWork, config: CapfiltConfig) -> Iterator[tuple[str,
     for one in work.judged:
         if kept := one.kept:
             sample = one.loaded.sample
-            chosen = choose_text(kept, config.text, text_seed(config.seed, sample.key, one.loaded.sha256))
+            seed = text_seed(config.seed, sample.key, one.loaded.sha256)
+            chosen = choose_text(kept, config.text, seed, config.score or ITM)
             yield sample.key, kept_members(work.shard, sample, kept, chosen)
 
 
@@ -241,6 +287,7 @@ def sample_json(data: bytes | None, kept: Sequence[Text]) -> bytes:
             "source": text.source,
             "itm_probability": text.probability,
             "itc_similarity": text.similarity,
+            **({"scores": {name: one.value for name, one in text.others.items()}} if text.others else {}),
         }
         for text in kept
     ]

@@ -1,13 +1,14 @@
 """What a run reports, counted per shard from the candidate tables: a resumed run reports what a whole one does."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from components.data.candidates import Candidate
-from components.data.records import Counts
+from components.data.records import KEPT_WEIGHT, Counts
 from components.regeneration.guard import CaptionStats, CaptionTotals, caption_stats
-from components.regeneration.policy import COIN, DUPLICATE
+from components.regeneration.outcomes import NOT_OK
+from components.regeneration.policy import COIN, DUPLICATE, Text
 from components.regeneration.texts import UNUSABLE
 
 
@@ -34,6 +35,10 @@ class ShardStats:
     captions: CaptionStats
     unusable: Mapping[str, int] = field(default_factory=dict)
     """Good images without a usable web text, by reason."""
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    """Captions that were not ok, by outcome."""
+    weight: float | None = None
+    """Sum of the weights of what was kept, where not all are 1."""
 
     def figures(self) -> dict[str, float]:
         """Flat names and values for the commit record and the tracker."""
@@ -47,23 +52,57 @@ class ShardStats:
             "top_caption_share": self.captions.top_share,
             "mean_length": self.captions.mean_words,
         }
-        return {name: round(float(value), 6) for name, value in values.items() if value is not None}
+        values |= {f"caption_{name}": count for name, count in sorted(self.outcomes.items())}
+        return {name: round(float(value), 6) for name, value in values.items() if value is not None} | (
+            {} if self.weight is None else {KEPT_WEIGHT: round(self.weight, 6)}
+        )
 
 
-def shard_stats(rows: Iterable[Candidate], threshold: float, *, by_coin: bool = False) -> ShardStats:
-    """Count the candidate rows of one shard that were decided by this threshold, or by a coin."""
+Accepts = Callable[[Sequence[Text]], list[bool]]
+"""Which texts of an image pass, as the run's settings say."""
+
+
+def shard_stats(
+    rows: Iterable[Candidate], threshold: float, *, by_coin: bool = False, accepts: Accepts | None = None
+) -> ShardStats:
+    """Count the candidate rows of one shard that were decided by this threshold, by a coin, or by other rules."""
     rows = list(rows)
-    captions = [row.text for row in rows if row.source == "synthetic"]
-    web, synthetic = (_of_source(rows, source, threshold, by_coin) for source in ("web", "synthetic"))
+    captions = [row.text for row in rows if row.source == "synthetic" and row.outcome in (None, "ok")]
+    web, synthetic = (_of_source(rows, source, threshold, by_coin, accepts) for source in ("web", "synthetic"))
     unusable = Counter(row.reason for row in rows if row.source == "web" and row.reason in UNUSABLE)
-    return ShardStats(web, synthetic, caption_stats(captions), unusable)
+    outcomes = Counter(row.outcome for row in rows if row.outcome in NOT_OK)
+    weights = [row.weight for row in rows if row.kept]
+    weight = None if all(one == 1 for one in weights) else sum(weights)
+    return ShardStats(web, synthetic, caption_stats(captions), unusable, dict(outcomes), weight)
 
 
-def _of_source(rows: Sequence[Candidate], source: str, threshold: float, by_coin: bool) -> SourceStats:
+def text_of(row: Candidate) -> Text:
+    """A stored candidate as the policies see it."""
+    scored = row.itm_probability is not None or bool(row.others)
+    return Text(
+        "synthetic" if row.source == "synthetic" else "web",
+        row.text,
+        row.itm_probability,
+        row.itc_similarity,
+        None if scored else row.reason,
+        row.others,
+        row.outcome,
+        row.rule,
+    )
+
+
+def _of_source(
+    rows: Sequence[Candidate], source: str, threshold: float, by_coin: bool, accepts: Accepts | None
+) -> SourceStats:
     judged = [
-        row for row in rows if row.source == source and row.itm_probability is not None and row.reason != DUPLICATE
+        row
+        for row in rows
+        if row.source == source and (row.itm_probability is not None or row.others) and row.reason != DUPLICATE
     ]
-    rejected = sum(row.reason == COIN if by_coin else (row.itm_probability or 0.0) < threshold for row in judged)
+    if accepts is not None and not by_coin:
+        rejected = len(judged) - sum(accepts([text_of(row) for row in judged]))
+    else:
+        rejected = sum(row.reason == COIN if by_coin else (row.itm_probability or 0.0) < threshold for row in judged)
     return SourceStats(len(judged), rejected, sum(row.kept for row in rows if row.source == source))
 
 
@@ -75,6 +114,8 @@ class Totals:
         self._sources = {"web": SourceStats(), "synthetic": SourceStats()}
         self._captions = CaptionTotals()
         self._unusable = Counter[str]()
+        self._outcomes = Counter[str]()
+        self._weight: float | None = None
 
     def add(self, stats: ShardStats, counts: Counts) -> None:
         """One more shard."""
@@ -86,11 +127,16 @@ class Totals:
             )
         self._captions.add(stats.captions)
         self._unusable.update(stats.unusable)
+        self._outcomes.update(stats.outcomes)
+        if stats.weight is not None or self._weight is not None:
+            so_far = self.counts.kept_pairs - counts.kept_pairs if self._weight is None else self._weight
+            self._weight = so_far + (counts.kept_pairs if stats.weight is None else stats.weight)
 
     @property
     def stats(self) -> ShardStats:
         """The figures of all of them."""
-        return ShardStats(**self._sources, captions=self._captions.stats(), unusable=dict(self._unusable))
+        more = {"unusable": dict(self._unusable), "outcomes": dict(self._outcomes), "weight": self._weight}
+        return ShardStats(**self._sources, captions=self._captions.stats(), **more)  # type: ignore[arg-type]
 
 
 def run_metrics(stats: ShardStats, counts: Counts, seconds: float, done: int) -> dict[str, float]:

@@ -13,12 +13,16 @@ import torch
 from components.common.scratch import ScratchFolder
 from components.common.storage import Store, open_store
 from components.data.manifest import plan_dataset
+from components.inference.families import is_endpoint
 from components.model.checkpoints.weights import fetch_model
 from components.regeneration.local import process_shards
 from components.regeneration.models import CapfiltModels, load_models
 from components.regeneration.plan import Plan
 from components.regeneration.reading import ShardSource
 from components.regeneration.shard import Finished
+
+ANSWERS = ".answers"
+"""Behind the root of a dataset: where the answers of a captioner's server are kept."""
 
 SHARDS_AT_ONCE = 2
 """Shards a worker has begun: while one is being written, the models work on the other."""
@@ -38,8 +42,21 @@ class Assignment:
         if self.threads:
             torch.set_num_threads(self.threads)
         plan = self.plan
-        captioner, filter = (fetch_model(ref.uri, folder / "models") for ref in (plan.captioner, plan.filter))
-        models = load_models(captioner, filter, plan.config, plan.stream, slot, filter_name=plan.filter.uri)
+        served = is_endpoint(plan.captioner.uri)
+        captioner = plan.captioner.uri if served else fetch_model(plan.captioner.uri, folder / "models")
+        filter = fetch_model(plan.filter.uri, folder / "models")
+        answers = open_store(f"{self.store_uri}{ANSWERS}") if served else None
+        scorers = [(name, one.uri, fetch_model(one.uri, folder / "models")) for name, one in plan.scorers]
+        models = load_models(
+            captioner,
+            filter,
+            plan.config,
+            plan.stream,
+            slot,
+            filter_name=plan.filter.uri,
+            scorers=scorers,
+            answers=answers,
+        )
         # Only now: a start that fails for its models or settings must not keep the place from the right ones.
         plan_dataset(open_store(self.store_uri), plan.as_json())
         return models

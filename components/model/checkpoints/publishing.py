@@ -22,12 +22,19 @@ _PLAIN_FILES = (  # what a folder from elsewhere, without model.json, may hold t
     "generation_config.json",
     "model.safetensors",
     "model.safetensors.index.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
     "preprocessor_config.json",
     "pretraining.safetensors",
     "processor_config.json",
     "special_tokens_map.json",
+    "spiece.model",
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
+    "vocab.json",
     "vocab.txt",
 )
 _DECISIVE_FILES = (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, TOKENIZER_FILE, VOCABULARY_FILE)
@@ -103,13 +110,19 @@ def check_model_folder(store: Store) -> None:
         raise ModelError(fault + _on_the_hub(store))
 
 
-def _on_the_hub(store: Store) -> str:
-    """How to fetch a model that was named as the Hugging Face hub names it; empty if it cannot be meant."""
+def hub_name(store: Store) -> str | None:
+    """The name of a model that was named as the Hugging Face hub names it; None if it cannot be meant."""
     place = store.local_path("")
     if place is None or place.exists() or not place.is_relative_to(Path.cwd()):
-        return ""
+        return None
     name = place.relative_to(Path.cwd()).as_posix()
-    if _HUB_NAME.fullmatch(name) is None:
+    return name if _HUB_NAME.fullmatch(name) else None
+
+
+def _on_the_hub(store: Store) -> str:
+    """How to fetch a model of the hub; empty if none can be meant."""
+    name = hub_name(store)
+    if name is None:
         return ""
     folder = name.rpartition("/")[2]
     return (
@@ -137,11 +150,24 @@ def reference_model(uri: str, role: ModelRole) -> ModelRef:
 
 
 def _decisive(store: Store, role: ModelRole) -> list[str]:
-    """Files that decide what the model of a folder from elsewhere does: those that our readers look for."""
+    """Files that decide what the model of a folder from elsewhere does: those that our readers look for.
+
+    Of BLIP we read few; of other families transformers reads all, chat template and token ids among them.
+    """
+    if not _is_blip(store):
+        return sorted({*_PLAIN_FILES, *_indexed(store)})
     names = [*_DECISIVE_FILES, *([_TEACHER_FILE] if role == "base" else [])]
     if not store.exists(PREPROCESSOR_FILE):
         names.append(PROCESSOR_FILE)
     return names + _indexed(store)
+
+
+def _is_blip(store: Store) -> bool:
+    """Whether a folder's config.json says so, or says nothing; what is wrong with it is told by whoever loads it."""
+    try:
+        return bool(json.loads(store.read(CONFIG_FILE)).get("model_type", "blip") == "blip")
+    except (ValueError, AttributeError):
+        return True
 
 
 def _indexed(store: Store) -> list[str]:

@@ -23,6 +23,7 @@ from components.data.fetch import ShardCache
 from components.data.loader import LoaderConfig, LoaderState, PairBatch, PairLoader, load_eval_set
 from components.data.manifest import FileRecord, Provenance, dataset_store, seal_dataset
 from components.data.publish import ShardBuilder
+from components.data.records import KEPT_WEIGHT
 from components.data.web import import_web
 from tests.helpers.datasets import shard_file
 from tests.helpers.s3 import serve_s3
@@ -363,3 +364,44 @@ def test_the_cache_keeps_to_its_size_and_checks_what_arrives(tmp_path: Path, mon
     assert {path.name for path in (tmp_path / "cache").iterdir() if len(path.name) == 64} == kept
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert ShardCache().folder == tmp_path / "xdg/capfilt/shards"
+
+
+def seal_weighted(target: Store, shards: list[list[float]]) -> DatasetRef:
+    """Shards with one pair of each of these weights."""
+    records = []
+    for at, weights in enumerate(shards):
+        with ShardBuilder(target, f"{at:05d}") as builder:
+            for number, weight in enumerate(weights):
+                data = encoded(photo(100 * at + number))
+                key = f"k{at}-{number}"
+                row = Candidate(key, sha256_hex(data), "web", f"text {key}", None, None, True, weight=weight)
+                builder.add(key, [row], {"jpg": data})
+            records.append(builder.commit({KEPT_WEIGHT: sum(weights)} if set(weights) != {1.0} else None))
+    return seal_dataset(target, name="weighted", kind="web", config={}, fingerprint="1" * 64, records=records)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_pair_is_met_as_often_as_it_weighs(tmp_path: Path, world: int) -> None:
+    """Over 40 epochs, in one process or two: within 2 of its weight times 40, and the same in every run."""
+    weights = [[2.0, 0.5, 0.5, 0.25, 0.75], [1.0, 1.0], [0.1, 0.1, 0.8, 3.0]]
+    ref = seal_weighted(open_store(str(tmp_path)), weights)
+    config = CONFIG.model_copy(update={"batch_size": 2, "augment": False})
+    met: Counter[str] = Counter()
+    for rank in range(world):
+        with PairLoader([(ref, 1)], config, seed=3, rank=rank, world=world) as loader:
+            assert loader.pairs_per_epoch == 4 + 2 + 4
+            for batch in take(loader, 200 // world):
+                met.update(batch.keys)
+    for at, row in enumerate(weights):
+        for number, weight in enumerate(row):
+            assert abs(met[f"weighted/k{at}-{number}"] - 40 * weight) <= 2, (at, number, met)
+    assert met.total() == 400
+    with PairLoader([(ref, 1)], config, seed=3) as one, PairLoader([(ref, 1)], config, seed=3) as two:
+        assert pairs(take(one, 12)) == pairs(take(two, 12))
+
+
+def test_equal_weights_change_nothing_of_the_order(tmp_path: Path) -> None:
+    weighted = seal_weighted(open_store(str(tmp_path / "a")), [[1.0] * 5, [1.0] * 3])
+    with PairLoader([(weighted, 1)], CONFIG, seed=1) as loader:
+        keys = [key for batch in take(loader, 2) for key in batch.keys]
+    assert sorted(keys) == sorted(f"weighted/k{at}-{n}" for at, count in ((0, 5), (1, 3)) for n in range(count))

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from components.common.errors import ModelError
+from components.data.scores import BLIP_COLUMNS, Reading
 from components.data.shards import SampleIndex
 from components.inference.captioner import Captioner
 from components.inference.filter import Filter, Score
+from components.inference.protocols import Judged, Written
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.models import CapfiltModels
 from components.regeneration.policy import Text
@@ -20,22 +22,23 @@ from components.regeneration.reading import Loaded
 class Writer:
     size = 8
 
-    def caption(self, squares: Any, seeds: Any) -> list[list[str]]:
-        return [["a dog"] for _ in seeds]
+    def write(self, squares: Any, seeds: Any) -> list[list[Written]]:
+        return [[Written("a dog", "stop", 2)] for _ in seeds]
 
 
 class Judge:
     size = 8
+    columns = BLIP_COLUMNS
 
     def __init__(self, score: Score, feature: float) -> None:
         self.score, self.feature = score, feature
 
-    def judge(self, squares: Any, texts: list[list[str]]) -> tuple[list[list[Score]], torch.Tensor]:
-        rows = [[Score(0.9, 0.1) for _ in row] for row in texts]
-        rows[-1][-1] = self.score
+    def judge_all(self, squares: Any, texts: list[list[str]]) -> Judged:
+        rows = [[(Reading(0.9), Reading(0.1)) for _ in row] for row in texts]
+        rows[-1][-1] = (Reading(self.score.probability), Reading(self.score.similarity))
         features = torch.ones(len(texts), 4)
         features[-1, 0] = self.feature
-        return rows, features
+        return Judged(rows, features)
 
 
 def models(score: Score, feature: float = 1.0) -> CapfiltModels:
