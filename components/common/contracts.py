@@ -41,6 +41,48 @@ class EvalReport(Contract):
     uri: str | None = Field(default=None, description="JSON with per-image details, for the report page")
 
 
+class Interval(Contract):
+    """A range that holds a value with the level of its config."""
+
+    low: float = Field(description="lower end, in the metric's unit")
+    high: float = Field(description="upper end")
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether it lies on one side of 0: of a difference, that it is no mere chance of the images."""
+        return self.low > 0 or self.high < 0
+
+
+class Comparison(Contract):
+    """A metric of two rounds on the same test images."""
+
+    metric: str = Field(description="as in the tracker, `eval/…` or `base/…`")
+    before: float = Field(description="of the round compared with")
+    after: float = Field(description="of the other")
+    difference: float = Field(description="after - before")
+    interval: Interval = Field(description="of the difference")
+    verdict: Literal["clear", "within noise"] = Field(description="clear: the interval lies on one side of 0")
+
+
+class Uncertainty(Contract):
+    """How far a round's figures could be off by the choice of test images, and what its changes are worth."""
+
+    level: float = Field(description="share of test splits that the intervals should be right for")
+    values: dict[str, Interval] = Field(description="by metric: the round's own figures")
+    changes: dict[str, Comparison] = Field(
+        default_factory=dict, description="by metric: against round 0 on the same images; empty in round 0"
+    )
+
+
+class Weighed(Contract):
+    """What the gate compared, and what it decided."""
+
+    candidate: int = Field(description="the round that wanted to take the place")
+    against: str = Field(description="who held it, e.g. `round 0` or `the registered champion (version 7)`")
+    better: bool = Field(description="whether the gate lets the candidate take it")
+    comparisons: tuple[Comparison, ...] = Field(description="the metrics that decide")
+
+
 class TrainResult(Contract):
     """What a training stage leaves behind."""
 
@@ -149,6 +191,10 @@ class RoundResult(Contract):
         "training's last figures, e.g. `pretrain/loss_itc`"
     )
     details_uri: str | None = Field(default=None, description="the evaluation's per-image details")
+    base_details_uri: str | None = Field(default=None, description="the same of the base model's own retrieval")
+    uncertainty: Uncertainty | None = Field(
+        default=None, description="intervals of `eval/…` and `base/…`; null: there are no details of two images"
+    )
     histories: dict[str, str] = Field(
         default_factory=dict, description="where each training's curve lies, by role: `pretrain`, `captioner`, `filter`"
     )
@@ -164,6 +210,7 @@ class Promotion(Contract):
         description="whether its models are the registered champion now; not if an earlier bootstrap's are better"
     )
     reasons: tuple[str, ...] = Field(description="why")
+    weighed: tuple[Weighed, ...] = Field(default=(), description="who was compared with whom, in order")
 
 
 class BootstrapResult(Contract):
@@ -179,6 +226,7 @@ class BootstrapResult(Contract):
     champion: int | None = Field(description="the round that did best; None: the gate lets none of them pass")
     promoted: bool = Field(description="whether the champion's models are the registered ones now")
     reasons: tuple[str, ...] = Field(description="why")
+    weighed: tuple[Weighed, ...] = Field(default=(), description="whom the gate compared with whom, in order")
     datasets: tuple[DatasetRef, ...]
     models: tuple[ModelRef, ...]
     stages: tuple[StageReport, ...]

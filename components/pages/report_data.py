@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.common.contracts import Calibration, DatasetRef, ModelRef, StageReport
+from components.common.contracts import Calibration, DatasetRef, ModelRef, StageReport, Uncertainty
 
 
 class _Part(BaseModel):
@@ -50,6 +50,7 @@ class RoundReport(_Part):
 
     round: int
     metrics: dict[str, float] = Field(description="flat names, e.g. `eval/retrieval/mean_recall`")
+    uncertainty: Uncertainty | None = Field(default=None, description="intervals, and what changes since round 0 weigh")
     curves: dict[str, tuple[tuple[float, float], ...]] = Field(
         default_factory=dict, description="`<stage>/<series>` to (step, value), e.g. `pretrain/loss_itc`"
     )
@@ -67,6 +68,7 @@ class ReportData(_Part):
     rounds: tuple[RoundReport, ...] = Field(min_length=1)
     capfilt: tuple[CapfiltReport, ...] = ()
     stages: tuple[StageReport, ...] = ()
+    champion: int | None = Field(default=None, description="the round that won; None: none, or not decided")
     promoted: bool | None = Field(default=None, description="whether the best round became champion; None: not decided")
     reasons: tuple[str, ...] = Field(default=(), description="the gate's reasons")
     config: dict[str, Any] = Field(default_factory=dict, description="the resolved config; it holds no secrets")
