@@ -15,6 +15,7 @@ from components.common.contracts import (
     RoundResult,
     TrainResult,
     Uncertainty,
+    score_weights,
 )
 from components.common.errors import CapfiltError
 from components.common.identity import deciding
@@ -114,6 +115,7 @@ def judge(context: BootstrapContext, number: int, web: CapfiltResult, truth_uri:
     """
     if truth_uri is None:
         return web
+    from components.data.manifest import load_manifest
     from components.data.texts import dataset_candidates
     from components.evaluation import dataset as component
 
@@ -122,7 +124,9 @@ def judge(context: BootstrapContext, number: int, web: CapfiltResult, truth_uri:
     depends = {"web": web.dataset.digest, "truth": info.size if info else None}
 
     def work(stage: StageContext) -> EvalReport:
-        metrics = component.score_against_truth(dataset_candidates(web.dataset.uri), component.load_truth(truth_uri))
+        weights = score_weights(load_manifest(web.dataset.uri).config)
+        rows, truth = dataset_candidates(web.dataset.uri), component.load_truth(truth_uri)
+        metrics = component.score_against_truth(rows, truth, weights)
         stage.tracker.log_metrics(metrics, step=number)
         return EvalReport(round=number, metrics=metrics)
 

@@ -1,5 +1,7 @@
 """What stages hand to one another: small, frozen, JSON. Tensors and tars go through the store, never through here."""
 
+import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -108,6 +110,37 @@ class PurityPoint(Contract):
     yield_share: float = Field(description="share of the right texts that pass: recall")
 
 
+class ScoreWeights(Contract):
+    """A filter's two scores weighed into one probability that a text fits its image: a logistic regression."""
+
+    itm: float = Field(description="per unit of the logit of the match probability (ITM)")
+    itc: float = Field(description="per unit of the cosine (ITC)")
+    bias: float = Field(description="what is added")
+
+    def probability(self, itm_probability: float, itc_similarity: float) -> float:
+        """The weighed score, 0 to 1, to six digits as the scores themselves have them."""
+        match = min(max(itm_probability, 1e-6), 1 - 1e-6)
+        logit = self.itm * math.log(match / (1 - match)) + self.itc * itc_similarity + self.bias
+        return round(0.5 * (1 + math.tanh(logit / 2)), 6)
+
+
+def score_weights(config: Mapping[str, Any]) -> ScoreWeights | None:
+    """The weights that decided about a dataset, by its manifest's config; None: ITM did as it stands."""
+    weights = config.get("weights")
+    return None if weights is None else ScoreWeights.model_validate(weights)
+
+
+ScoreKind = Literal["itm", "itc", "both"]
+
+
+class ReliabilityBin(Contract):
+    """Texts of which a filter says much the same, and how many of them are right."""
+
+    said: float = Field(description="mean of what the filter says: the probability that decides")
+    right: float = Field(description="share of right texts, among which wrong ones count as `bad_share` has it")
+    texts: int
+
+
 class Calibration(Contract):
     """A filter measured on human validation captions, and the threshold that follows from it."""
 
@@ -121,16 +154,22 @@ class Calibration(Contract):
     positives: int = Field(description="right texts measured: images with their own captions")
     negatives: int = Field(description="wrong texts measured: images with near captions of others")
     bad_share: float = Field(description="share of wrong texts before filtering that purity reckons with")
+    score: ScoreKind = Field(default="itm", description="what the threshold is of")
+    weights: ScoreWeights | None = Field(default=None, description="how the two scores are weighed; null: ITM decides")
+    reliability: tuple[ReliabilityBin, ...] = Field(default=(), description="what is said of texts against what is so")
+    error: float | None = Field(default=None, description="mean distance of the two: expected calibration error")
+    scores_uri: str | None = Field(default=None, description="JSON with the scores of every text, by image")
 
     @property
     def metrics(self) -> dict[str, float]:
         """Flat names, the same in every round."""
         chosen = self.chosen
-        return {
+        figures = {
             "calibration/threshold": chosen.threshold,
             "calibration/purity": chosen.purity,
             "calibration/yield": chosen.yield_share,
         }
+        return figures if self.error is None else figures | {"calibration/error": self.error}
 
 
 class Drift(Contract):

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from markupsafe import Markup
 
-from components.common.contracts import Calibration, Comparison, Interval, PurityPoint, StageReport
+from components.common.contracts import Comparison, Interval, StageReport
 from components.common.metrics import (
     BASE_RECALL,
     BLEU_4,
@@ -24,6 +24,7 @@ from components.common.metrics import (
     metric,
 )
 from components.pages.charts import Series, line_chart, number
+from components.pages.filters import filter_card
 from components.pages.report_data import CapfiltReport, Example, ExampleText, ReportData, RoundReport
 from components.pages.verdict import certainty, gained, span, spoken_of, verdict, word
 
@@ -118,7 +119,7 @@ def render_report(data: ReportData) -> str:
         explained=_explained({name for one in data.capfilt for name in one.metrics}),
         pass_heads=[f"by round {one.made_by}" for one in data.capfilt],
         progress_charts=_progress_charts(data.rounds),
-        filters=[_filter(one, one.calibration) for one in data.rounds if one.calibration is not None],
+        filters=[filter_card(one, one.calibration) for one in data.rounds if one.calibration is not None],
         curve_groups=_curve_groups(data.rounds),
         kinds=_kinds(data.capfilt),
         flows=[_flow(one) for one in data.capfilt],
@@ -246,30 +247,6 @@ def _progress_charts(rounds: Sequence[RoundReport]) -> list[tuple[str, Markup]]:
         if chart:
             charts.append((title, chart))
     return charts
-
-
-class FilterCard(NamedTuple):
-    """A round's filter: its chart, what its threshold gives, how it was chosen, and how it drifted."""
-
-    round: int
-    chart: Markup
-    chosen: PurityPoint
-    target: float | None
-    reached: bool
-    drift: str
-    worse: bool
-
-
-def _filter(one: RoundReport, calibration: Calibration) -> FilterCard:
-    """Purity is drawn as far as right texts pass: behind the last of them there is nothing to be pure."""
-    chosen = calibration.chosen
-    points = sorted({*calibration.curve, chosen}, key=lambda point: point.threshold)
-    purity = tuple((point.threshold, point.purity) for point in points if point.yield_share > 0)
-    yields = tuple((point.threshold, point.yield_share) for point in points)
-    lines = [Series(label="purity", points=purity, colour=1), Series(label="yield", points=yields, colour=2)]
-    title = f"Purity and yield of the filter of round {one.round} by threshold"
-    chart = line_chart(title, lines, x_label="threshold", percent=True, mark=chosen.threshold)
-    return FilterCard(one.round, chart, chosen, calibration.target, calibration.reached, one.drift, one.drift_worse)
 
 
 def _curve_groups(rounds: Sequence[RoundReport]) -> list[tuple[str, list[tuple[str, Markup]]]]:

@@ -19,6 +19,7 @@ class ExampleText(_Part):
     text: str
     itm_probability: float | None = Field(default=None, description="P(match), 0..1")
     itc_similarity: float | None = Field(default=None, description="cosine, -1..1")
+    score: float | None = Field(default=None, description="what decided, 0..1: P(match), or both scores weighed")
     kept: bool
     reason: str = Field(default="", description="why it was dropped")
     true: bool | None = Field(default=None, description="whether it is true of the image, where that is known")
@@ -41,7 +42,7 @@ class CapfiltReport(_Part):
     metrics: dict[str, float] = Field(description="`capfilt/…` and, where known, `truth/…`")
     failed: dict[str, int] = Field(default_factory=dict, description="samples that could not be used, by reason")
     dropped: dict[str, int] = Field(default_factory=dict, description="captions not kept, by reason")
-    threshold: float | None = Field(default=0.5, description="P(match) from which a text is kept; None: a coin decided")
+    threshold: float | None = Field(default=0.5, description="score from which a text is kept; None: a coin decided")
     examples: tuple[Example, ...] = ()
 
 

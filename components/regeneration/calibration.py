@@ -10,12 +10,12 @@ worse than these texts, and as some of these do fit the image they were not writ
 texts are wrong in a single detail, or are worded unlike the human captions.
 """
 
+import json
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from components.common.errors import DataError, GateError, ModelError
 from components.common.identity import deciding
 from components.common.progress import Progress
 from components.common.seeding import digest_of
-from components.common.storage import Store
+from components.common.storage import Store, join_uri
 from components.common.tracking import UNTRACKED, Tracker
 from components.data.decoding import Pixels
 from components.data.views import EvalImage, iterate_images
@@ -37,6 +37,7 @@ from components.model.checkpoints.weights import fetch_model
 from components.regeneration.config import CALIBRATION, CapfiltConfig
 from components.regeneration.models import open_filter
 from components.regeneration.purity import GRID, PurityCurve
+from components.regeneration.weighing import ScoredImage, ScoredText, deciding_scores, reliability
 
 logger = logging.getLogger(__name__)
 
@@ -46,31 +47,27 @@ REVISION = 1
 _TEXTS_AT_ONCE = 256
 
 
-class PairScores(NamedTuple):
-    """Match probabilities of right and of wrong texts."""
-
-    right: list[float]
-    wrong: list[float]
-
-
 def run_calibration(
     filter: ModelRef,
     human: DatasetRef,
     config: CapfiltConfig,
     *,
+    store: Store | None = None,
     work_dir: Path | None = None,
     tracker: Tracker = UNTRACKED,
     step: int = 0,
     label: str = "calibration",
 ) -> Calibration:
-    """Measure a filter on human captions, and choose the threshold for `config.target_precision` if that is set.
+    """Measure a filter on human captions; weigh its scores and choose the threshold where the config asks for it.
 
     Args:
         filter: the filter.
         human: captions it was not trained on; the first `config.calibration.images` images are used.
         config: settings of the CapFilt run that the filter is for.
+        store: where the scores of all texts are kept, so that the next round can be compared; None: nowhere.
         work_dir: local folder for fetched files; by default one that is deleted afterwards.
-        tracker: gets `calibration/threshold`, `calibration/purity` and `calibration/yield` at `step`.
+        tracker: gets `calibration/threshold`, `calibration/purity`, `calibration/yield` and `calibration/error` at
+            `step`.
 
     Raises:
         DataError: there are no two images with different captions.
@@ -82,10 +79,15 @@ def run_calibration(
         loaded = open_filter(fetch_model(filter.uri, Path(folder) / "models"), config, arithmetic)
         with Progress(2 * len(images), "images", label) as progress:
             scores = score_pairs(loaded, images, config, progress.advance)
-    if not np.isfinite([*scores.right, *scores.wrong]).all():
+    said = [(text.probability, text.similarity) for row in scores for text in (*row.right, *row.wrong)]
+    if not np.isfinite(said).all():
         raise ModelError(f"{filter.uri}: its scores are not finite: its weights are damaged, or its training diverged")
-    curve = PurityCurve(scores.right, scores.wrong, config.calibration.bad_share)
+    bad_share = config.calibration.bad_share
+    by_image = deciding_scores(scores, config.score, config.weights, bad_share)
+    right, wrong = ([score for row in side for score in row] for side in by_image[:2])
+    curve = PurityCurve(right, wrong, bad_share)
     chosen, reached = choose(curve, config)
+    bins, error = reliability(right, wrong, bad_share)
     calibration = Calibration(
         filter=filter.digest,
         human=human.digest,
@@ -94,13 +96,29 @@ def run_calibration(
         reached=reached,
         curve=tuple(curve.points(GRID)),
         images=len(images),
-        positives=len(scores.right),
-        negatives=len(scores.wrong),
-        bad_share=config.calibration.bad_share,
+        positives=len(right),
+        negatives=len(wrong),
+        bad_share=bad_share,
+        score=config.score,
+        weights=by_image[2],
+        reliability=bins,
+        error=error,
+        scores_uri=None if store is None else _keep_scores(store, filter, human, config, scores),
     )
     tracker.log_dataset(human, "validation")
     tracker.log_metrics(calibration.metrics, step=step)
     return calibration
+
+
+def _keep_scores(
+    store: Store, filter: ModelRef, human: DatasetRef, config: CapfiltConfig, scores: Sequence[ScoredImage]
+) -> str:
+    """Write the scores of all texts under a name made of what they depend on."""
+    inputs = {"filter": filter.digest, "human": human.digest, "config": measured_by(config)}
+    images = [row._asdict() for row in scores]
+    key = f"calibrations/scores-{digest_of(inputs)[:16]}.json"
+    store.write(key, json.dumps({**inputs, "images": images}, ensure_ascii=False, sort_keys=True).encode())
+    return join_uri(store.uri, key)
 
 
 def measured_by(config: CapfiltConfig) -> dict[str, object]:
@@ -117,11 +135,13 @@ def choose(curve: PurityCurve, config: CapfiltConfig) -> tuple[PurityPoint, bool
 
 
 def settle(config: CapfiltConfig, calibration: Calibration) -> CapfiltConfig:
-    """The config with the threshold that was chosen in its target's place; without a target as it is.
+    """The config with the weights that were fitted, and with the threshold that was chosen in its target's place.
 
     Raises:
         GateError: no threshold reaches the target.
     """
+    if config.score != "itm":
+        config = config.model_copy(update={"weights": calibration.weights})
     if config.target_precision is None:
         return config
     chosen = calibration.chosen
@@ -165,8 +185,8 @@ def remembered(
 
 def score_pairs(
     filter: Filter, images: Sequence[EvalImage], config: CapfiltConfig, advance: Callable[[int], object]
-) -> PairScores:
-    """Match probabilities of every image with its own captions and with near captions of others.
+) -> list[ScoredImage]:
+    """Both scores of every image with its own captions and with near captions of others.
 
     Raises:
         DataError: no image has a caption that another lacks.
@@ -179,15 +199,16 @@ def score_pairs(
             f"images and {len(texts)} different captions to offer: give more"
         )
     wrong = _wrong_texts(filter, images, own, texts, config, advance)
-    scores = PairScores([], [])
+    scores: list[ScoredImage] = []
     for batch in batches(len(images), config.batch_size):
         rows = with_halving(
             lambda part: filter.score(_squares(filter, images, part), [[*own[n], *wrong[n]] for n in part]), batch
         )
         for number, row in zip(batch, rows, strict=True):
-            probabilities = [score.probability for score in row]
-            scores.right.extend(probabilities[: len(own[number])])
-            scores.wrong.extend(probabilities[len(own[number]) :])
+            texts_here = [*own[number], *wrong[number]]
+            said = [ScoredText(text, *score) for text, score in zip(texts_here, row, strict=True)]
+            count = len(own[number])
+            scores.append(ScoredImage(images[number].key, tuple(said[:count]), tuple(said[count:])))
         advance(len(batch))
     return scores
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from components.common.contracts import ScoreKind, ScoreWeights
 from components.common.identity import deciding, harmless
 from components.model.config import DecodingConfig
 from components.regeneration.guard import GuardConfig
@@ -40,7 +41,7 @@ class CalibrationConfig(BaseModel):
         default=0.05,
         gt=0,
         le=1,
-        description="change of purity or yield from round to round that is told as drift",
+        description="change of purity or yield from round to round that is told as drift if it is beyond noise too",
         json_schema_extra=harmless("only what is told"),
     )
 
@@ -61,7 +62,20 @@ class CapfiltConfig(BaseModel):
     captions_per_image: int = Field(
         default=1, ge=1, le=64, description="synthetic captions per image", json_schema_extra=_CAPTIONING
     )
-    threshold: float = Field(default=0.5, ge=0, le=1, description="match probability from which a text is kept")
+    score: ScoreKind = Field(
+        default="itm",
+        description="what the threshold is of: itm (the paper's match probability) | itc (the cosine) | both; itc and "
+        "both are made probabilities by a regression on human validation captions",
+        json_schema_extra=harmless("it was ITM's before there was a choice", at="itm"),
+    )
+    weights: ScoreWeights | None = Field(
+        default=None,
+        description="how ITM and ITC are weighed, for score: itc and both; null: fitted on human validation captions",
+        json_schema_extra=harmless("nothing was weighed before there was a choice", at=None),
+    )
+    threshold: float = Field(
+        default=0.5, ge=0, le=1, description="match probability (see score) from which a text is kept"
+    )
     target_precision: float | None = Field(
         default=None,
         gt=0,
@@ -168,6 +182,14 @@ class CapfiltConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _weights_are_of_something(self) -> Self:
+        if self.score == "itm" and self.weights is not None:
+            raise ValueError("weights weigh ITM and ITC, and score is itm: set score to both or itc, or leave them out")
+        if self.score != "itm" and self.coin is not None:
+            raise ValueError(f"score {self.score} is what decides, and a coin looks at none: set one of them")
+        return self
+
+    @model_validator(mode="after")
     def _a_target_means_something(self) -> Self:
         target, without = self.target_precision, 1 - self.calibration.bad_share
         if target is not None and self.coin is not None:
@@ -180,6 +202,11 @@ class CapfiltConfig(BaseModel):
                 f"the share of right texts is {without:g} before filtering; set it above that"
             )
         return self
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether a threshold or weights have yet to be found on human captions (calibration.settle)."""
+        return self.target_precision is not None or (self.score != "itm" and self.weights is None)
 
     def effective(self) -> dict[str, Any]:
         """The settings that decide the output, as plain JSON: part of the fingerprint.

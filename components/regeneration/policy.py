@@ -4,7 +4,7 @@
 |-------------|--------------------------------------------------------------------------------|
 | `keep_both` | every text that passes the filter (the paper, section 3.3)                     |
 | `replace`   | the synthetic texts that pass; the web text never                              |
-| `best_of`   | the one text with the highest probability, if it passes                        |
+| `best_of`   | the one text with the highest score, if it passes                              |
 | `fallback`  | the web text if it passes, otherwise the synthetic texts that do               |
 """
 
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+
+from components.common.contracts import ScoreWeights
 
 Policy = Literal["keep_both", "replace", "best_of", "fallback"]
 Source = Literal["web", "synthetic"]
@@ -30,6 +32,7 @@ class Text(NamedTuple):
     """One caption of an image, as the filter saw it.
 
     `problem` is why the text could not be scored at all (`empty_text`, `text_too_long`, …); its scores are None.
+    `weighed` is what decides where ITM and ITC are weighed (`with_weights`).
     """
 
     source: Source
@@ -37,6 +40,12 @@ class Text(NamedTuple):
     probability: float | None = None
     similarity: float | None = None
     problem: str | None = None
+    weighed: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        """What decides: the match probability, unless it was weighed with the cosine."""
+        return self.probability if self.weighed is None else self.weighed
 
 
 class Decision(NamedTuple):
@@ -46,9 +55,21 @@ class Decision(NamedTuple):
     reason: str
 
 
+def with_weights(texts: Sequence[Text], weights: ScoreWeights | None) -> list[Text]:
+    """The texts, weighed where there are weights."""
+    return [text._replace(weighed=weigh(text.probability, text.similarity, weights)) for text in texts]
+
+
+def weigh(probability: float | None, similarity: float | None, weights: ScoreWeights | None) -> float | None:
+    """Both scores of a text weighed; None where there is nothing to weigh them by, or no score."""
+    if weights is None or probability is None or similarity is None:
+        return None
+    return weights.probability(probability, similarity)
+
+
 def passes(texts: Sequence[Text], threshold: float) -> list[bool]:
-    """Which texts the filter accepts: match probability at or above the threshold."""
-    return [text.probability is not None and text.probability >= threshold for text in texts]
+    """Which texts the filter accepts: a score at or above the threshold."""
+    return [text.score is not None and text.score >= threshold for text in texts]
 
 
 def coin_passes(texts: Sequence[Text], rate: float, seed: int) -> list[bool]:
@@ -68,7 +89,7 @@ def choose_text(kept: Sequence[Text], choice: TextChoice, seed: int) -> Text:
     if choice == "random":
         return kept[int(np.random.default_rng(seed).integers(len(kept)))]
     if choice == "best":
-        return max(kept, key=lambda text: text.probability or 0.0)  # the first of equal ones
+        return max(kept, key=lambda text: text.score or 0.0)  # the first of equal ones
     wanted = [text for text in kept if text.source == choice]
     return (wanted or kept)[0]
 
@@ -110,7 +131,7 @@ def decide(
 def _losers(texts: Sequence[Text], policy: Policy, eligible: Sequence[int]) -> dict[int, str]:
     """Texts that passed the filter but yield to another text of their image, with the reason."""
     if policy == "best_of" and eligible:
-        best = max(eligible, key=lambda index: (texts[index].probability or 0.0, -index))
+        best = max(eligible, key=lambda index: (texts[index].score or 0.0, -index))
         return {index: NOT_BEST for index in eligible if index != best}
     if policy == "fallback" and any(texts[index].source == "web" for index in eligible):
         return {index: NOT_NEEDED for index in eligible if texts[index].source == "synthetic"}

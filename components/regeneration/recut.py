@@ -31,6 +31,7 @@ from components.regeneration.stats import Totals, run_metrics, shard_stats
 REVISION = 2  # 2: files named by content
 """Raised when the same dataset and settings would give another output."""
 
+_WEIGHING = ("score", "weights")  # a threshold is of the score that the dataset was made by
 _GUARD_OFF = GuardConfig(max_top_caption_share=1.0)
 
 
@@ -49,7 +50,7 @@ def recut_dataset(
 
     Args:
         uri: a dataset made by CapFilt, or a recut one.
-        threshold: match probability from which a text is kept.
+        threshold: score from which a text is kept, of the kind that the dataset was made by.
         policy: as in CapfiltConfig.
         text: as in CapfiltConfig; None: as in the dataset.
         store: root under which the new version gets its place.
@@ -68,11 +69,12 @@ def recut_dataset(
         raise DataError(f"{uri} is a {manifest.kind} dataset without scores; only what CapFilt made can be cut again")
     # What decided before must not stay among the settings: not the old threshold, not a coin.
     inherited: dict[str, Any] = {
-        name: manifest.config[name] for name in ("limit", "seed", "text") if name in manifest.config
+        name: manifest.config[name] for name in ("limit", "seed", "text", *_WEIGHING) if name in manifest.config
     }
     inherited |= {"guard": _GUARD_OFF} | ({} if text is None else {"text": text})
     config = CapfiltConfig(threshold=threshold, policy=policy, **inherited)
-    settings = config.model_dump(mode="json", include={"threshold", "policy", "limit", "seed", "text"})
+    told = {"threshold", "policy", "limit", "seed", "text", *_weighing(config)}
+    settings = config.model_dump(mode="json", include=told)
     plan = {"kind": "recut", "version": REVISION, "dataset": manifest.digest, "config": settings}
     target = out or dataset_store(store, name, digest_of(plan))
     fingerprint = plan_dataset(target, plan)
@@ -92,6 +94,11 @@ def recut_dataset(
         origin=manifest.origin,
     )
     return CapfiltResult(dataset=ref, metrics=run_metrics(totals.stats, totals.counts, 0.0, 0))
+
+
+def _weighing(config: CapfiltConfig) -> tuple[str, ...]:
+    """What decides beside the threshold, where it is not ITM as it stands."""
+    return () if config.score == "itm" else _WEIGHING
 
 
 def origin_of(manifest: Manifest) -> WebInput:
@@ -122,7 +129,8 @@ def _shards(
     committed = recall(target, plan=fingerprint)
     for entry in manifest.shards:
         if (record := committed.get(entry.name)) is not None:
-            yield Finished(record, shard_stats(stored_candidates(target.uri, record.parquet).rows(), config.threshold))
+            rows = stored_candidates(target.uri, record.parquet).rows()
+            yield Finished(record, shard_stats(rows, config.threshold, weights=config.weights))
             continue
         web = web or origin_of(manifest)
         commit = commit_of(source, entry)

@@ -36,6 +36,7 @@ from components.regeneration.policy import (
     coin_passes,
     decide,
     passes,
+    with_weights,
 )
 from components.regeneration.reading import Loaded, OpenShard
 from components.regeneration.seeds import coin_seed, text_seed
@@ -78,6 +79,7 @@ class Finished:
 
 def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, stream: str = "") -> JudgedSample:
     """Apply filter and policy to the scored texts of one image; `stream` (seeds.py) is for a coin."""
+    texts = with_weights(texts, config.weights)
     if config.coin is None:
         passed, rejection = passes(texts, config.threshold), BELOW_THRESHOLD
     else:
@@ -109,7 +111,7 @@ def finish_shard(
     """
     name = work.shard.source.name
     rows = [row for sample in work.judged for row in candidate_rows(sample)]
-    stats = shard_stats(rows, config.threshold, by_coin=config.coin is not None)
+    stats = shard_stats(rows, config.threshold, weights=config.weights, by_coin=config.coin is not None)
     check_collapse(stats.captions, config.guard, f"shard {name}")
     table = candidates_to_bytes(rows)
     local = work_dir / f"out-{name}.tar"

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from components.common.contracts import ScoreWeights
 from components.data.candidates import Candidate
 from components.data.records import Counts
 from components.regeneration.guard import CaptionStats, CaptionTotals, caption_stats
-from components.regeneration.policy import COIN, DUPLICATE
+from components.regeneration.policy import COIN, DUPLICATE, weigh
 from components.regeneration.texts import UNUSABLE
 
 
@@ -50,21 +51,30 @@ class ShardStats:
         return {name: round(float(value), 6) for name, value in values.items() if value is not None}
 
 
-def shard_stats(rows: Iterable[Candidate], threshold: float, *, by_coin: bool = False) -> ShardStats:
-    """Count the candidate rows of one shard that were decided by this threshold, or by a coin."""
+def shard_stats(
+    rows: Iterable[Candidate], threshold: float, *, weights: ScoreWeights | None = None, by_coin: bool = False
+) -> ShardStats:
+    """Count the candidate rows of one shard that were decided by this threshold of their scores, or by a coin."""
     rows = list(rows)
     captions = [row.text for row in rows if row.source == "synthetic"]
-    web, synthetic = (_of_source(rows, source, threshold, by_coin) for source in ("web", "synthetic"))
+    web, synthetic = (_of_source(rows, source, threshold, weights, by_coin) for source in ("web", "synthetic"))
     unusable = Counter(row.reason for row in rows if row.source == "web" and row.reason in UNUSABLE)
     return ShardStats(web, synthetic, caption_stats(captions), unusable)
 
 
-def _of_source(rows: Sequence[Candidate], source: str, threshold: float, by_coin: bool) -> SourceStats:
+def _of_source(
+    rows: Sequence[Candidate], source: str, threshold: float, weights: ScoreWeights | None, by_coin: bool
+) -> SourceStats:
     judged = [
         row for row in rows if row.source == source and row.itm_probability is not None and row.reason != DUPLICATE
     ]
-    rejected = sum(row.reason == COIN if by_coin else (row.itm_probability or 0.0) < threshold for row in judged)
+    rejected = sum(row.reason == COIN if by_coin else _score(row, weights) < threshold for row in judged)
     return SourceStats(len(judged), rejected, sum(row.kept for row in rows if row.source == source))
+
+
+def _score(row: Candidate, weights: ScoreWeights | None) -> float:
+    weighed = weigh(row.itm_probability, row.itc_similarity, weights)
+    return (row.itm_probability or 0.0) if weighed is None else weighed
 
 
 class Totals:

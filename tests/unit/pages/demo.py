@@ -17,6 +17,7 @@ from components.data.sampleworld.scene import sample_scene
 from components.data.sampleworld.webtext import KINDS, web_text
 from components.pages.report import CapfiltReport, Example, ExampleText, ReportData, RoundReport, write_report
 from components.regeneration.purity import GRID, PurityCurve
+from components.regeneration.weighing import reliability
 from tests.helpers.ended import uncertain
 
 
@@ -44,6 +45,7 @@ def example(rng, number):
                 text=text,
                 itm_probability=p,
                 itc_similarity=p * 0.6 - 0.1,
+                score=p,
                 kept=p >= 0.5,
                 reason="" if p >= 0.5 else "below_threshold",
                 true=kind == "match" if source == "web" else None,
@@ -100,6 +102,7 @@ def capfilt(rng, made_by, examples=9):
 def calibration(rng, number, target=None):
     right, wrong = ([rng.betavariate(*shape) for _ in range(500)] for shape in ((4 + number, 0.9), (0.8, 1.6)))
     curve = PurityCurve(right, wrong)
+    bins, error = reliability(right, wrong, 0.5)
     return Calibration(
         filter="f" * 64,
         human="e" * 64,
@@ -111,6 +114,8 @@ def calibration(rng, number, target=None):
         positives=500,
         negatives=500,
         bad_share=0.5,
+        reliability=bins,
+        error=error,
     )
 
 

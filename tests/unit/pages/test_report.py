@@ -96,7 +96,7 @@ def test_page_names_what_matters(tmp_path):
         "✗ rejected",
     ):
         assert words in text, words
-    assert page.count("<svg") == 4 + 2 + 6
+    assert page.count("<svg") == 4 + 2 + 2 + 6
     assert '<li class="chip yes">clear</li>' in page
     assert '<span class="ci">53.2 % – 55.2 %</span>' in page
 
@@ -106,11 +106,16 @@ def test_each_rounds_filter_is_drawn_with_its_threshold():
     charts = re.findall(r'aria-label="Purity and yield of the filter of round (\d) by threshold: ([^"]+)"', page)
     assert [number for number, _ in charts] == ["0", "1"]
     assert [re.sub(r"[\d.]+ %", "…", text) for _, text in charts][0] == "purity … at 0.5; yield … at 0.5"
-    assert page.count('class="upright"') == 2
+    assert page.count('class="upright"') == 4
     text = " ".join("".join(parse(page).text).split())
     assert "Threshold 0.5: purity " in text
     assert "chosen for a purity of 95.0 %" in text
     assert "Drift: at threshold 0.5" in text
+    said = re.findall(
+        r'aria-label="Reliability of the filter of round (\d): share of right texts by what it says', page
+    )
+    assert said == ["0", "1"]
+    assert "Off by " in text
     assert text.index("How far the filter can be trusted") < text.index("What CapFilt did")
 
 
@@ -120,6 +125,18 @@ def test_a_target_out_of_reach_is_told():
     missed = one.calibration.model_copy(update={"target": 0.999, "reached": False})
     page = render_report(data.model_copy(update={"rounds": (one.model_copy(update={"calibration": missed}),)}))
     assert "none reaches the 99.9&nbsp;% asked for" in page
+
+
+@pytest.mark.parametrize(
+    ("score", "words"), [("itm", "Threshold 0.5: purity"), ("both", "Threshold 0.5 of ITM and ITC, weighed: purity")]
+)
+def test_what_a_threshold_is_of_is_told(score, words):
+    data = demo(1)
+    (one,) = data.rounds
+    weighed = one.calibration.model_copy(update={"score": score})
+    assert words in render_report(
+        data.model_copy(update={"rounds": (one.model_copy(update={"calibration": weighed}),)})
+    )
 
 
 @pytest.mark.parametrize("worse", [False, True])
