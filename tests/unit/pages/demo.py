@@ -132,7 +132,7 @@ def demo(rounds=2):
                 metrics=metrics(gain),
                 uncertainty=uncertain(
                     metrics(gain),
-                    dict.fromkeys(metrics(0), (gain, 0.04)) if k else {},
+                    {name: (value - metrics(0)[name], 0.04) for name, value in metrics(gain).items()} if k else {},
                 ),
                 curves={
                     "pretrain/loss_itc": curve(rng, 8.2, 5.1 - 4 * gain),
