@@ -91,8 +91,9 @@ def test_large_changes_on_few_images_are_noise(filter: Filter) -> None:
     """Filters alike, measured on 20 images: the share of wrong texts that pass moves by 5 points as often as not."""
     pairs = [(filter(0.8, 0.3, seed=s, images=20), filter(0.8, 0.3, seed=s + 50, images=20)) for s in range(40)]
     told = [find_drift(before, after, 0.05, FEW) for before, after in pairs]
-    assert sum(abs(leak(after) - leak(before)) > 0.05 for before, after in pairs) > 15
-    assert sum(one is not None for one in told) <= 4
+    large = sum(abs(leak(after) - leak(before)) > 0.05 for before, after in pairs)
+    assert large > 15
+    assert sum(one is not None for one in told) <= large / 3
 
 
 def test_only_texts_that_both_have_judged_count(filter: Filter) -> None:
