@@ -18,9 +18,9 @@ from components.regeneration.config import CapfiltConfig
 TODAY = {
     "regenerate": (
         "--web --captioner --filter --out --threshold --target-precision --calibration --calibration-images "
-        "--bad-share --policy --text --extend --captions-per-image --decoding --top-p --top-k --beams --min-length "
-        "--max-length --repetition-penalty --prompt --seed --dtype --batch-size --image-size --position-zero --engine "
-        "--workers --limit --json"
+        "--score --bad-share --policy --text --extend --captions-per-image --decoding --top-p --top-k --beams "
+        "--min-length --max-length --repetition-penalty --prompt --seed --dtype --batch-size --image-size "
+        "--position-zero --engine --workers --limit --json"
     ),
     "caption": (
         "--model --captions-per-image --decoding --top-p --top-k --beams --min-length --max-length "
