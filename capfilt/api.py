@@ -64,7 +64,7 @@ def regenerate(
         extend: a version made of earlier web data with the same models and settings: its shards are taken over, only
             new or changed ones are worked on, and the new version names it as a parent.
         calibration: COCO captions JSON (or Karpathy JSON) and its image folder, which the filter was not trained on;
-            for `target_precision`, the threshold is chosen by them.
+            for `target_precision`, the threshold is chosen by them, and for `calibrated` the weights.
         scorers: further scorers by the names that their scores shall have, for rules (`keep`, `weigh`) and for the
             record; each is a column of the candidate tables.
         config: settings.
@@ -87,8 +87,11 @@ def regenerate(
     from components.regeneration.run import run_capfilt
 
     config = _config(config, settings)
-    if (config.target_precision is None) != (calibration is None):
-        raise ConfigError("target_precision and calibration (captions JSON, images) go together: give both, or none")
+    if config.needs_calibration != (calibration is not None):
+        raise ConfigError(
+            "target_precision, or calibrated without weights, goes together with calibration (captions JSON, "
+            "images): give both, or none"
+        )
     target = open_store(fspath(out))
     target.check()
     writer = _captioner(fspath(captioner))

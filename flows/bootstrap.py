@@ -7,7 +7,7 @@ from prefect.runtime import flow_run
 
 from components.common.contracts import BootstrapResult, CapfiltResult, RoundResult
 from components.config import load_config
-from flows.assessment import assess, judge, sum_up
+from flows.assessment import assess, assess_base, judge, sum_up, weigh_up
 from flows.finetuning import finetune
 from flows.hooks import mark_killed
 from flows.layout import parent_run
@@ -45,12 +45,15 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
         for number in range(config.rounds + 1):
             mixture = [(web.dataset, 1), (raw.train, config.data.human_repeat)]
             base = pretrain(context, number, mixture, tokenizer, init)
+            alone = assess_base(context, number, base.model, raw.test)
             captioner = finetune(context, number, "captioner", base.model, raw.train)
             filter = finetune(context, number, "filter", base.model, raw.train)
             report = assess(context, number, captioner.model, filter.model, raw.test)
             calibration = calibrate(context, number, filter.model, raw.val)
             drift = compare_filters(context, rounds, calibration)
-            rounds.append(sum_up(number, web, base, captioner, filter, report, calibration, drift))
+            sure = weigh_up(context, rounds, report, alone)
+            parts = (web, base, captioner, filter, report, alone, calibration)
+            rounds.append(sum_up(number, *parts, drift=drift, uncertainty=sure))
             if config.init == "continue":
                 init = base.model
             if number < config.rounds:

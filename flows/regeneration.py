@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from components.common.contracts import Calibration, CapfiltResult, DatasetRef, Drift, ModelRef, RoundResult
+from components.common.errors import CapfiltError
 from components.common.progress import Progress
 from components.config import load_config
 from flows.preparation import prepare
@@ -26,7 +27,14 @@ def calibrate(context: BootstrapContext, number: int, filter: ModelRef, human: D
 
     def work(stage: StageContext) -> Calibration:
         return component.run_calibration(
-            filter, human, config, work_dir=stage.work_dir, tracker=stage.tracker, step=number, label=name
+            filter,
+            human,
+            config,
+            store=context.store,
+            work_dir=stage.work_dir,
+            tracker=stage.tracker,
+            step=number,
+            label=name,
         )
 
     return context.run(Stage(name, "calibrate", component.REVISION, depends, Calibration, work))
@@ -37,7 +45,12 @@ def compare_filters(context: BootstrapContext, rounds: Sequence[RoundResult], af
     from components.regeneration.drift import find_drift
 
     before = rounds[-1].calibration if rounds else None
-    drift = find_drift(before, after, context.config.capfilt.calibration.drift)
+    limit, intervals = context.config.capfilt.calibration.drift, context.config.evaluation.intervals
+    try:
+        drift = find_drift(before, after, limit, intervals)
+    except CapfiltError as error:
+        logger.warning("round-%d/calibrate: not compared with the round before: %s", len(rounds), error)
+        return None
     if drift is not None:
         level = logging.WARNING if drift.worse else logging.INFO
         logger.log(level, "round-%d/calibrate: %s", len(rounds), drift.text)

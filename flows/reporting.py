@@ -14,8 +14,9 @@ from components.common.storage import join_uri, open_store
 from components.common.tracking import Tracker
 from components.pages.report_data import ReportData
 from components.pages.results import report_key, store_result, write_page
-from components.pages.rounds import describe_bootstrap, publish_rounds
+from components.pages.rounds import describe_bootstrap, log_certainty, publish_rounds
 from components.pages.table import markdown_table, mlflow_words
+from components.pages.verdict import spoken_of, word
 from flows.stages import BootstrapContext
 from flows.witness import tell
 
@@ -86,10 +87,13 @@ def _track(context: BootstrapContext, result: BootstrapResult) -> None:
     _log_settings(context)
     _log_datasets(tracker, result)
     runs = publish_rounds(tracker, result)
+    for one in result.rounds:
+        log_certainty(tracker, one, one.round)
     tracker.log_tags(
         {
             "bootstrap.champion": "none" if result.champion is None else f"round-{result.champion}",
             "bootstrap.promoted": "yes" if result.promoted else "no",
+            "bootstrap.verdict": word(spoken_of(result.rounds, result.champion)) or "–",
             "bootstrap.reasons": "; ".join(result.reasons),
         }
     )

@@ -21,6 +21,7 @@ SETTINGS = Shown(
         help="choose the threshold so that at least this share of the kept texts fits its image, as estimated on "
         "--calibration, where near captions of other images stand for wrong texts; stops if no threshold does",
     ),
+    "calibrated",
     "calibration.bad_share",
     "policy",
     "text",
@@ -64,11 +65,13 @@ def regenerate(
     threshold_of: ThresholdOf = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="--target-precision: COCO captions JSON or Karpathy JSON the filter was not trained on."),
+        typer.Option(help="--target-precision, --calibrated: COCO or Karpathy JSON the filter was not trained on."),
     ] = None,
     calibration_images: Annotated[
         str | None,
-        typer.Option(help="--target-precision: folder that the file names of --calibration are relative to."),
+        typer.Option(
+            help="--target-precision, --calibrated: folder that the file names of --calibration are relative to."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -92,15 +95,18 @@ def _calibration_files(
     Raises:
         ConfigError: these options do not go together; says which to give.
     """
-    if given["target_precision"] is None:
+    if given["target_precision"] is None and given["calibrated"] is None:
         if annotations is not None or images is not None:
-            raise ConfigError("--calibration is for choosing a threshold: give --target-precision too, e.g. 0.95")
+            raise ConfigError(
+                "--calibration is for choosing a threshold or weights: give --target-precision, e.g. 0.95, or "
+                "--calibrated too"
+            )
         return None
-    if given["threshold"] is not None:
+    if given["threshold"] is not None and given["target_precision"] is not None:
         raise ConfigError("--threshold and --target-precision: give one of them, the other would be ignored")
     if annotations is None or images is None:
         raise ConfigError(
-            "--target-precision measures the filter on human captions: give --calibration captions.json and "
+            "--target-precision and --calibrated measure the filter on human captions: give --calibration captions.json and "
             "--calibration-images FOLDER, of images that the filter was not trained on"
         )
     return annotations, images

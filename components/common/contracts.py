@@ -1,5 +1,7 @@
 """What stages hand to one another: small, frozen, JSON. Tensors and tars go through the store, never through here."""
 
+import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -41,6 +43,48 @@ class EvalReport(Contract):
     uri: str | None = Field(default=None, description="JSON with per-image details, for the report page")
 
 
+class Interval(Contract):
+    """A range that holds a value with the level of its config."""
+
+    low: float = Field(description="lower end, in the metric's unit")
+    high: float = Field(description="upper end")
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether it lies on one side of 0: of a difference, that it is no mere chance of the images."""
+        return self.low > 0 or self.high < 0
+
+
+class Comparison(Contract):
+    """A metric of two rounds on the same test images."""
+
+    metric: str = Field(description="as in the tracker, `eval/…` or `base/…`")
+    before: float = Field(description="of the round compared with")
+    after: float = Field(description="of the other")
+    difference: float = Field(description="after - before")
+    interval: Interval = Field(description="of the difference")
+    verdict: Literal["clear", "within noise"] = Field(description="clear: the interval lies on one side of 0")
+
+
+class Uncertainty(Contract):
+    """How far a round's figures could be off by the choice of test images, and what its changes are worth."""
+
+    level: float = Field(description="share of test splits that the intervals should be right for")
+    values: dict[str, Interval] = Field(description="by metric: the round's own figures")
+    changes: dict[str, Comparison] = Field(
+        default_factory=dict, description="by metric: against round 0 on the same images; empty in round 0"
+    )
+
+
+class Weighed(Contract):
+    """What the gate compared, and what it decided."""
+
+    candidate: int = Field(description="the round that wanted to take the place")
+    against: str = Field(description="who held it, e.g. `round 0` or `the registered champion (version 7)`")
+    better: bool = Field(description="whether the gate lets the candidate take it")
+    comparisons: tuple[Comparison, ...] = Field(description="the metrics that decide")
+
+
 class TrainResult(Contract):
     """What a training stage leaves behind."""
 
@@ -66,6 +110,37 @@ class PurityPoint(Contract):
     yield_share: float = Field(description="share of the right texts that pass: recall")
 
 
+class ScoreWeights(Contract):
+    """A filter's two scores weighed into one probability that a text fits its image: a logistic regression."""
+
+    itm: float = Field(description="per unit of the logit of the match probability (ITM)")
+    itc: float = Field(description="per unit of the cosine (ITC)")
+    bias: float = Field(description="what is added")
+
+    def probability(self, itm_probability: float, itc_similarity: float) -> float:
+        """The weighed score, 0 to 1, to six digits as the scores themselves have them."""
+        match = min(max(itm_probability, 1e-6), 1 - 1e-6)
+        logit = self.itm * math.log(match / (1 - match)) + self.itc * itc_similarity + self.bias
+        return round(0.5 * (1 + math.tanh(logit / 2)), 6)
+
+
+def score_weights(config: Mapping[str, Any]) -> ScoreWeights | None:
+    """The weights that decided about a dataset, by its manifest's config; None: ITM did as it stands."""
+    weights = config.get("weights")
+    return None if weights is None else ScoreWeights.model_validate(weights)
+
+
+ScoreKind = Literal["itm", "itc", "both"]
+
+
+class ReliabilityBin(Contract):
+    """Texts of which a filter says much the same, and how many of them are right."""
+
+    said: float = Field(description="mean of what the filter says: the probability that decides")
+    right: float = Field(description="share of right texts, among which wrong ones count as `bad_share` has it")
+    texts: int
+
+
 class Calibration(Contract):
     """A filter measured on human validation captions, and the threshold that follows from it."""
 
@@ -79,16 +154,22 @@ class Calibration(Contract):
     positives: int = Field(description="right texts measured: images with their own captions")
     negatives: int = Field(description="wrong texts measured: images with near captions of others")
     bad_share: float = Field(description="share of wrong texts before filtering that purity reckons with")
+    score: ScoreKind = Field(default="itm", description="what the threshold is of")
+    weights: ScoreWeights | None = Field(default=None, description="how the two scores are weighed; null: ITM decides")
+    reliability: tuple[ReliabilityBin, ...] = Field(default=(), description="what is said of texts against what is so")
+    error: float | None = Field(default=None, description="mean distance of the two: expected calibration error")
+    scores_uri: str | None = Field(default=None, description="JSON with the scores of every text, by image")
 
     @property
     def metrics(self) -> dict[str, float]:
         """Flat names, the same in every round."""
         chosen = self.chosen
-        return {
+        figures = {
             "calibration/threshold": chosen.threshold,
             "calibration/purity": chosen.purity,
             "calibration/yield": chosen.yield_share,
         }
+        return figures if self.error is None else figures | {"calibration/error": self.error}
 
 
 class Drift(Contract):
@@ -149,6 +230,10 @@ class RoundResult(Contract):
         "training's last figures, e.g. `pretrain/loss_itc`"
     )
     details_uri: str | None = Field(default=None, description="the evaluation's per-image details")
+    base_details_uri: str | None = Field(default=None, description="the same of the base model's own retrieval")
+    uncertainty: Uncertainty | None = Field(
+        default=None, description="intervals of `eval/…` and `base/…`; null: there are no details of two images"
+    )
     histories: dict[str, str] = Field(
         default_factory=dict, description="where each training's curve lies, by role: `pretrain`, `captioner`, `filter`"
     )
@@ -164,6 +249,7 @@ class Promotion(Contract):
         description="whether its models are the registered champion now; not if an earlier bootstrap's are better"
     )
     reasons: tuple[str, ...] = Field(description="why")
+    weighed: tuple[Weighed, ...] = Field(default=(), description="who was compared with whom, in order")
 
 
 class BootstrapResult(Contract):
@@ -179,6 +265,7 @@ class BootstrapResult(Contract):
     champion: int | None = Field(description="the round that did best; None: the gate lets none of them pass")
     promoted: bool = Field(description="whether the champion's models are the registered ones now")
     reasons: tuple[str, ...] = Field(description="why")
+    weighed: tuple[Weighed, ...] = Field(default=(), description="whom the gate compared with whom, in order")
     datasets: tuple[DatasetRef, ...]
     models: tuple[ModelRef, ...]
     stages: tuple[StageReport, ...]

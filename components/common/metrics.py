@@ -14,7 +14,8 @@ Direction = Literal[-1, 0, 1]
 RECALL, CIDER, BLEU_4 = "eval/retrieval/mean_recall", "eval/caption/cider", "eval/caption/bleu_4"
 PRIMARY = (RECALL, CIDER)
 """What a bootstrap is about: the verdict and, unless the config says otherwise, the gate look at these."""
-_COMPARED = ("eval/", "calibration/", "capfilt/", "truth/")
+BASE_RECALL = "base/mean_recall"
+_COMPARED = ("eval/", "base/", "calibration/", "capfilt/", "truth/")
 _ROLES = ("pretrain", "captioner", "filter")
 
 
@@ -61,6 +62,28 @@ def _retrieval() -> list[Metric]:
             1,
             "The mean recall by image-text similarity (ITC) alone.",
         ),
+    ]
+
+
+def _base_models() -> list[Metric]:
+    """The filter's recalls over again, of the base model that no human captions alone have finetuned."""
+    return [
+        Metric(
+            entry.name.replace("eval/retrieval/", "base/"),
+            f"base model, {entry.label.removeprefix('retrieval, ')}",
+            entry.unit,
+            entry.better,
+            f"{entry.about[:-1]}, by the base model as pre-training leaves it.",
+        )
+        for entry in _retrieval()
+    ]
+
+
+def _certainty() -> list[Metric]:
+    """What MLflow draws of intervals: the metric's name, without `eval/`, stands in the middle."""
+    return [
+        Metric("interval/<metric>", "end of an interval", "plain", 0, "The lower or upper end of a metric's interval."),
+        Metric("change/<metric>", "change since round 0", "plain", 0, "A metric's change, and its interval's ends."),
     ]
 
 
@@ -122,6 +145,13 @@ def _calibration() -> list[Metric]:
             "share",
             1,
             "The share of human captions that the filter accepts under their own images.",
+        ),
+        Metric(
+            f"{name}/error",
+            f"filter, calibration error {human}",
+            "share",
+            -1,
+            "How far the share of right texts is from what the filter says of them, in the mean over texts.",
         ),
     ]
 
@@ -219,6 +249,8 @@ def _training(role: str) -> list[Metric]:
 CATALOGUE: tuple[Metric, ...] = (
     *_retrieval(),
     *_captions(),
+    *_base_models(),
+    *_certainty(),
     *_calibration(),
     *_regeneration(),
     *_truth(),

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from components.common.identity import harmless
 from components.common.metrics import PRIMARY, measured
+from components.common.resampling import IntervalConfig
 from components.model.config import DecodingConfig
 
 MEASUREMENT = "measurement"
@@ -14,7 +15,12 @@ MEASUREMENT = "measurement"
 
 _ROUNDING = harmless("the same calculation, rounded otherwise at most")
 MEASURED = measured()
-"""What can decide which round wins."""
+"""What has floors: everything that is measured of a round's captioner and filter."""
+_UNWEIGHED = ("eval/caption/distinct_captions", "eval/retrieval/itc_mean_recall")
+WEIGHED = tuple(
+    name for name in MEASURED if name.startswith(("eval/retrieval/", "eval/caption/")) and name not in _UNWEIGHED
+)
+"""What can decide which round wins: what has intervals."""
 
 
 class RetrievalConfig(BaseModel):
@@ -44,7 +50,7 @@ class RetrievalConfig(BaseModel):
 
 
 class GateConfig(BaseModel):
-    """When a round's model is promoted to champion."""
+    """When a round's model is promoted to champion: how far beyond noise it must be better, and what it may lose."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,20 +60,35 @@ class GateConfig(BaseModel):
         description="metrics that are compared with the champion's; higher is better",
     )
     min_gain: float = Field(
-        default=0.0, description="mean relative gain over the metrics that is needed, e.g. 0.01 for one per cent"
+        default=0.0,
+        ge=0,
+        description="relative gain that the lower end of the interval must exceed in one of the metrics, e.g. 0.01 for "
+        "one per cent; 0: any gain beyond noise",
     )
-    max_loss: float = Field(default=0.02, ge=0, description="relative loss allowed in any single one of the metrics")
+    max_loss: float = Field(
+        default=0.02,
+        ge=0,
+        description="relative loss allowed in any single one of the metrics while it is within noise",
+    )
+    sure_of_no_loss: bool = Field(
+        default=False,
+        description="ask for certainty: no interval may reach below max_loss, so that metrics that the test images "
+        "measure too coarsely refuse too",
+    )
     floors: dict[str, float] = Field(
         default_factory=dict, description="least value of any named metric, champion or not"
     )
 
     @model_validator(mode="after")
     def _measured(self) -> "GateConfig":
-        for name in (*self.metrics, *self.floors):
-            if name not in MEASURED:
-                near = difflib.get_close_matches(name, MEASURED, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"choose of {', '.join(MEASURED)}"
-                raise ValueError(f"no metric is called {name!r}; {hint}")
+        for names, known in ((self.metrics, WEIGHED), (self.floors, MEASURED)):
+            for name in names:
+                if name in MEASURED and name not in known:
+                    raise ValueError(f"{name} has no interval, so it cannot decide; it may have a floor")
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, n=1)
+                    hint = f"did you mean {near[0]!r}?" if near else f"choose of {', '.join(known)}"
+                    raise ValueError(f"no metric is called {name!r}; {hint}")
         return self
 
 
@@ -85,6 +106,16 @@ class EvaluationConfig(BaseModel):
         default=GateConfig(),
         description="when a model is promoted",
         json_schema_extra=harmless("it judges what was measured", to=MEASUREMENT),
+    )
+    intervals: IntervalConfig = Field(
+        default=IntervalConfig(),
+        description="how far figures and changes could be off by the choice of test images",
+        json_schema_extra=harmless("it says how sure one can be of what was measured", to=MEASUREMENT),
+    )
+    base_models: bool = Field(
+        default=True,
+        description="measure the retrieval of base models too, as pre-training leaves them",
+        json_schema_extra=harmless("they are measured apart", to=MEASUREMENT),
     )
     caption_batch: int = Field(default=64, ge=1, description="images captioned at a time", json_schema_extra=_ROUNDING)
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 autocasts the models' forward passes")

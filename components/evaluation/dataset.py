@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from components.common.contracts import ScoreWeights
 from components.common.errors import DataError
 from components.common.storage import normalise_uri, open_store, split_uri
 from components.data.candidates import Candidate
@@ -82,13 +83,20 @@ def noise_metrics(candidates: Iterable[Candidate]) -> dict[str, float]:
     return metrics
 
 
-def score_against_truth(candidates: Iterable[Candidate], truth: Mapping[str, Truth]) -> dict[str, float]:
+def score_against_truth(
+    candidates: Iterable[Candidate], truth: Mapping[str, Truth], weights: ScoreWeights | None = None
+) -> dict[str, float]:
     """How right the filter and the captioner were.
+
+    Args:
+        candidates: all captions that were considered.
+        truth: by sample key.
+        weights: how ITM and ITC were weighed, if they were: scores are what decided.
 
     Returns (each only where there is something to count):
         `truth/filter_precision`, `filter_recall`, `filter_auc`: on web texts; right ones are of kind `match`.
         `truth/rejected/<kind>`: share of the wrong texts of a kind that the filter rejected.
-        `truth/auc/<kind>`: ROC-AUC of P(match), `match` against that kind.
+        `truth/auc/<kind>`: ROC-AUC of scores, `match` against that kind.
         `truth/web_true_before`, `web_true`: share of right web texts before and after the filter.
         `truth/synthetic_true_before`, `synthetic_true`: share of synthetic captions true of the image (sample world).
         `truth/web_facts_right_before`, `web_facts_right`, `truth/synthetic_facts_right_before`,
@@ -106,7 +114,7 @@ def score_against_truth(candidates: Iterable[Candidate], truth: Mapping[str, Tru
     if rows and not known:
         raise DataError("no caption's key is in the truth table: it belongs to other web data")
     web = [row for row in known if row.source == "web" and truth[row.key].kind not in UNKNOWN_KINDS]
-    metrics = _web_metrics(web, [truth[row.key].kind for row in web])
+    metrics = _web_metrics(web, [truth[row.key].kind for row in web], weights)
     drawn = [(row, judge_caption(scene, row.text)) for row in known if (scene := truth[row.key].scene)]
     synthetic = [(row, verdict.true) for row, verdict in drawn if row.source == "synthetic"]
     metrics |= _synthetic_metrics(synthetic)
@@ -123,7 +131,14 @@ def _share(name: str, flags: Sequence[bool]) -> dict[str, float]:
     return {name: sum(flags) / len(flags)} if flags else {}
 
 
-def _web_metrics(web: Sequence[Candidate], kinds: Sequence[str]) -> dict[str, float]:
+def _score(row: Candidate, weights: ScoreWeights | None) -> float | None:
+    """What decided of a text."""
+    if weights is None or row.itm_probability is None or row.itc_similarity is None:
+        return row.itm_probability
+    return weights.probability(row.itm_probability, row.itc_similarity)
+
+
+def _web_metrics(web: Sequence[Candidate], kinds: Sequence[str], weights: ScoreWeights | None) -> dict[str, float]:
     judged = [
         (row, kind, verdict)
         for row, kind in zip(web, kinds, strict=True)
@@ -133,7 +148,7 @@ def _web_metrics(web: Sequence[Candidate], kinds: Sequence[str]) -> dict[str, fl
     metrics |= _share("truth/web_true", [kind == MATCH for row, kind in zip(web, kinds, strict=True) if row.kept])
     metrics |= _share("truth/filter_precision", [kind == MATCH for _, kind, verdict in judged if verdict])
     metrics |= _share("truth/filter_recall", [verdict for _, kind, verdict in judged if kind == MATCH])
-    scored = [(row.itm_probability, kind) for row, kind, _ in judged if row.itm_probability is not None]
+    scored = [(score, kind) for row, kind, _ in judged if (score := _score(row, weights)) is not None]
     scores, labels = np.array([score for score, _ in scored]), np.array([kind for _, kind in scored])
     metrics |= _auc("truth/filter_auc", scores, labels == MATCH)
     for wrong in sorted(set(kinds) - {MATCH}):

@@ -1,78 +1,28 @@
-"""How far metrics, and differences between two rounds, could be off by the choice of test images: a bootstrap.
+"""Intervals of metrics, and of differences between two rounds: the paired bootstrap over what an evaluation has kept.
 
 Images are resampled, each with all its captions (they are no independent queries), and the same images for both rounds
 (what is hard for one is hard for the other). Nothing is measured again: ranks are those in the full gallery, and CIDEr
 per image has the document frequencies of the whole split. What the details of an evaluation hold suffices, so that old
-runs can be compared too. All metrics here are functions of sums over images.
+runs can be compared too. All metrics here are functions of sums over images (components/common/resampling.py).
 
-Intervals are BCa: corrected for bias and skewness (Efron 1987, as scipy.stats.bootstrap has it). They speak of the test
-images alone: another seed of the training varies besides. On a hundred images and more they are right as often as they
-say, within 2 %; on sixty, 95 % of a skewed metric are 93 %. A recall of 0 or 1 on every image has an interval of no
-width, which says nothing.
-
-Shapes: N images, R resamples, s sums, m metrics.
+Shapes: N images, s sums, m metrics.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
+from components.common.contracts import Comparison, Interval, Uncertainty
 from components.common.errors import DataError
+from components.common.resampling import Floats, IntervalConfig, bootstrap
+from components.common.storage import open_store, split_uri
 from components.evaluation.captions import NGRAM_ORDER, bleu_counts, combine_bleu, rouge_l
 from components.evaluation.ptb import tokenize
 from components.evaluation.retrieval import RECALL_AT
-
-Floats = npt.NDArray[np.float64]
-Verdict = Literal["clear", "within noise"]
-Overall = Literal["clear", "mixed", "within noise"]
-
-_DRAWS = 1 << 20  # images drawn at a time, 8 MiB
-_NORMAL = NormalDist()
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class IntervalConfig(_Frozen):
-    """How intervals are made."""
-
-    resamples: int = Field(default=2000, ge=100, description="times the test images are drawn anew")
-    level: float = Field(
-        default=0.95, gt=0.5, lt=1, description="share of test splits that an interval should be right for"
-    )
-    seed: int = Field(default=0, ge=0, description="seed of the draws: the same details give the same intervals")
-
-
-class Interval(_Frozen):
-    """A range that holds the value with the level of its config."""
-
-    low: float = Field(description="lower end, in the metric's unit")
-    high: float = Field(description="upper end")
-
-
-class Estimate(_Frozen):
-    """A metric of one round with its interval."""
-
-    metric: str = Field(description="as in the tracker, `eval/…`")
-    value: float = Field(description="on the whole split")
-    interval: Interval = Field(description="of the value")
-
-
-class Comparison(_Frozen):
-    """A metric of two rounds on the same test images."""
-
-    metric: str = Field(description="as in the tracker, `eval/…`")
-    before: float = Field(description="of the round compared with")
-    after: float = Field(description="of the other")
-    difference: float = Field(description="after - before")
-    interval: Interval = Field(description="of the difference")
-    verdict: Verdict = Field(description="clear: the interval lies on one side of 0")
 
 
 class ImageDetails(BaseModel):
@@ -81,14 +31,20 @@ class ImageDetails(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     key: str
-    caption: str
     references: Annotated[tuple[str, ...], Field(min_length=1)]
-    cider: FiniteFloat
     text_rank: FiniteFloat | None
     image_ranks: Annotated[tuple[FiniteFloat | None, ...], Field(min_length=1)]
 
 
-_IMAGES = TypeAdapter(list[ImageDetails])
+class CaptionedImage(ImageDetails):
+    """The same, where a caption was written too."""
+
+    caption: str
+    cider: FiniteFloat
+
+
+_IMAGES = TypeAdapter(list[CaptionedImage])
+_BARE_IMAGES = TypeAdapter(list[ImageDetails])
 
 
 @dataclass(frozen=True)
@@ -97,11 +53,36 @@ class Measured:
 
     Attributes:
         images: N of them, at least two.
-        sums: per family of metrics what is added up, `[N, s]`.
+        families: the metrics that follow from them.
+        sums: per family what is added up, `[N, s]`.
     """
 
-    images: tuple[ImageDetails, ...]
+    images: "tuple[ImageDetails, ...]"
+    families: "tuple[_Family, ...]"
     sums: tuple[Floats, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its metrics."""
+        return tuple(name for family in self.families for name in family.metrics)
+
+    def metrics(self, sums: Sequence[Floats]) -> Floats:
+        """Sums of all families, `[…, s]` each, to all metrics `[…, m]`."""
+        return np.concatenate([one.combine(part) for one, part in zip(self.families, sums, strict=True)], axis=-1)
+
+
+def read_measured(uri: str) -> Measured:
+    """The details of an evaluation, of a round's or of a base model's, from where they are kept.
+
+    Raises:
+        StorageError: they are not there.
+        DataError: they are not an evaluation's, or too few.
+    """
+    folder, name = split_uri(uri)
+    try:
+        return measured(json.loads(open_store(folder).read(name)))
+    except ValueError as error:
+        raise DataError(f"{uri} is no JSON ({error}); evaluate the round again") from error
 
 
 def measured(details: Mapping[str, Any]) -> Measured:
@@ -110,8 +91,10 @@ def measured(details: Mapping[str, Any]) -> Measured:
     Raises:
         DataError: they are not an evaluation's, hold fewer than two images, or one of them twice.
     """
+    families = (_BASE,) if "base" in details else _FAMILIES
+    form: TypeAdapter[Any] = _BARE_IMAGES if "base" in details else _IMAGES
     try:
-        images = sorted(_IMAGES.validate_python(details.get("images")), key=lambda image: image.key)
+        images: list[Any] = sorted(form.validate_python(details.get("images")), key=lambda image: image.key)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, ("images", *first["loc"])))
@@ -123,17 +106,14 @@ def measured(details: Mapping[str, Any]) -> Measured:
         raise DataError(f"an interval needs at least two test images, not {len(images)}; raise evaluation.limit")
     if len({image.key for image in images}) != len(images):
         raise DataError("the details of an evaluation hold an image twice; evaluate the round again")
-    sums = tuple(np.array([family.row(image) for image in images], dtype=np.float64) for family in _FAMILIES)
-    return Measured(tuple(images), sums)
+    sums = tuple(np.array([family.row(image) for image in images], dtype=np.float64) for family in families)
+    return Measured(tuple(images), families, sums)
 
 
-def estimates(one: Measured, config: IntervalConfig) -> dict[str, Estimate]:
-    """Every metric of one evaluation with its interval."""
-    spread = bootstrap(_metrics, one.sums, config)
-    return {
-        name: Estimate(metric=name, value=float(value), interval=interval)
-        for name, value, interval in zip(METRICS, spread.value, spread.intervals(config.level), strict=True)
-    }
+def estimates(one: Measured, config: IntervalConfig) -> dict[str, Interval]:
+    """The interval of every metric of one evaluation."""
+    spread = bootstrap(one.metrics, one.sums, config)
+    return dict(zip(one.names, spread.intervals(config.level), strict=True))
 
 
 def compare(before: Measured, after: Measured, config: IntervalConfig) -> dict[str, Comparison]:
@@ -145,27 +125,29 @@ def compare(before: Measured, after: Measured, config: IntervalConfig) -> dict[s
     _check_same(before.images, after.images)
 
     def difference(sums: Sequence[Floats]) -> Floats:
-        return _metrics(sums[len(_FAMILIES) :]) - _metrics(sums[: len(_FAMILIES)])
+        return after.metrics(sums[len(before.sums) :]) - before.metrics(sums[: len(before.sums)])
 
     spread = bootstrap(difference, (*before.sums, *after.sums), config)
     intervals = spread.intervals(config.level)
-    old, new = (_metrics([part.sum(0) for part in one.sums]) for one in (before, after))
+    old, new = (one.metrics([part.sum(0) for part in one.sums]) for one in (before, after))
     return {
         name: _comparison(name, float(old[index]), float(new[index]), interval)
-        for index, (name, interval) in enumerate(zip(METRICS, intervals, strict=True))
+        for index, (name, interval) in enumerate(zip(after.names, intervals, strict=True))
     }
 
 
-def overall(comparisons: Sequence[Comparison]) -> Overall:
-    """One word over several metrics.
+def uncertainty(parts: Sequence[tuple[Measured, Measured | None]], config: IntervalConfig) -> Uncertainty:
+    """What is known of a round: each evaluation of it, with the same of round 0 (None: it is round 0).
 
-    "clear": at least one differs beyond noise, and all that do so point the same way. "mixed": some rise and some fall
-    beyond noise. Give the few metrics that decide: of twenty that do not differ, one looks clear.
+    Raises:
+        DataError: round 0 was measured on other images.
     """
-    signs = {comparison.difference > 0 for comparison in comparisons if comparison.verdict == "clear"}
-    if not signs:
-        return "within noise"
-    return "clear" if len(signs) == 1 else "mixed"
+    values: dict[str, Interval] = {}
+    changes: dict[str, Comparison] = {}
+    for one, first in parts:
+        values |= estimates(one, config)
+        changes |= {} if first is None else compare(first, one, config)
+    return Uncertainty(level=config.level, values=values, changes=changes)
 
 
 def _comparison(name: str, before: float, after: float, interval: Interval) -> Comparison:
@@ -175,7 +157,7 @@ def _comparison(name: str, before: float, after: float, interval: Interval) -> C
         after=after,
         difference=after - before,
         interval=interval,
-        verdict="clear" if interval.low > 0 or interval.high < 0 else "within noise",
+        verdict="clear" if interval.beyond_noise else "within noise",
     )
 
 
@@ -196,7 +178,7 @@ class _Family(NamedTuple):
     """Metrics that are functions of the same sums: an image's row `[s]`, and `[…, s]` to metrics `[…, m]`."""
 
     metrics: tuple[str, ...]
-    row: Callable[[ImageDetails], Sequence[float]]
+    row: Callable[[Any], Sequence[float]]
     combine: Callable[[Floats], Floats]
 
 
@@ -217,7 +199,7 @@ def _recalls(sums: Floats) -> Floats:
     return np.concatenate([recalls, recalls.mean(-1, keepdims=True)], axis=-1)
 
 
-def _caption_row(image: ImageDetails) -> list[float]:
+def _caption_row(image: CaptionedImage) -> list[float]:
     """The image itself, its CIDEr and ROUGE-L, and its part of BLEU."""
     references, caption = [tokenize(text) for text in image.references], tokenize(image.caption)
     bleu = bleu_counts(references, caption)
@@ -238,76 +220,8 @@ _FAMILIES = (
     _Family((*_RECALLS, "eval/retrieval/mean_recall"), _retrieval_row, _recalls),
     _Family(("eval/caption/cider", "eval/caption/rouge_l", *_BLEUS), _caption_row, _caption_metrics),
 )
+_BASE = _Family(
+    tuple(name.replace("eval/retrieval/", "base/") for name in _FAMILIES[0].metrics), _retrieval_row, _recalls
+)
 METRICS = tuple(name for family in _FAMILIES for name in family.metrics)
-"""What has intervals; distinct captions and ITC's own recall are no sums over what the details hold."""
-
-
-def _metrics(sums: Sequence[Floats]) -> Floats:
-    """Sums of all families, `[…, s]` each, to all metrics `[…, m]`."""
-    return np.concatenate([family.combine(part) for family, part in zip(_FAMILIES, sums, strict=True)], axis=-1)
-
-
-# ----------------------------------------------------------------------------------------------------------- bootstrap
-
-
-class Spread(NamedTuple):
-    """A statistic on all images `[m]`, on resamples of them `[R, m]`, and with one left out `[N, m]`."""
-
-    value: Floats
-    resampled: Floats
-    left_out: Floats
-
-    def intervals(self, level: float) -> list[Interval]:
-        """One per metric."""
-        columns = zip(self.value, self.resampled.T, self.left_out.T, strict=True)
-        return [bca(float(value), resampled, left_out, level) for value, resampled, left_out in columns]
-
-
-def bootstrap(
-    statistic: Callable[[Sequence[Floats]], Floats], rows: Sequence[Floats], config: IntervalConfig
-) -> Spread:
-    """Resample images.
-
-    Args:
-        statistic: sums over images, of each of the rows `[…, s]`, to metrics `[…, m]`.
-        rows: what is added up, `[N, s]` each, the same images in the same order.
-        config: how often, and by which seed.
-    """
-    total = [part.sum(0) for part in rows]
-    resampled = [statistic([weights @ part for part in rows]) for weights in _weights(len(rows[0]), config)]
-    left_out = statistic([whole - part for whole, part in zip(total, rows, strict=True)])
-    return Spread(statistic(total), np.concatenate(resampled), left_out)
-
-
-def _weights(images: int, config: IntervalConfig) -> Iterator[Floats]:
-    """How often each image is drawn in each resample, `[some of R, N]` at a time."""
-    rng, size = np.random.default_rng(config.seed), max(1, _DRAWS // images)
-    for start in range(0, config.resamples, size):
-        count = min(size, config.resamples - start)
-        drawn = rng.integers(images, size=(count, images)) + np.arange(count)[:, None] * images
-        yield np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images).astype(np.float64)
-
-
-def bca(value: float, resampled: Floats, left_out: Floats, level: float) -> Interval:
-    """The interval of a statistic: quantiles of its resamples, moved by their bias and their skewness.
-
-    Args:
-        value: on all images.
-        resampled: on R resamples of them, `[R]`.
-        left_out: on all but one, `[N]`.
-        level: share of test splits that the interval should be right for.
-    """
-    below = float(np.mean(resampled < value) + np.mean(resampled <= value)) / 2
-    edge = 0.5 / len(resampled)
-    bias = _NORMAL.inv_cdf(min(max(below, edge), 1 - edge))
-    spread = left_out.mean() - left_out
-    squares = float((spread**2).sum())
-    acceleration = float((spread**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
-
-    def moved(share: float) -> float:
-        shifted = bias + _NORMAL.inv_cdf(share)
-        return _NORMAL.cdf(bias + shifted / max(1 - acceleration * shifted, 1e-9))
-
-    tail = (1 - level) / 2
-    low, high = np.quantile(resampled, [moved(tail), moved(1 - tail)])
-    return Interval(low=float(low), high=float(high))
+"""What of a round has intervals; distinct captions and ITC's own recall are no sums over what the details hold."""

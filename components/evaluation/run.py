@@ -54,9 +54,7 @@ def run_evaluation(
         DataError: the test split is empty or lacks captions.
         ModelError: a model folder does not load, or its outputs are not finite.
     """
-    samples = load_eval_set(test)[: config.limit]
-    if not samples:
-        raise DataError(f"{test.uri}: the test split has no images to measure on")
+    samples = _samples(test, config)
     models = work_dir / "models"
     with progress or Progress(2 * len(samples), "image passes", f"round-{round}/evaluate") as bar:
         loaded_captioner = load_captioner(fetch_model(captioner.uri, models, digest=captioner.digest))
@@ -80,6 +78,50 @@ def run_evaluation(
     tracker.log_dataset(test, "test")
     tracker.log_metrics(metrics, step=round)
     return EvalReport(round=round, metrics=metrics, uri=_store_details(store, round, details))
+
+
+def run_base_evaluation(
+    base: ModelRef,
+    test: DatasetRef,
+    config: EvaluationConfig,
+    *,
+    round: int,
+    store: Store,
+    tracker: Tracker,
+    work_dir: Path,
+) -> EvalReport:
+    """Measure the retrieval of a base model as pre-training leaves it, on the same test split: zero-shot.
+
+    Returns:
+        `base/…`, named as the filter's own recalls; its `uri` is a JSON with ranks per image.
+
+    Raises:
+        DataError: the test split is empty or lacks captions.
+        ModelError: the model folder does not load, or its outputs are not finite.
+    """
+    samples = _samples(test, config)
+    with Progress(len(samples), "images", f"round-{round}/evaluate-base") as bar:
+        folder = fetch_model(base.uri, work_dir / "models", digest=base.digest)
+        found = measure_retrieval(load_filter(folder, position_zero=config.position_zero), samples, config, bar.advance)
+    metrics = {f"base/{name}": value for name, value in found.metrics.items()}
+    details = {
+        "round": round,
+        "base": base.digest,
+        "test": test.digest,
+        "config": config.model_dump(mode="json"),
+        "metrics": metrics,
+        "images": _ranks(samples, found),
+    }
+    tracker.log_dataset(test, "test")
+    tracker.log_metrics(metrics, step=round)
+    return EvalReport(round=round, metrics=metrics, uri=_store_details(store, round, details))
+
+
+def _samples(test: DatasetRef, config: EvaluationConfig) -> list[EvalImage]:
+    samples = load_eval_set(test)[: config.limit]
+    if not samples:
+        raise DataError(f"{test.uri}: the test split has no images to measure on")
+    return samples
 
 
 def caption_images(
@@ -133,18 +175,24 @@ def _caption_scores(samples: Sequence[EvalImage], captions: Sequence[str]) -> tu
 def _details(
     samples: Sequence[EvalImage], captions: Sequence[str], scores: Sequence[float], retrieval: RetrievalResult
 ) -> list[dict[str, Any]]:
-    """Per image: what was written, what people wrote, CIDEr, and ranks (null: not among the candidates)."""
+    """Per image: what was written, what people wrote, CIDEr, and ranks."""
+    return [
+        {**ranks, "caption": caption, "cider": round(score, 6)}
+        for ranks, caption, score in zip(_ranks(samples, retrieval), captions, scores, strict=True)
+    ]
+
+
+def _ranks(samples: Sequence[EvalImage], retrieval: RetrievalResult) -> list[dict[str, Any]]:
+    """Per image: what people wrote, and where retrieval ranks the right answers (null: not among the candidates)."""
     ranks = iter(retrieval.image_ranks)
     return [
         {
             "key": sample.key,
-            "caption": caption,
             "references": list(sample.captions),
-            "cider": round(score, 6),
             "text_rank": _rank(text_rank),
             "image_ranks": [_rank(next(ranks)) for _ in sample.captions],
         }
-        for sample, caption, score, text_rank in zip(samples, captions, scores, retrieval.text_ranks, strict=True)
+        for sample, text_rank in zip(samples, retrieval.text_ranks, strict=True)
     ]
 
 
@@ -154,7 +202,7 @@ def _rank(rank: float) -> float | None:
 
 def _store_details(store: Store, number: int, details: dict[str, Any]) -> str:
     """Write the details under a name made of what they depend on; measured again, they are the same file."""
-    inputs = {name: details[name] for name in ("captioner", "filter", "test", "config")}
+    inputs = {name: details[name] for name in ("captioner", "filter", "base", "test", "config") if name in details}
     key = f"evaluations/round-{number}-{digest_of(inputs)[:16]}.json"
     store.write(key, json.dumps(details, indent=1, ensure_ascii=False, sort_keys=True).encode())
     return join_uri(store.uri, key)

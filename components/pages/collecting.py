@@ -27,6 +27,7 @@ def report_data(result: BootstrapResult, cache_dir: Path) -> ReportData:
         rounds=tuple(_round(result, one) for one in result.rounds),
         capfilt=tuple(_capfilt(result, one, cache_dir) for one in result.rounds if one.round > 0),
         stages=result.stages,
+        champion=result.champion,
         promoted=_was_promoted(result),
         reasons=result.reasons,
         config=result.config,
@@ -48,7 +49,8 @@ def _round(result: BootstrapResult, one: RoundResult) -> RoundReport:
         curves |= {f"{role}/{name}": points for name, points in read_history(uri).items()}
     return RoundReport(
         round=one.round,
-        metrics={name: value for name, value in one.metrics.items() if name.startswith("eval/")},
+        metrics={name: value for name, value in one.metrics.items() if name.startswith(("eval/", "base/"))},
+        uncertainty=one.uncertainty,
         curves=curves,
         datasets=(one.web, result.raw.train),
         models=(one.base, one.captioner, one.filter),

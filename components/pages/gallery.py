@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from components.common.contracts import DatasetRef
+from components.common.contracts import DatasetRef, ScoreWeights, score_weights
 from components.common.seeding import key_seed
 from components.data.candidates import Candidate, stored_candidates
 from components.data.decoding import BadImage, decode_image
@@ -92,7 +92,7 @@ def pick_examples(
             if len(examples) == count:
                 break
             if (image := source.thumbnail(shard, key)) is not None:
-                examples.append(_example(key, image, rows, truth.get(key)))
+                examples.append(_example(key, image, rows, truth.get(key), score_weights(manifest.config)))
     finally:
         source.close()
     return tuple(examples)
@@ -182,13 +182,22 @@ def thumbnail(data: bytes, side: int = _SIDE) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _example(key: str, image: str, rows: Sequence[Candidate], truth: Truth | None) -> Example:
+def _score(row: Candidate, weights: ScoreWeights | None) -> float | None:
+    if weights is None or row.itm_probability is None or row.itc_similarity is None:
+        return row.itm_probability
+    return weights.probability(row.itm_probability, row.itc_similarity)
+
+
+def _example(
+    key: str, image: str, rows: Sequence[Candidate], truth: Truth | None, weights: ScoreWeights | None
+) -> Example:
     texts = tuple(
         ExampleText(
             source="web" if row.source == "web" else "synthetic",
             text=row.text,
             itm_probability=row.itm_probability,
             itc_similarity=row.itc_similarity,
+            score=_score(row, weights),
             kept=row.kept,
             reason=row.reason,
             true=_truth_of(row, truth),

@@ -10,11 +10,23 @@ from typing import Any, Literal, NamedTuple
 
 from markupsafe import Markup
 
-from components.common.contracts import Calibration, PurityPoint, StageReport
-from components.common.metrics import BLEU_4, CIDER, OF_CAPFILT, PRIMARY, RECALL, Metric, change, meanings, metric
+from components.common.contracts import Comparison, Interval, StageReport
+from components.common.metrics import (
+    BASE_RECALL,
+    BLEU_4,
+    CIDER,
+    OF_CAPFILT,
+    PRIMARY,
+    RECALL,
+    Metric,
+    change,
+    meanings,
+    metric,
+)
 from components.pages.charts import Series, line_chart, number
+from components.pages.filters import filter_card
 from components.pages.report_data import CapfiltReport, Example, ExampleText, ReportData, RoundReport
-from components.pages.verdict import best_round, verdict
+from components.pages.verdict import certainty, gained, span, spoken_of, verdict, word
 
 __all__ = ["CapfiltReport", "Example", "ExampleText", "ReportData", "RoundReport", "render_report", "write_report"]
 Mood = Literal["up", "down", "flat"]
@@ -38,10 +50,19 @@ TABLE: tuple[tuple[str, tuple[str, ...]], ...] = (
             "eval/caption/distinct_captions",
         ),
     ),
+    (
+        "Base model, as pre-training leaves it",
+        (
+            BASE_RECALL,
+            "base/text_recall_at_1",
+            "base/image_recall_at_1",
+            "base/itc_mean_recall",
+        ),
+    ),
 )
 DATA_TABLE = (*OF_CAPFILT, "truth/filter_auc")
 EXPLAINED = ("truth/filter_precision", "truth/filter_recall")
-CHARTS = (RECALL, CIDER, BLEU_4)
+CHARTS = (RECALL, CIDER, BLEU_4, BASE_RECALL)
 CURVES = ("loss_itc", "loss_itm", "nll_lm", "loss_lm", "loss")
 STAGES = {"pretrain": "Pre-training", "base": "Pre-training", "captioner": "Captioner", "filter": "Filter"}
 
@@ -51,6 +72,7 @@ class Cell(NamedTuple):
 
     text: str
     best: bool = False
+    interval: str = ""
 
 
 class Row(NamedTuple):
@@ -61,6 +83,8 @@ class Row(NamedTuple):
     change: str
     mood: Mood
     primary: bool = False
+    weight: str = ""
+    """what the change is worth: its interval and a word"""
 
 
 def write_report(data: ReportData, path: Path) -> None:
@@ -73,6 +97,7 @@ def render_report(data: ReportData) -> str:
     """The page as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    shown = spoken_of(data.rounds, data.champion)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -83,7 +108,11 @@ def render_report(data: ReportData) -> str:
     environment.filters |= {"clock": _clock, "amount": _amount}
     return environment.get_template("report.html.j2").render(
         data=data,
-        verdict=verdict(data),
+        verdict=verdict(data.rounds, data.champion),
+        word=word(shown),
+        word_mood={"clear": "yes" if gained(shown) else "no"}.get(word(shown) or "", ""),
+        certainty=certainty(data.rounds),
+        warnings=[(one.round, one.drift) for one in data.rounds if one.drift and one.drift_worse],
         tiles=_tiles(data),
         tables=_tables(data.rounds),
         round_heads=[f"round {one.round}" for one in data.rounds],
@@ -91,7 +120,7 @@ def render_report(data: ReportData) -> str:
         explained=_explained({name for one in data.capfilt for name in one.metrics}),
         pass_heads=[f"by round {one.made_by}" for one in data.capfilt],
         progress_charts=_progress_charts(data.rounds),
-        filters=[_filter(one, one.calibration) for one in data.rounds if one.calibration is not None],
+        filters=[filter_card(one, one.calibration) for one in data.rounds if one.calibration is not None],
         curve_groups=_curve_groups(data.rounds),
         kinds=_kinds(data.capfilt),
         flows=[_flow(one) for one in data.capfilt],
@@ -106,16 +135,27 @@ def render_report(data: ReportData) -> str:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def _row(name: str, values: Sequence[float | None]) -> Row | None:
-    """A table row, or None if nothing was measured."""
+def _row(name: str, values: Sequence[float | None], rounds: Sequence[RoundReport] = ()) -> Row | None:
+    """A table row, with the intervals of the rounds if there are any, or None if nothing was measured."""
     entry = metric(name)
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    if not known:
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    if not finite:
         return None
-    best = (max(known) if entry.better > 0 else min(known)) if entry.better and len(set(known)) > 1 else None
-    cells = tuple(Cell(_show(entry, value), value is not None and value == best) for value in values)
-    words, mood = _change(entry, change(values, len(values) - 1))
-    return Row(entry.label, cells, words, mood, name in PRIMARY)
+    best = (max(finite) if entry.better > 0 else min(finite)) if entry.better and len(set(finite)) > 1 else None
+    known = [one.uncertainty for one in rounds]
+    intervals = [one.values.get(name) if one else None for one in known] or [None] * len(values)
+    cells = tuple(
+        Cell(_show(entry, value), value is not None and value == best, _ends(entry, interval))
+        for value, interval in zip(values, intervals, strict=True)
+    )
+    weighed = known[-1].changes.get(name) if known and known[-1] else None
+    words, mood = _change(entry, change(values, len(values) - 1), weighed)
+    weight = f"{span(entry, weighed.interval.low, weighed.interval.high)}: {weighed.verdict}" if weighed else ""
+    return Row(entry.label, cells, words, mood, name in PRIMARY, weight)
+
+
+def _ends(entry: Metric, interval: Interval | None) -> str:
+    return "" if interval is None else f"{_show(entry, interval.low)} – {_show(entry, interval.high)}"
 
 
 def _show(entry: Metric, value: float | None) -> str:
@@ -124,14 +164,16 @@ def _show(entry: Metric, value: float | None) -> str:
     return _amount(value) if entry.unit == "count" else number(value, entry.unit == "share")
 
 
-def _change(entry: Metric, moved: float | None) -> tuple[str, Mood]:
+def _change(entry: Metric, moved: float | None, weighed: Comparison | None = None) -> tuple[str, Mood]:
+    """A change in words, and how it is coloured: not at all within noise."""
     if moved is None:
         return "", "flat"
     if entry.unit == "share":
         text = f"{moved * 100:+.1f} pts"
     else:
         text = f"{moved:+,.0f}" if entry.unit == "count" else f"{moved:+.3f}"
-    if not entry.better or not any(digit in text for digit in "123456789"):
+    noise = weighed is not None and weighed.verdict == "within noise"
+    if noise or not entry.better or not any(digit in text for digit in "123456789"):
         return text, "flat"
     return text, "up" if moved * entry.better > 0 else "down"
 
@@ -139,7 +181,7 @@ def _change(entry: Metric, moved: float | None) -> tuple[str, Mood]:
 def _tables(rounds: Sequence[RoundReport]) -> list[tuple[str, list[Row]]]:
     tables = []
     for title, names in TABLE:
-        rows = [_row(name, [one.metrics.get(name) for one in rounds]) for name in names]
+        rows = [_row(name, [one.metrics.get(name) for one in rounds], rounds) for name in names]
         if shown := [row for row in rows if row is not None]:
             tables.append((title, shown))
     return tables
@@ -166,15 +208,17 @@ class Tile(NamedTuple):
 
 
 def _tiles(data: ReportData) -> list[Tile]:
-    first, best = data.rounds[0], best_round(data.rounds)
+    first, best = data.rounds[0], spoken_of(data.rounds, data.champion)
+    weighed = best.uncertainty.changes if best.uncertainty else {}
     tiles = []
     for name in PRIMARY:
         if name in best.metrics:
             entry = metric(name)
-            words, mood = _change(entry, change([first.metrics.get(name), best.metrics[name]], 1))
-            note = f"{words} against round {first.round}" if best is not first and words else f"round {best.round}"
-            mood = mood if best is not first else "flat"
-            tiles.append(Tile(_title(entry), _show(entry, best.metrics[name]), note, mood))
+            words, mood = _change(entry, change([first.metrics.get(name), best.metrics[name]], 1), weighed.get(name))
+            told = f", {weighed[name].verdict}" if name in weighed else ""
+            compared = best is not first and words
+            note = f"{words} against round {first.round}{told}" if compared else f"round {best.round}"
+            tiles.append(Tile(_title(entry), _show(entry, best.metrics[name]), note, mood if compared else "flat"))
     if data.capfilt:
         metrics = data.capfilt[-1].metrics
         rejected = metrics.get("capfilt/noise_ratio_web")
@@ -204,30 +248,6 @@ def _progress_charts(rounds: Sequence[RoundReport]) -> list[tuple[str, Markup]]:
         if chart:
             charts.append((title, chart))
     return charts
-
-
-class FilterCard(NamedTuple):
-    """A round's filter: its chart, what its threshold gives, how it was chosen, and how it drifted."""
-
-    round: int
-    chart: Markup
-    chosen: PurityPoint
-    target: float | None
-    reached: bool
-    drift: str
-    worse: bool
-
-
-def _filter(one: RoundReport, calibration: Calibration) -> FilterCard:
-    """Purity is drawn as far as right texts pass: behind the last of them there is nothing to be pure."""
-    chosen = calibration.chosen
-    points = sorted({*calibration.curve, chosen}, key=lambda point: point.threshold)
-    purity = tuple((point.threshold, point.purity) for point in points if point.yield_share > 0)
-    yields = tuple((point.threshold, point.yield_share) for point in points)
-    lines = [Series(label="purity", points=purity, colour=1), Series(label="yield", points=yields, colour=2)]
-    title = f"Purity and yield of the filter of round {one.round} by threshold"
-    chart = line_chart(title, lines, x_label="threshold", percent=True, mark=chosen.threshold)
-    return FilterCard(one.round, chart, chosen, calibration.target, calibration.reached, one.drift, one.drift_worse)
 
 
 def _curve_groups(rounds: Sequence[RoundReport]) -> list[tuple[str, list[tuple[str, Markup]]]]:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.common.contracts import Calibration, DatasetRef, ModelRef, StageReport
+from components.common.contracts import Calibration, DatasetRef, ModelRef, StageReport, Uncertainty
 
 
 class _Part(BaseModel):
@@ -19,6 +19,7 @@ class ExampleText(_Part):
     text: str
     itm_probability: float | None = Field(default=None, description="P(match), 0..1")
     itc_similarity: float | None = Field(default=None, description="cosine, -1..1")
+    score: float | None = Field(default=None, description="what decided, 0..1: P(match), or both scores weighed")
     kept: bool
     reason: str = Field(default="", description="why it was dropped")
     true: bool | None = Field(default=None, description="whether it is true of the image, where that is known")
@@ -41,7 +42,7 @@ class CapfiltReport(_Part):
     metrics: dict[str, float] = Field(description="`capfilt/…` and, where known, `truth/…`")
     failed: dict[str, int] = Field(default_factory=dict, description="samples that could not be used, by reason")
     dropped: dict[str, int] = Field(default_factory=dict, description="captions not kept, by reason")
-    threshold: float | None = Field(default=0.5, description="P(match) from which a text is kept; None: a coin decided")
+    threshold: float | None = Field(default=0.5, description="score from which a text is kept; None: a coin decided")
     examples: tuple[Example, ...] = ()
 
 
@@ -50,6 +51,7 @@ class RoundReport(_Part):
 
     round: int
     metrics: dict[str, float] = Field(description="flat names, e.g. `eval/retrieval/mean_recall`")
+    uncertainty: Uncertainty | None = Field(default=None, description="intervals, and what changes since round 0 weigh")
     curves: dict[str, tuple[tuple[float, float], ...]] = Field(
         default_factory=dict, description="`<stage>/<series>` to (step, value), e.g. `pretrain/loss_itc`"
     )
@@ -67,6 +69,7 @@ class ReportData(_Part):
     rounds: tuple[RoundReport, ...] = Field(min_length=1)
     capfilt: tuple[CapfiltReport, ...] = ()
     stages: tuple[StageReport, ...] = ()
+    champion: int | None = Field(default=None, description="the round that won; None: none, or not decided")
     promoted: bool | None = Field(default=None, description="whether the best round became champion; None: not decided")
     reasons: tuple[str, ...] = Field(default=(), description="the gate's reasons")
     config: dict[str, Any] = Field(default_factory=dict, description="the resolved config; it holds no secrets")

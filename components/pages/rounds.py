@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 
-from components.common.contracts import BootstrapResult, ModelRole, RoundResult
+from components.common.contracts import BootstrapResult, Interval, ModelRole, RoundResult
 from components.common.metrics import BLEU_4, CIDER, RECALL, compared
 from components.common.tracking import RunsView, Tracker
 from components.pages.table import markdown_table
+from components.pages.verdict import word
 
 KIND = "round"
+AGAINST_FIRST = "against round 0"
 VIEW = RunsView(
     filter=f"tags.stage = '{KIND}'",
     columns={
         f"metrics.`{RECALL}`": 180,
         f"metrics.`{CIDER}`": 130,
         f"metrics.`{BLEU_4}`": 140,
+        f"tags.`{AGAINST_FIRST}`": 120,
         "params.`trained on`": 110,
         "params.`web pairs`": 90,
         "tags.`champion`": 90,
@@ -50,17 +53,42 @@ def _publish_round(tracker: Tracker, result: BootstrapResult, one: RoundResult) 
     """
     labels = {"stage": KIND, "round": str(one.round), "bootstrap": result.label}
     run = tracker.beside(f"round-{one.round} of {result.label}", labels)
-    run.log_tags({"champion": "yes" if one.round == result.champion else "no"})
+    run.log_tags({"champion": "yes" if one.round == result.champion else "no", AGAINST_FIRST: word(one) or "–"})
     run.log_params({"trained on": one.web.name, "web images": one.web.images, "web pairs": one.web.pairs})
     for dataset, use in ((one.web, "web"), (result.raw.train, "human"), (result.raw.test, "test")):
         run.log_dataset(dataset, use)
     metrics = {key: round(value, DIGITS) for key, value in compared(one.metrics).items()}
     run.log_metrics({key: value for key, value in metrics.items() if run.known_point(key, 0) != value})
+    log_certainty(run, one, 0)
     note = _round_note(tracker, result, one)
     run.describe(note)
     _register_models(run, result, one, {key: value for key, value in metrics.items() if key.startswith("eval/")}, note)
     run.end()
     return run.run_id
+
+
+def log_certainty(run: Tracker, one: RoundResult, step: int) -> None:
+    """Ends of intervals and changes since round 0, as metrics of their own; known points are not repeated."""
+    figures = {name: round(value, DIGITS) for name, value in _certainty(one).items()}
+    probe = next(iter(figures), None)
+    if probe is not None and run.known_point(probe, step) != figures[probe]:
+        run.log_metrics(figures, step=step)
+
+
+def _certainty(one: RoundResult) -> dict[str, float]:
+    if one.uncertainty is None:
+        return {}
+    figures: dict[str, float] = {}
+    for name, interval in one.uncertainty.values.items():
+        figures |= _ends(f"interval/{name.removeprefix('eval/')}", interval)
+    for name, change in one.uncertainty.changes.items():
+        short = f"change/{name.removeprefix('eval/')}"
+        figures |= {short: change.difference} | _ends(short, change.interval)
+    return figures
+
+
+def _ends(name: str, interval: Interval) -> dict[str, float]:
+    return {f"{name}/low": interval.low, f"{name}/high": interval.high}
 
 
 def _register_models(

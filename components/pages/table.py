@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from components.common.contracts import BootstrapResult, RoundResult
-from components.common.metrics import OF_CAPFILT, Metric, change, meanings, metric
+from components.common.contracts import BootstrapResult, Comparison, Interval, RoundResult
+from components.common.metrics import BASE_RECALL, OF_CAPFILT, Metric, change, meanings, metric
 from components.common.programs import program
 from components.common.progress import clock
+from components.pages.verdict import certainty, verdict
 
 SHOWN = (
     "eval/retrieval/mean_recall",
@@ -13,6 +14,7 @@ SHOWN = (
     "eval/retrieval/image_recall_at_1",
     "eval/caption/cider",
     "eval/caption/bleu_4",
+    BASE_RECALL,
     "calibration/threshold",
     "calibration/purity",
     "calibration/yield",
@@ -39,12 +41,18 @@ def print_result(result: BootstrapResult, pages: str = "") -> None:
         if one.round:
             table.add_column("change", justify="right")
     for entry, values in _rows(result.rounds):
-        table.add_row(entry.label, *_rich_cells(entry, values))
+        table.add_row(entry.label, *_rich_cells(entry, values, result.rounds))
     console.print(table)
+    if sure := certainty(result.rounds):
+        console.print(sure, soft_wrap=True)
     if len(result.rounds) > 2:
         console.print(COMPARED_WITH, soft_wrap=True)
     if words := meanings(name for one in result.rounds for name in one.metrics):
         console.print("; ".join(f"{word}: {meaning}" for word, meaning in words), soft_wrap=True)
+    console.print(verdict(result.rounds, result.champion), soft_wrap=True)
+    for one in result.rounds:
+        if one.drift is not None and one.drift.worse:
+            console.print(f"[yellow]warning:[/] round {one.round}: {one.drift.text}", soft_wrap=True)
     console.print(f"{result.outcome} ({'; '.join(result.reasons)})", soft_wrap=True)
     worked = [stage.seconds for stage in result.stages if not stage.cached]
     found = len(result.stages) - len(worked)
@@ -69,10 +77,10 @@ def markdown_table(rounds: Sequence[RoundResult]) -> str:
     head = "| | " + " | ".join(f"round {one.round}" for one in rounds) + " |"
     lines = [head, "|---|" + "---:|" * len(rounds)]
     for entry, values in _rows(rounds):
-        cells = [_value(entry, value) + _suffix(_change(entry, values, at)) for at, value in enumerate(values)]
+        cells = [_markdown_cell(entry, values, at, one) for at, one in enumerate(rounds)]
         lines.append(f"| {entry.label} | {' | '.join(cells)} |")
-    if len(rounds) > 2:
-        lines += ["", COMPARED_WITH]
+    for note in (COMPARED_WITH if len(rounds) > 2 else "", certainty(rounds)):
+        lines += ["", note] if note else []
     return "\n".join(lines)
 
 
@@ -84,13 +92,41 @@ def _rows(rounds: Sequence[RoundResult]) -> Iterator[tuple[Metric, Values]]:
             yield metric(name), values
 
 
-def _rich_cells(entry: Metric, values: Values) -> list[str]:
-    cells = [_value(entry, values[0])]
-    for at in range(1, len(values)):
-        moved, text = change(values, at) or 0.0, _change(entry, values, at)
-        colour = "green" if moved * entry.better > 0 else "red"
-        cells += [_value(entry, values[at]), f"[{colour}]{text}[/]" if moved and entry.better else text]
+def _rich_cells(entry: Metric, values: Values, rounds: Sequence[RoundResult]) -> list[str]:
+    """Figures and changes, their intervals below them; what is within noise has no colour."""
+    cells = []
+    for at, one in enumerate(rounds):
+        interval, weighed = _certainty(one, entry)
+        cells.append(_value(entry, values[at]) + (f"\n[dim]{_between(interval)}[/]" if interval else ""))
+        if at:
+            moved, text = change(values, at) or 0.0, _change(entry, values, at)
+            colour = "green" if moved * entry.better > 0 else "red"
+            coloured = moved and entry.better and (weighed is None or weighed.verdict == "clear")
+            text += f" {weighed.verdict}" if weighed else ""
+            text = f"[{colour}]{text}[/]" if coloured else text
+            cells.append(text + (f"\n[dim]{_signed(weighed.interval)}[/]" if weighed else ""))
     return cells
+
+
+def _markdown_cell(entry: Metric, values: Values, at: int, one: RoundResult) -> str:
+    interval, weighed = _certainty(one, entry)
+    text = _change(entry, values, at)
+    text += f", {_signed(weighed.interval)}: {weighed.verdict}" if weighed else ""
+    return f"{_value(entry, values[at])}{f' [{_between(interval)}]' if interval else ''}{f' ({text})' if text else ''}"
+
+
+def _certainty(one: RoundResult, entry: Metric) -> tuple[Interval | None, Comparison | None]:
+    """The interval of a round's figure, and what its change since round 0 weighs."""
+    known = one.uncertainty
+    return (known.values.get(entry.name), known.changes.get(entry.name)) if known is not None else (None, None)
+
+
+def _between(interval: Interval) -> str:
+    return f"{interval.low:.3f}–{interval.high:.3f}"
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.low:+.3f} … {interval.high:+.3f}"
 
 
 def _value(entry: Metric, value: float | None) -> str:
@@ -104,7 +140,3 @@ def _change(entry: Metric, values: Values, at: int) -> str:
     if moved is None:
         return ""
     return f"{moved:+,.0f}" if entry.unit == "count" else f"{moved:+.4f}"
-
-
-def _suffix(text: str) -> str:
-    return f" ({text})" if text else ""

@@ -1,53 +1,121 @@
-"""The outcome of a bootstrap in one sentence, and which round did best."""
+"""The outcome of a bootstrap in one sentence: what a round changed, and whether that is more than noise."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, Protocol, TypeVar
 
-from components.common.metrics import PRIMARY, metric
+from components.common.contracts import Comparison, Uncertainty
+from components.common.metrics import PRIMARY, Metric, metric
 from components.pages.charts import number
-from components.pages.report_data import ReportData, RoundReport
+
+Word = Literal["clear", "mixed", "within noise"]
 
 
-def best_round(rounds: Sequence[RoundReport]) -> RoundReport:
-    """The round with the highest mean relative gain over the first in the primary metrics; ties go to the earlier."""
+class Round(Protocol):
+    """What is judged of a round: contracts and report data have it."""
 
-    def gain(one: RoundReport) -> float:
-        gains = [_relative(before, after) for _, before, after in _changes(rounds[0], one)]
-        return sum(gains) / len(gains) if gains else float("-inf")
+    @property
+    def round(self) -> int: ...  # noqa: D102
 
-    return max(rounds, key=gain)
+    @property
+    def metrics(self) -> Mapping[str, float]: ...  # noqa: D102
+
+    @property
+    def uncertainty(self) -> Uncertainty | None: ...  # noqa: D102
 
 
-def verdict(data: ReportData) -> str:
-    """The outcome in one sentence."""
-    first, last = data.rounds[0], data.rounds[-1]
-    if len(data.rounds) == 1:
-        return f"Round {first.round}: {_figures(first) or 'nothing was measured'}."
-    best = best_round(data.rounds)
-    other = best if best is not first else last
-    changes = _changes(first, other)
+AnyRound = TypeVar("AnyRound", bound=Round)
+
+
+def spoken_of(rounds: Sequence[AnyRound], champion: int | None) -> AnyRound:
+    """The round that is held against round 0: the one that won, or where that is round 0 or none, the last."""
+    return next((one for one in rounds[1:] if one.round == champion), rounds[-1])
+
+
+def word(one: Round) -> Word | None:
+    """One word over what decides of a round against round 0; None: nothing has intervals.
+
+    "clear": at least one differs beyond noise, and all that do so point the same way. "mixed": some rise and some fall
+    beyond noise. Only the few metrics that a bootstrap is about: of twenty that do not differ, one looks clear.
+    """
+    changes = _weighed(one)
+    signs = {change.difference > 0 for change in changes if change.verdict == "clear"}
     if not changes:
-        return f"{len(data.rounds)} rounds ended, and nothing was measured that could be compared."
-    words = " and ".join(
-        f"{metric(name).in_words} {_direction(before, after)} from {_figure(name, before)} to {_figure(name, after)}"
-        for name, before, after in changes
+        return None
+    if not signs:
+        return "within noise"
+    return "clear" if len(signs) == 1 else "mixed"
+
+
+def gained(one: Round) -> bool:
+    """Whether something of what decides has risen beyond noise since round 0."""
+    return any(change.difference > 0 for change in _weighed(one) if change.verdict == "clear")
+
+
+def verdict(rounds: Sequence[Round], champion: int | None = None) -> str:
+    """The outcome in one sentence."""
+    first, other = rounds[0], spoken_of(rounds, champion)
+    if len(rounds) == 1:
+        return f"Round {first.round}: {_figures(first) or 'nothing was measured'}."
+    changes = list(_changes(first, other))
+    if not changes:
+        return f"{len(rounds)} rounds ended, and nothing was measured that could be compared."
+    words = " and ".join(_told(name, before, after, _weighing(other, name)) for name, before, after in changes)
+    return f"Round {other.round} {_judgement(other)} round {first.round}: {words}."
+
+
+def certainty(rounds: Sequence[Round]) -> str:
+    """What intervals say and what they do not; empty where there are none."""
+    known = [one.uncertainty for one in rounds if one.uncertainty is not None]
+    if not known:
+        return ""
+    return (
+        f"intervals: {known[0].level * 100:g} %, by the choice of test images alone; another seed of the training "
+        "varies besides"
     )
-    ups = [after > before for _, before, after in changes]
-    judgement = "is better than" if all(ups) else "is not better than" if not any(ups) else "is a mixed result against"
-    return f"Round {other.round} {judgement} round {first.round}: {words}."
 
 
-def _changes(first: RoundReport, other: RoundReport) -> list[tuple[str, float, float]]:
+def span(entry: Metric, low: float, high: float) -> str:
+    """An interval of a change, in the unit of its metric."""
+    if entry.unit == "share":
+        return f"{low * 100:+.1f} to {high * 100:+.1f} pts"
+    return f"{low:+.3f} to {high:+.3f}"
+
+
+def _judgement(other: Round) -> str:
+    found = word(other)
+    if found == "clear":
+        return "is better than" if gained(other) else "is worse than"
+    return {"mixed": "is a mixed result against", "within noise": "is within noise of"}.get(
+        found or "", "stands, without intervals, against"
+    )
+
+
+def _told(name: str, before: float, after: float, weighed: Comparison | None) -> str:
+    entry = metric(name)
+    moved = f"{entry.in_words} {_direction(before, after)} from {_figure(name, before)} to {_figure(name, after)}"
+    if weighed is None:
+        return moved
+    return f"{moved} ({span(entry, weighed.interval.low, weighed.interval.high)}: {weighed.verdict})"
+
+
+def _weighed(one: Round) -> list[Comparison]:
+    return [found for name in PRIMARY if (found := _weighing(one, name)) is not None]
+
+
+def _weighing(one: Round, name: str) -> Comparison | None:
+    return one.uncertainty.changes.get(name) if one.uncertainty is not None else None
+
+
+def _changes(first: Round, other: Round) -> Iterator[tuple[str, float, float]]:
     """(name, before, after) of the primary metrics that both rounds have, as finite numbers."""
-    both = [(name, first.metrics.get(name), other.metrics.get(name)) for name in PRIMARY]
-    return [
-        (name, before, after)
-        for name, before, after in both
-        if before is not None and after is not None and math.isfinite(before) and math.isfinite(after)
-    ]
+    for name in PRIMARY:
+        before, after = first.metrics.get(name, math.nan), other.metrics.get(name, math.nan)
+        if math.isfinite(before) and math.isfinite(after):
+            yield name, before, after
 
 
-def _figures(one: RoundReport) -> str:
+def _figures(one: Round) -> str:
     return ", ".join(
         f"{metric(name).in_words} {_figure(name, one.metrics[name])}" for name in PRIMARY if name in one.metrics
     )
@@ -59,7 +127,3 @@ def _figure(name: str, value: float) -> str:
 
 def _direction(before: float, after: float) -> str:
     return "rises" if after > before else "falls" if after < before else "stays, going"
-
-
-def _relative(before: float, after: float) -> float:
-    return (after - before) / abs(before) if before else float(after > before)

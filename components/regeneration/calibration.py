@@ -10,12 +10,12 @@ worse than these texts, and as some of these do fit the image they were not writ
 texts are wrong in a single detail, or are worded unlike the human captions.
 """
 
+import json
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from components.common.errors import ConfigError, DataError, GateError, ModelErr
 from components.common.identity import deciding
 from components.common.progress import Progress
 from components.common.seeding import digest_of
-from components.common.storage import Store
+from components.common.storage import Store, join_uri
 from components.common.tracking import UNTRACKED, Tracker
 from components.data.decoding import Pixels
+from components.data.scores import BLIP_COLUMNS
 from components.data.views import EvalImage, iterate_images
 from components.inference.arithmetic import Arithmetic, pick_device
 from components.inference.memory import batches, with_halving
@@ -37,6 +38,7 @@ from components.model.checkpoints.weights import fetch_model
 from components.regeneration.config import CALIBRATION, CapfiltConfig
 from components.regeneration.models import open_any_filter
 from components.regeneration.purity import GRID, PurityCurve
+from components.regeneration.weighing import ScoredImage, ScoredText, deciding_scores, reliability
 
 logger = logging.getLogger(__name__)
 
@@ -46,33 +48,30 @@ REVISION = 1
 _TEXTS_AT_ONCE = 256
 
 
-class PairScores(NamedTuple):
-    """Match probabilities of right and of wrong texts."""
-
-    right: list[float]
-    wrong: list[float]
-
-
 def run_calibration(
     filter: ModelRef,
     human: DatasetRef,
     config: CapfiltConfig,
     *,
+    store: Store | None = None,
     work_dir: Path | None = None,
     tracker: Tracker = UNTRACKED,
     step: int = 0,
     label: str = "calibration",
 ) -> Calibration:
-    """Measure a filter on human captions, and choose the threshold for `config.target_precision` if that is set.
+    """Measure a filter on human captions; weigh its scores and choose the threshold where the config asks for it.
 
     Args:
         filter: the filter.
         human: captions it was not trained on; the first `config.calibration.images` images are used.
         config: settings of the CapFilt run that the filter is for.
+        store: where the scores of all texts are kept, so that the next round can be compared; None: nowhere.
         work_dir: local folder for fetched files; by default one that is deleted afterwards.
-        tracker: gets `calibration/threshold`, `calibration/purity` and `calibration/yield` at `step`.
+        tracker: gets `calibration/threshold`, `calibration/purity`, `calibration/yield` and `calibration/error` at
+            `step`.
 
     Raises:
+        ConfigError: `calibrated` asks for BLIP's two scores, and the filter has others.
         DataError: there are no two images with different captions.
         ModelError: the filter does not load, or its scores are not finite.
     """
@@ -80,12 +79,21 @@ def run_calibration(
         images = list(islice(iterate_images(human, cache_dir=Path(folder)), config.calibration.images))
         arithmetic = Arithmetic(pick_device(), config.precision)
         loaded = open_any_filter(fetch_model(filter.uri, Path(folder) / "models"), config, arithmetic)
+        if config.calibrated is not None and loaded.columns != BLIP_COLUMNS:
+            raise ConfigError(
+                f"calibrated weighs a BLIP filter's two scores, and {filter.uri} has others: leave it out"
+            )
         with Progress(2 * len(images), "images", label) as progress:
             scores = score_pairs(loaded, images, config, progress.advance)
-    if not np.isfinite([*scores.right, *scores.wrong]).all():
+    said = [value for row in scores for text in (*row.right, *row.wrong) for value in text[1:] if value is not None]
+    if not np.isfinite(said).all():
         raise ModelError(f"{filter.uri}: its scores are not finite: its weights are damaged, or its training diverged")
-    curve = PurityCurve(scores.right, scores.wrong, config.calibration.bad_share)
+    bad_share = config.calibration.bad_share
+    by_image = deciding_scores(scores, config.calibrated or "itm", config.weights, bad_share)
+    right, wrong = ([score for row in side for score in row] for side in by_image[:2])
+    curve = PurityCurve(right, wrong, bad_share)
     chosen, reached = choose(curve, config)
+    bins, error = reliability(right, wrong, bad_share)
     calibration = Calibration(
         filter=filter.digest,
         human=human.digest,
@@ -94,13 +102,29 @@ def run_calibration(
         reached=reached,
         curve=tuple(curve.points(GRID)),
         images=len(images),
-        positives=len(scores.right),
-        negatives=len(scores.wrong),
-        bad_share=config.calibration.bad_share,
+        positives=len(right),
+        negatives=len(wrong),
+        bad_share=bad_share,
+        score=config.calibrated or "itm",
+        weights=by_image[2],
+        reliability=bins,
+        error=error,
+        scores_uri=None if store is None else _keep_scores(store, filter, human, config, scores),
     )
     tracker.log_dataset(human, "validation")
     tracker.log_metrics(calibration.metrics, step=step)
     return calibration
+
+
+def _keep_scores(
+    store: Store, filter: ModelRef, human: DatasetRef, config: CapfiltConfig, scores: Sequence[ScoredImage]
+) -> str:
+    """Write the scores of all texts under a name made of what they depend on."""
+    inputs = {"filter": filter.digest, "human": human.digest, "config": measured_by(config)}
+    images = [row._asdict() for row in scores]
+    key = f"calibrations/scores-{digest_of(inputs)[:16]}.json"
+    store.write(key, json.dumps({**inputs, "images": images}, ensure_ascii=False, sort_keys=True).encode())
+    return join_uri(store.uri, key)
 
 
 def measured_by(config: CapfiltConfig) -> dict[str, object]:
@@ -117,7 +141,7 @@ def choose(curve: PurityCurve, config: CapfiltConfig) -> tuple[PurityPoint, bool
 
 
 def settle(config: CapfiltConfig, calibration: Calibration, filter: ModelRef | None = None) -> CapfiltConfig:
-    """The config with the threshold that was chosen in its target's place; without a target as it is.
+    """The config with the weights that were fitted, and with the threshold that was chosen in its target's place.
 
     Args:
         config: the settings.
@@ -128,6 +152,8 @@ def settle(config: CapfiltConfig, calibration: Calibration, filter: ModelRef | N
         ConfigError: the calibration is another filter's.
         GateError: no threshold reaches the target.
     """
+    if config.calibrated is not None:
+        config = config.model_copy(update={"weights": calibration.weights})
     if config.target_precision is None:
         return config
     if filter is not None and filter.digest != calibration.filter:
@@ -176,8 +202,8 @@ def remembered(
 
 def score_pairs(
     filter: AnyScorer, images: Sequence[EvalImage], config: CapfiltConfig, advance: Callable[[int], object]
-) -> PairScores:
-    """Match probabilities of every image with its own captions and with near captions of others.
+) -> list[ScoredImage]:
+    """The filter's first two scores (BLIP: both) of every image with its own captions and with near ones of others.
 
     Raises:
         DataError: no image has a caption that another lacks.
@@ -190,15 +216,16 @@ def score_pairs(
             f"images and {len(texts)} different captions to offer: give more"
         )
     wrong = _wrong_texts(filter, images, own, texts, config, advance)
-    scores = PairScores([], [])
+    scores: list[ScoredImage] = []
     for batch in batches(len(images), config.batch_size):
         rows = with_halving(
             lambda part: list(filter.score(_squares(filter, images, part), [[*own[n], *wrong[n]] for n in part])), batch
         )
         for number, row in zip(batch, rows, strict=True):
-            values = [score[0] for score in row]  # of the first column: BLIP's match probability
-            scores.right.extend(values[: len(own[number])])
-            scores.wrong.extend(values[len(own[number]) :])
+            texts_here = [*own[number], *wrong[number]]
+            said = [ScoredText(text, *score[:2]) for text, score in zip(texts_here, row, strict=True)]
+            count = len(own[number])
+            scores.append(ScoredImage(images[number].key, tuple(said[:count]), tuple(said[count:])))
         advance(len(batch))
     return scores
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from components.common.contracts import ScoreWeights
 from components.common.identity import deciding, harmless
 from components.inference.config import EndpointConfig
 from components.model.config import DecodingConfig
@@ -43,7 +44,7 @@ class CalibrationConfig(BaseModel):
         default=0.05,
         gt=0,
         le=1,
-        description="change of purity or yield from round to round that is told as drift",
+        description="change of purity or yield from round to round that is told as drift if it is beyond noise too",
         json_schema_extra=harmless("only what is told"),
     )
 
@@ -99,6 +100,17 @@ class CapfiltConfig(BaseModel):
         default=None,
         description="hold captions against rules for what is cut, repeated, empty, an echo or a refusal, and drop it; "
         "null: those of all captioners but BLIP",
+        json_schema_extra=_NEWER,
+    )
+    calibrated: Literal["itc", "both"] | None = Field(
+        default=None,
+        description="scores of a BLIP filter that a regression on human validation captions makes one probability of, "
+        "which `threshold` and `best` then mean: itc (the cosine) | both (it and the match probability); null: none",
+        json_schema_extra=_NEWER,
+    )
+    weights: ScoreWeights | None = Field(
+        default=None,
+        description="what the regression of `calibrated` found; null: fitted on human validation captions",
         json_schema_extra=_NEWER,
     )
     target_precision: float | None = Field(
@@ -229,6 +241,15 @@ class CapfiltConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _weights_are_of_something(self) -> Self:
+        if self.calibrated is None and self.weights is not None:
+            raise ValueError("weights are what a regression found: set calibrated to both or itc, or leave them out")
+        others = [name for name in ("coin", "score", "keep", "weigh") if getattr(self, name) is not None]
+        if self.calibrated is not None and others:
+            raise ValueError(f"calibrated and {others[0]} both say what decides: set one of them")
+        return self
+
+    @model_validator(mode="after")
     def _a_target_means_something(self) -> Self:
         target, without = self.target_precision, 1 - self.calibration.bad_share
         if target is not None and self.coin is not None:
@@ -241,6 +262,11 @@ class CapfiltConfig(BaseModel):
                 f"the share of right texts is {without:g} before filtering; set it above that"
             )
         return self
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether a threshold or weights have yet to be found on human captions (calibration.settle)."""
+        return self.target_precision is not None or (self.calibrated is not None and self.weights is None)
 
     def effective(self) -> dict[str, Any]:
         """The settings that decide the output, as plain JSON: part of the fingerprint.

@@ -114,6 +114,11 @@ def _settled(config: CapfiltConfig, writer: CaptionerFamily, judge: ScorerFamily
         changes["decoding"] = settled_decoding(config.decoding, writer, config.captions_per_image)
         if config.check_captions is None:
             changes["check_captions"] = True
+    if judge.name != BLIP and config.calibrated is not None:
+        raise ConfigError(
+            f"calibrated weighs a BLIP filter's two scores, and the filter is of family {judge.name}: leave it out, and "
+            "set a threshold or a target_precision"
+        )
     if judge.name != BLIP and config.score is None:
         changes["score"] = judge.column
     return config.model_copy(update=changes) if changes else config

@@ -4,7 +4,7 @@
 |-------------|--------------------------------------------------------------------------------|
 | `keep_both` | every text that passes the filter (the paper, section 3.3)                     |
 | `replace`   | the synthetic texts that pass; the web text never                              |
-| `best_of`   | the one text with the highest probability, if it passes                        |
+| `best_of`   | the one text with the highest score, if it passes                              |
 | `fallback`  | the web text if it passes, otherwise the synthetic texts that do               |
 """
 
@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from components.common.contracts import ScoreWeights
 from components.data.scores import ITC, ITM, Reading
 from components.regeneration.rules import Rule, Value
 
@@ -37,7 +38,8 @@ class Text(NamedTuple):
 
     `problem` is why the text could not be scored at all (`empty_text`, `text_too_long`, `refusal` …); its scores are
     None. `probability` and `similarity` are BLIP's, `others` those of other scorers by name. `outcome` and `rule` are
-    what outcomes.py found of a caption, where it looked.
+    what outcomes.py found of a caption, where it looked. `weighed` is what decides where BLIP's two scores are made one
+    probability (`with_weights`).
     """
 
     source: Source
@@ -48,11 +50,16 @@ class Text(NamedTuple):
     others: Mapping[str, Reading] = _NO_OTHERS
     outcome: str | None = None
     rule: str | None = None
+    weighed: float | None = None
 
     @property
     def scored(self) -> bool:
         """Whether any scorer looked."""
         return self.probability is not None or bool(self.others)
+
+    def deciding(self, score: str) -> float | None:
+        """What a threshold is held against: the score of that name, unless it was weighed with another."""
+        return self.value(score) if self.weighed is None else self.weighed
 
     def value(self, score: str) -> float | None:
         """A score by its name; None if there is none."""
@@ -79,9 +86,21 @@ class Decision(NamedTuple):
     weight: float = 1.0
 
 
+def with_weights(texts: Sequence[Text], weights: ScoreWeights | None) -> list[Text]:
+    """The texts, weighed where there are weights."""
+    return [text._replace(weighed=weigh(text.probability, text.similarity, weights)) for text in texts]
+
+
+def weigh(probability: float | None, similarity: float | None, weights: ScoreWeights | None) -> float | None:
+    """Both scores of a text weighed; None where there is nothing to weigh them by, or no score."""
+    if weights is None or probability is None or similarity is None:
+        return None
+    return weights.probability(probability, similarity)
+
+
 def passes(texts: Sequence[Text], threshold: float, score: str = ITM) -> list[bool]:
     """Which texts the filter accepts: a score (BLIP: match probability) at or above the threshold."""
-    values = [text.value(score) for text in texts]
+    values = [text.deciding(score) for text in texts]
     return [value is not None and value >= threshold for value in values]
 
 
@@ -165,7 +184,7 @@ def decide(
 
 
 def _rank(text: Text, score: str) -> float:
-    value = text.value(score)
+    value = text.deciding(score)
     return -np.inf if value is None else value
 
 

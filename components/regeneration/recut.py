@@ -35,6 +35,7 @@ from components.regeneration.stats import Totals, run_metrics, text_of
 REVISION = 2  # 2: files named by content
 """Raised when the same dataset and settings would give another output."""
 
+_WEIGHED = ("calibrated", "weights")
 _GUARD_OFF = GuardConfig(max_top_caption_share=1.0)
 
 
@@ -57,7 +58,8 @@ def recut_dataset(
 
     Args:
         uri: a dataset made by CapFilt, or a recut one.
-        threshold: score from which a text is kept; None: 0.5, if the score is BLIP's match probability.
+        threshold: score from which a text is kept, of the kind that the dataset was made by; None: 0.5, if that is a
+            match probability.
         policy: as in CapfiltConfig.
         text: as in CapfiltConfig; None: as in the dataset.
         keep, weigh, score, threshold_of: as in CapfiltConfig; `score` by default as in the dataset.
@@ -80,12 +82,14 @@ def recut_dataset(
     inherited: dict[str, Any] = {
         name: manifest.config[name] for name in ("limit", "seed", "text", "score") if name in manifest.config
     }
+    if keep is None and weigh is None and score is None:  # the threshold is of what the dataset was made by
+        inherited |= {name: manifest.config[name] for name in _WEIGHED if manifest.config.get(name) is not None}
     given = {"text": text, "keep": keep, "weigh": weigh, "score": score, "threshold": threshold}
     inherited |= {"guard": _GUARD_OFF} | {field: value for field, value in given.items() if value is not None}
     config = _config(policy=policy, threshold_of=dict(threshold_of or {}), **inherited)
     check_thresholds(config, _digests(manifest))
     check_names(config, _stored_names(manifest, uri))
-    named = {field for field in ("keep", "weigh", "score") if getattr(config, field) is not None}
+    named = {field for field in ("keep", "weigh", "score", *_WEIGHED) if getattr(config, field) is not None}
     settings = config.model_dump(mode="json", include={"threshold", "policy", "limit", "seed", "text"} | named)
     plan = {"kind": "recut", "version": REVISION, "dataset": manifest.digest, "config": settings}
     target = out or dataset_store(store, name, digest_of(plan))

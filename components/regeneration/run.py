@@ -89,13 +89,13 @@ def run_capfilt(
 
     Raises:
         ConfigError: `out` holds a dataset of another plan, the message says what differs, or lies inside the web data;
-            or the config has a target precision and no threshold for it yet.
+            or the config has a target precision and no threshold for it yet, or a score and no weights.
         DataError: no shards, or a shard changed since the plan was made.
         GateError: captions have collapsed.
         StorageError: a store refuses; what was committed stays.
     """
-    if config.target_precision is not None:
-        raise ConfigError("a threshold has yet to be chosen for target_precision: see calibration.settle")
+    if config.needs_calibration:
+        raise ConfigError("a threshold or weights have yet to be chosen on human captions: see calibration.settle")
     base = None if extend is None else open_base(extend)
     if base is not None and config.precision == "auto":
         config = config.model_copy(update={"precision": base.precision})

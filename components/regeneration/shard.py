@@ -40,6 +40,7 @@ from components.regeneration.policy import (
     passes,
     rule_passes,
     weighed,
+    with_weights,
 )
 from components.regeneration.reading import Loaded, OpenShard
 from components.regeneration.rules import Rule
@@ -83,6 +84,7 @@ class Finished:
 
 def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, stream: str = "") -> JudgedSample:
     """Apply filter and policy to the scored texts of one image; `stream` (seeds.py) is for a coin."""
+    texts = with_weights(texts, config.weights)
     if config.coin is None:
         passed, rejection = accepts(config)(texts), BELOW_THRESHOLD
     else:
@@ -112,8 +114,8 @@ def stats_of(rows: Iterable[Candidate], config: CapfiltConfig) -> ShardStats:
 
 
 def _other_ways(config: CapfiltConfig) -> Accepts | None:
-    plain = config.keep is None and config.weigh is None and config.score in (None, ITM)
-    return None if plain else accepts(config)
+    plain = (config.keep, config.weigh, config.weights) == (None, None, None) and config.score in (None, ITM)
+    return None if plain else lambda texts: accepts(config)(with_weights(texts, config.weights))
 
 
 Beside = tuple[FileRecord, FileRecord] | None

@@ -110,7 +110,7 @@ def test_what_is_wrong_is_told_before_any_work(world: Path, tmp_path: Path) -> N
         capfilt.score(model, [image], "a dog")
     with pytest.raises(DataError, match="image 1: "):
         capfilt.caption(model, [image, b"no image"])
-    with pytest.raises(ConfigError, match="target_precision and calibration"):
+    with pytest.raises(ConfigError, match="goes together with calibration"):
         capfilt.regenerate(web="x", captioner="x", filter="x", out=tmp_path / "out", target_precision=0.9)
     with pytest.raises(ConfigError, match="threshold: Input should be less than or equal to 1"):
         capfilt.recut(tmp_path, out=tmp_path / "out", threshold=2)

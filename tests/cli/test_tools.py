@@ -125,12 +125,27 @@ def test_regenerate_with_a_target_precision(world: Path, tmp_path: Path) -> None
     assert not (tmp_path / "x" / "plan.json").exists()
 
 
+def test_regenerate_by_both_scores(world: Path, tmp_path: Path) -> None:
+    human = ["--calibration", str(world / "captions.json"), "--calibration-images", str(world / "images")]
+    arguments = _regenerate(world, tmp_path / "out", *human, "--calibrated", "both", "--threshold", "0.4")
+    result = _json(*arguments)
+    config = load_manifest(result["dataset"]["uri"]).config
+    (kept,) = (tmp_path / "out" / "calibrations").iterdir()
+    assert (config["calibrated"], config["threshold"]) == ("both", 0.4)
+    assert config["weights"] == json.loads(kept.read_text())["weights"]
+    assert _json(*arguments)["dataset"] == result["dataset"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--target-precision", "0.9"], "give --calibration captions.json and --calibration-images FOLDER"),
         (["--target-precision", "0.9", "--calibration", "x.json"], "--calibration-images FOLDER"),
-        (["--calibration", "x.json", "--calibration-images", "y"], "give --target-precision too"),
+        (
+            ["--calibration", "x.json", "--calibration-images", "y"],
+            "give --target-precision, e.g. 0.95, or --score too",
+        ),
+        (["--score", "both"], "give --calibration captions.json and --calibration-images FOLDER"),
         (["--target-precision", "0.9", "--threshold", "0.5"], "give one of them"),
         ([*HUMAN, "--target-precision", "1.5"], "--target-precision: Input should be less than 1"),
         ([*HUMAN, "--target-precision", "0.4"], "asks for no filter"),

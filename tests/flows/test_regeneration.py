@@ -5,15 +5,19 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 from prefect import flow
 from safetensors.torch import load_file, save_file
 
-from components.common.contracts import Calibration, ModelRef, RoundResult
+from components.common.contracts import Calibration, ModelRef, RoundResult, ScoreWeights
 from components.common.errors import GateError
 from components.common.storage import open_store
 from components.common.tracking import Tracker
 from components.config import SAMPLE_CONFIG, BootstrapConfig, load_config
 from components.data.manifest import load_manifest
+from components.data.texts import dataset_candidates
+from components.pages.gallery import describe_capfilt
+from components.regeneration.recut import recut_dataset
 from flows.preparation import prepare
 from flows.regeneration import calibrate, compare_filters, regeneration
 from flows.stages import BootstrapContext
@@ -50,6 +54,39 @@ def test_the_threshold_is_chosen_on_the_validation_split(models: Models, root: P
     assert manifest.config["threshold"] == calibration.chosen.threshold != 0.2
 
 
+@pytest.mark.parametrize("score", ["both", "itc"])
+def test_a_score_other_than_itm_is_weighed_by_the_validation_split_and_decides(
+    models: Models, root: Path, tmp_path: Path, score: str
+) -> None:
+    result = regeneration(
+        str(SAMPLE_CONFIG), *models, settings(root, capfilt__calibrated=score, capfilt__threshold=0.5)
+    )
+    config = load_manifest(result.dataset.uri).config
+    weights = ScoreWeights.model_validate(config["weights"])
+    records = [json.loads(path.read_text())["result"] for path in (root / "stages" / "calibrate").iterdir()]
+    assert weights in [Calibration.model_validate(one).weights for one in records]
+    assert (config["calibrated"], weights.itm == 0) == (score, score == "itc")
+    rows = [row for row in dataset_candidates(result.dataset.uri) if row.itm_probability is not None]
+    judged = {
+        (row.key, row.source, row.text): (row.kept, weights.probability(row.itm_probability, row.itc_similarity) >= 0.5)
+        for row in rows
+        if row.reason in ("", "below_threshold")
+    }
+    assert all(kept == passes for kept, passes in judged.values())
+    assert {passes for _, passes in judged.values()} == {True, False}
+    web = [one for (_, source, _), one in judged.items() if source == "web"]
+    assert result.metrics["capfilt/noise_ratio_web"] == pytest.approx(sum(not kept for kept, _ in web) / len(web))
+    again = recut_dataset(
+        result.dataset.uri, threshold=0.5, policy="keep_both", store=open_store(str(tmp_path)), name="again"
+    )
+    assert again.dataset.pairs == result.dataset.pairs
+    assert load_manifest(again.dataset.uri).config["weights"] == config["weights"]
+    (example, *_) = describe_capfilt(result.dataset, made_by=0).examples
+    for text in example.texts:
+        if text.score is not None:
+            assert text.kept == (text.score >= 0.5) or text.reason == "duplicate"
+
+
 def test_a_target_out_of_reach_stops_before_anything_is_captioned(models: Models, root: Path) -> None:
     made = list(root.glob("datasets/web-capfilt-1/*"))
     with pytest.raises(GateError, match="no threshold of this filter reaches a precision of 0.9999"):
@@ -57,21 +94,21 @@ def test_a_target_out_of_reach_stops_before_anything_is_captioned(models: Models
     assert list(root.glob("datasets/web-capfilt-1/*")) == made
 
 
-def turned(filter: ModelRef, folder: Path) -> ModelRef:
-    """A filter that says no where the other says yes."""
+def refusing(filter: ModelRef, folder: Path) -> ModelRef:
+    """A filter that says no to everything."""
     save_tiny_models(folder)
     path = folder / "filter" / "model.safetensors"
     weights = load_file(path)
-    for name in ("itm_head.weight", "itm_head.bias"):
-        weights[name] = weights[name].flip(0)
+    weights["itm_head.weight"][:] = 0
+    weights["itm_head.bias"][:] = torch.tensor([9.0, -9.0])
     save_file(weights, path, metadata={"format": "pt"})
-    return filter.model_copy(update={"uri": str(folder / "filter"), "digest": "turned"})
+    return filter.model_copy(update={"uri": str(folder / "filter"), "digest": "refusing"})
 
 
 def test_a_filter_that_drifts_is_warned_of(
     models: Models, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config: BootstrapConfig = load_config(None, settings(root, capfilt__threshold=0.5))
+    config: BootstrapConfig = load_config(None, settings(root, capfilt__threshold=0.2))
     context = BootstrapContext(config, open_store(config.store), Tracker(), tmp_path / "scratch")
 
     rounds: list[RoundResult] = []
@@ -79,7 +116,7 @@ def test_a_filter_that_drifts_is_warned_of(
     @flow(name="three-rounds")
     def three_rounds() -> None:
         val = prepare(context).val
-        for number, filter in enumerate([models[1], models[1], turned(models[1], tmp_path)]):
+        for number, filter in enumerate([models[1], models[1], refusing(models[1], tmp_path)]):
             calibration = calibrate(context, number, filter, val)
             drift = compare_filters(context, rounds, calibration)
             rounds.append(round_result(number, calibration.metrics, calibration=calibration, drift=drift))
@@ -91,6 +128,6 @@ def test_a_filter_that_drifts_is_warned_of(
     assert [one.drift is not None for one in rounds] == [False, False, True]
     points = [one.calibration.chosen for one in rounds]
     assert points[0] == points[1]
-    fell = min(points[2].purity - points[1].purity, points[2].yield_share - points[1].yield_share) < -0.05
-    assert told[0].levelno == (logging.WARNING if fell else logging.INFO)
+    assert rounds[2].drift is not None and rounds[2].drift.worse
+    assert told[0].levelno == logging.WARNING
     assert [report.cached for report in context.reports if report.stage.endswith("calibrate")] == [False, True, False]

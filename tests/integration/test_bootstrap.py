@@ -116,6 +116,17 @@ def test_the_document(finished: dict[str, Any]) -> None:
         assert {"eval/retrieval/mean_recall", "eval/caption/cider", "eval/caption/bleu_4"} <= one["metrics"].keys()
         assert {"calibration/threshold", "calibration/purity", "calibration/yield"} <= one["metrics"].keys()
         assert one["metrics"]["calibration/threshold"] == 0.2
+        assert {"base/mean_recall", "base/text_recall_at_1", "calibration/error"} <= one["metrics"].keys()
+        low, high = (one["uncertainty"]["values"]["eval/caption/cider"][end] for end in ("low", "high"))
+        assert low <= one["metrics"]["eval/caption/cider"] <= high
+    assert document["rounds"][0]["uncertainty"]["changes"] == {}
+    changes = document["rounds"][1]["uncertainty"]["changes"]
+    assert {"eval/retrieval/mean_recall", "base/mean_recall"} <= changes.keys()
+    assert changes["base/mean_recall"]["after"] == pytest.approx(document["rounds"][1]["metrics"]["base/mean_recall"])
+    (weighed,) = document["weighed"]
+    assert (weighed["candidate"], weighed["against"]) == (1, "round 0")
+    assert weighed["better"] is (document["champion"] == 1)
+    assert [one["metric"] for one in weighed["comparisons"]] == ["eval/retrieval/mean_recall", "eval/caption/cider"]
     assert {"capfilt/noise_ratio_web", "capfilt/kept_pairs", "truth/web_true_before"} <= document["rounds"][1][
         "metrics"
     ].keys()
@@ -143,6 +154,7 @@ def test_everything_lies_in_the_bucket(finished: dict[str, Any]) -> None:
     page = open_store(folder).read(name).decode()
     assert "<html" in page
     assert "data:image/jpeg" in page
+    assert "another seed of the training varies besides" in page
     for number in (0, 1):
         assert f"Purity and yield of the filter of round {number} by threshold: purity" in page
     assert not list((finished["work"] / ".capfilt" / "work").iterdir())
@@ -154,6 +166,7 @@ def test_page_and_table_are_made_again_from_the_stored_result(finished: dict[str
     folder, _, name = document["report"].rpartition("/")
     assert finished["page"].read_bytes() == open_store(folder).read(name)
     assert f"{document['rounds'][1]['metrics']['eval/caption/cider']:.4f}" in again.stdout
+    assert "another seed of the training varies besides" in again.stdout
     for one in document["rounds"]:
         assert set(one["histories"]) == {"pretrain", "captioner", "filter"}
 
@@ -189,7 +202,14 @@ def test_mlflow_tells_rounds_apart(finished: dict[str, Any]) -> None:
     names = {run.info.run_name for run in runs}
     assert parent.info.status == "FINISHED"
     assert {f"round-{number}/{stage}" for number in (0, 1) for stage in ("pretrain", "captioner", "filter")} <= names
-    assert {"round-0/evaluate", "round-1/evaluate", "round-0/calibrate", "round-1/capfilt"} <= names
+    assert {
+        "round-0/evaluate-base",
+        "round-1/evaluate-base",
+        "round-0/evaluate",
+        "round-1/evaluate",
+        "round-0/calibrate",
+        "round-1/capfilt",
+    } <= names
     sides = client.search_runs(
         [parent.info.experiment_id], "tags.stage = 'round'", order_by=["attributes.start_time ASC"]
     )
@@ -197,6 +217,11 @@ def test_mlflow_tells_rounds_apart(finished: dict[str, Any]) -> None:
     for run, one in zip(sides, document["rounds"], strict=True):
         for name in ("eval/retrieval/mean_recall", "eval/caption/cider"):
             assert run.data.metrics[name] == round(one["metrics"][name], 4)
+        sure = one["uncertainty"]
+        bound = sure["values"]["eval/caption/cider"]["low"]
+        assert run.data.metrics["interval/caption/cider/low"] == round(bound, 4)
+        assert ("change/retrieval/mean_recall/high" in run.data.metrics) is (one["round"] == 1)
+        assert run.data.tags["against round 0"] in (("clear", "mixed", "within noise") if one["round"] else ("–",))
         assert run.data.tags["champion"] == ("yes" if one["round"] == document["champion"] else "no")
         assert {entry.dataset.name for entry in run.inputs.dataset_inputs} == {
             "human-train",
@@ -206,7 +231,8 @@ def test_mlflow_tells_rounds_apart(finished: dict[str, Any]) -> None:
     assert document["mlflow_page"].startswith(f"#/experiments/{parent.info.experiment_id}/runs?")
     assert f"#/experiments/{parent.info.experiment_id}" in parent.data.tags["mlflow.note.content"]
     assert len(names) == len(runs)
-    for name in ("eval/retrieval/mean_recall", "calibration/threshold", "calibration/purity", "calibration/yield"):
+    drawn = ("eval/retrieval/mean_recall", "base/mean_recall", "interval/base/mean_recall/low")
+    for name in (*drawn, "calibration/threshold", "calibration/purity", "calibration/yield"):
         curve = client.get_metric_history(parent.info.run_id, name)
         assert sorted(point.step for point in curve) == [0, 1]  # run twice, and no point twice
     inputs = {entry.dataset.name for entry in parent.inputs.dataset_inputs}

@@ -20,6 +20,7 @@ from components.regeneration.config import CalibrationConfig, CapfiltConfig
 from components.regeneration.models import open_filter
 from components.regeneration.purity import GRID, PurityCurve
 from components.regeneration.run import run_capfilt
+from components.regeneration.weighing import ScoredImage
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import encoded, photo
 
@@ -79,33 +80,44 @@ def by_hand(filter_: Filter, images: list[EvalImage], count: int) -> tuple[list[
     return sorted(right), sorted(wrong)
 
 
+def flat(images: list[ScoredImage]) -> tuple[list[float], list[float]]:
+    """Match probabilities of right and of wrong texts."""
+    return (
+        [text.probability for row in images for text in row.right],
+        [text.probability for row in images for text in row.wrong],
+    )
+
+
 def test_right_texts_are_their_own_and_wrong_ones_the_nearest_of_others(filter: ModelRef, val: DatasetRef) -> None:
     images = load_eval_set(val)
     seen: list[int] = []
-    scores = score_pairs(loaded(filter), images, settings(), seen.append)
+    found_right, found_wrong = flat(score_pairs(loaded(filter), images, settings(), seen.append))
     right, wrong = by_hand(loaded(filter), images, 3)
     assert sum(seen) == 2 * len(images)
     assert (len(right), len(wrong)) == (11, 18)  # "the big tree" is one text
     # fp32: sums in another order, by processor; scores differ by 1e-2
-    np.testing.assert_allclose(sorted(scores.right), right, atol=2e-5)
-    np.testing.assert_allclose(sorted(scores.wrong), wrong, atol=2e-5)
+    np.testing.assert_allclose(sorted(found_right), right, atol=2e-5)
+    np.testing.assert_allclose(sorted(found_wrong), wrong, atol=2e-5)
 
 
 def test_as_many_wrong_texts_as_there_are(filter: ModelRef, val: DatasetRef) -> None:
-    scores = score_pairs(loaded(filter), load_eval_set(val), settings(negatives=50), lambda done: None)
+    _, wrong = flat(score_pairs(loaded(filter), load_eval_set(val), settings(negatives=50), lambda done: None))
     texts = {loaded(filter).read(text) for row in CAPTIONS for text in row}
-    assert len(scores.wrong) == sum(len(texts) - len({loaded(filter).read(text) for text in row}) for row in CAPTIONS)
+    assert len(wrong) == sum(len(texts) - len({loaded(filter).read(text) for text in row}) for row in CAPTIONS)
 
 
 def test_a_calibration_is_its_curve(filter: ModelRef, val: DatasetRef, tmp_path: Path) -> None:
     config = settings()
     found = run_calibration(filter, val, config, work_dir=tmp_path)
-    curve = PurityCurve(*score_pairs(loaded(filter), load_eval_set(val), config, lambda done: None), 0.5)
+    curve = PurityCurve(*flat(score_pairs(loaded(filter), load_eval_set(val), config, lambda done: None)), 0.5)
     assert found.curve == tuple(curve.points(GRID))
     assert found.chosen == curve.at(0.5)
     assert (found.images, found.positives, found.negatives) == (6, 11, 18)
     assert (found.filter, found.human) == (filter.digest, val.digest)
-    assert found.metrics.keys() == {"calibration/threshold", "calibration/purity", "calibration/yield"}
+    names = {f"calibration/{name}" for name in ("threshold", "purity", "yield", "error")}
+    assert found.metrics.keys() == names
+    assert (found.score, found.weights, found.scores_uri) == ("itm", None, None)
+    assert sum(one.texts for one in found.reliability) == 29
     assert Calibration.model_validate_json(found.model_dump_json()) == found
     assert not list(tmp_path.iterdir())
     assert run_calibration(filter, val, settings(images=2)).images == 2
@@ -123,8 +135,30 @@ def test_the_chosen_threshold_goes_into_the_config(filter: ModelRef, val: Datase
     assert settle(settings(), found) == settings()
 
 
+def test_the_scores_of_every_text_are_kept_by_image(filter: ModelRef, val: DatasetRef, tmp_path: Path) -> None:
+    found = run_calibration(filter, val, settings(), store=open_store(str(tmp_path)))
+    assert found.scores_uri is not None
+    images = json.loads(Path(found.scores_uri).read_text())["images"]
+    right = [score for image in images for _, score, _ in image["right"]]
+    wrong = [score for image in images for _, score, _ in image["wrong"]]
+    assert PurityCurve(right, wrong, 0.5).points(GRID) == list(found.curve)
+    other = run_calibration(filter, val, settings(negatives=2), store=open_store(str(tmp_path)))
+    assert other.scores_uri != found.scores_uri
+
+
+def test_weights_are_fitted_and_go_into_the_config(filter: ModelRef, val: DatasetRef) -> None:
+    config = settings(0.55).model_copy(update={"calibrated": "both"})
+    assert config.needs_calibration
+    found = run_calibration(filter, val, config)
+    assert found.weights is not None
+    used = settle(config, found)
+    assert (used.weights, used.threshold) == (found.weights, found.chosen.threshold)
+    assert not used.needs_calibration
+    assert run_calibration(filter, val, used).weights == found.weights
+
+
 def test_a_target_without_its_threshold_is_not_run(filter: ModelRef, val: DatasetRef, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a threshold has yet to be chosen"):
+    with pytest.raises(ConfigError, match="a threshold or weights have yet to be chosen"):
         run_capfilt(val, filter, filter, settings(0.9), store=open_store(str(tmp_path)), name="out")
     assert not list(tmp_path.iterdir())
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
-from components.common.contracts import Calibration, DatasetRef, ModelRef, PurityPoint, TokenizerRef
+from components.common.contracts import Calibration, DatasetRef, ModelRef, PurityPoint, ScoreWeights, TokenizerRef
 from components.common.identity import deciding, harmless, why_harmless
 from components.common.seeding import digest_of
 from components.common.storage import open_store
@@ -22,7 +22,7 @@ from components.regeneration.config import CALIBRATION, OUTPUT, CapfiltConfig
 from components.regeneration.plan import Plan, WebInput
 from components.training.config import CHECKPOINT, TrainConfig
 from components.training.spec import DatasetUse, TrainSpec
-from flows.assessment import measure
+from flows.assessment import assess_base, measure
 from flows.finetuning import finetune
 from flows.pretraining import pretrain, start_model
 from flows.regeneration import calibrate, regenerate
@@ -108,11 +108,12 @@ NOT_ALWAYS = {
         "capfilt.seed", "capfilt.decoding", "capfilt.captions_per_image", "capfilt.policy", "capfilt.text",
         "capfilt.coin", "capfilt.max_pixels", "capfilt.min_side", "capfilt.limit",
     },
-    MEASUREMENT: {"evaluation.gate"},
+    MEASUREMENT: {"evaluation.gate", "evaluation.intervals", "evaluation.base_models"},
 }  # fmt: skip
-NEWER = {f"capfilt.{name}" for name in ("score", "keep", "weigh", "check_captions")} | {
-    f"{role}.optim.{name}" for role in ROLES for name in ("lr_vision", "lr_text", "layer_decay", "freeze")
-}
+NEWER = {
+    *(f"capfilt.{name}" for name in ("calibrated", "weights", "score", "keep", "weigh", "check_captions")),
+    *(f"{role}.optim.{name}" for role in ROLES for name in ("lr_vision", "lr_text", "layer_decay", "freeze")),
+}  # fmt: skip
 
 
 def test_every_setting_decides_or_says_why_not() -> None:
@@ -154,6 +155,7 @@ def digests(tmp_path: Path) -> Callable[..., dict[str, str]]:
         calibrate(probe, 0, FILTER, DATA)
         regenerate(probe, 1, DATA, CAPTIONER, FILTER, CALIBRATED)
         measure(probe, "round-0/evaluate", CAPTIONER, FILTER, DATA)
+        assess_base(probe, 0, BASE, DATA)
         plan = Plan(WebInput("/w", "w", ()), CAPTIONER, FILTER, config.captioning())
         spec = TrainSpec(
             objective="pretrain", label="x", config=config.pretrain, datasets=(DatasetUse(ref=DATA),),
@@ -204,23 +206,39 @@ CHANGES = {
     "capfilt.seed=5": "capfilt plan bootstrap",
     "capfilt.decoding.top_p=0.6": "capfilt plan bootstrap",
     "capfilt.text=best": "capfilt plan bootstrap",
+    "capfilt.score=both": "capfilt calibrate plan bootstrap",
     "capfilt.threshold=0.6": "capfilt calibrate plan bootstrap",
     "capfilt.max_words=20": "capfilt calibrate plan bootstrap",
     "capfilt.precision=bf16": "capfilt calibrate plan bootstrap",
     "capfilt.calibration.images=9": "calibrate bootstrap",
     "evaluation.gate.max_loss=0.5": "bootstrap",
+    "evaluation.intervals.level=0.9": "bootstrap",
+    "evaluation.base_models=false": "evaluate-base bootstrap",
     "evaluation.decoding.beams=2": "evaluate bootstrap",
-    "evaluation.retrieval.top_k=17": "evaluate bootstrap",
+    "evaluation.retrieval.top_k=17": "evaluate evaluate-base bootstrap",
+    "evaluation.limit=7": "evaluate evaluate-base bootstrap",
 }
 
 
 def test_digests_change_with_what_decides_and_with_nothing_else(digests: Callable[..., dict[str, str]]) -> None:
     before = digests()
-    assert len(before) == 9
+    assert len(before) == 10
     for change, expected in CHANGES.items():
         after = digests(change)
-        changed = {name for name, digest in after.items() if digest != before[name]}
+        changed = {name for name in before if after.get(name) != before[name]}
         assert changed == set(expected.split()), change
+
+
+def test_weights_are_part_of_the_plan_and_a_choice_not_made_is_not() -> None:
+    config = CapfiltConfig()
+    assert not {"calibrated", "weights"} & config.effective().keys()
+    weighed = CapfiltConfig(calibrated="both", weights={"itm": 1.0, "itc": 2.0, "bias": 0.5})
+    assert weighed.effective()["weights"] == {"itm": 1.0, "itc": 2.0, "bias": 0.5}
+    fingerprints = {
+        Plan(WebInput("/w", "w", ()), CAPTIONER, FILTER, one).fingerprint
+        for one in (config, weighed, weighed.model_copy(update={"weights": ScoreWeights(itm=1.0, itc=2.0, bias=0.4)}))
+    }
+    assert len(fingerprints) == 3
 
 
 def test_a_start_is_another_for_another_network_but_not_for_memory(
@@ -244,9 +262,8 @@ def test_settings_without_a_mark_all_count() -> None:
         for name, field in type(config).model_fields.items():
             changed = config.model_copy(update={name: "something else"})
             mark = why_harmless(field)
-            assert (digest_of(changed) != digest_of(config)) == (
-                mark is None or not mark.covers("something else", None)
-            ), name
+            counts = mark is None or not mark.covers("something else", None)
+            assert (digest_of(changed) != digest_of(config)) == counts, name
 
 
 def test_what_a_result_was_made_with_is_told_without_names_of_hosts() -> None:

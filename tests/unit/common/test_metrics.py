@@ -15,7 +15,8 @@ from components.regeneration.stats import run_metrics, shard_stats
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = sorted(path for folder in ("capfilt", "components", "flows") for path in (ROOT / folder).rglob("*.py"))
-NAME = re.compile(r"(train|pretrain|captioner|filter|eval|capfilt|truth|calibration)/[a-z0-9_/]*[a-z0-9]")
+PREFIXES = "train|pretrain|captioner|filter|eval|base|interval|change|capfilt|truth|calibration"
+NAME = re.compile(rf"({PREFIXES})/[a-z0-9_/]*[a-z0-9]")
 KEYS_AND_FILES = {"capfilt/cli"}
 
 

@@ -9,6 +9,7 @@ import torch
 
 from components.common.errors import DataError, ModelError
 from components.common.progress import Progress
+from components.common.resampling import IntervalConfig
 from components.common.storage import open_store
 from components.common.tracking import Tracker
 from components.data.coco import import_coco
@@ -16,8 +17,8 @@ from components.data.loader import load_eval_set
 from components.data.sampleworld import SampleWorldConfig, generate_sample_world
 from components.evaluation.captions import caption_metrics
 from components.evaluation.config import MEASURED, EvaluationConfig
-from components.evaluation.intervals import METRICS, IntervalConfig, estimates, measured
-from components.evaluation.run import measure_retrieval, run_evaluation
+from components.evaluation.intervals import METRICS, compare, measured
+from components.evaluation.run import measure_retrieval, run_base_evaluation, run_evaluation
 from components.model.blip import BlipCaptioner, BlipFilter
 from components.model.checkpoints.publishing import publish_model
 from components.model.checkpoints.weights import load_filter, save_model
@@ -200,8 +201,24 @@ def test_sampling_is_refused_where_rounds_are_compared():
 def test_the_details_suffice_for_intervals_of_what_was_measured(bench, tmp_path):
     report = measure(bench, tmp_path)
     details = json.loads(open_store(report.uri.rsplit("/", 1)[0]).read(report.uri.rsplit("/", 1)[1]))
-    found = estimates(measured(details), IntervalConfig(resamples=100))
-    assert {name: one.value for name, one in found.items()} == pytest.approx(
+    found = compare(measured(details), measured(details), IntervalConfig(resamples=100))
+    assert {name: one.after for name, one in found.items()} == pytest.approx(
         {name: report.metrics[name] for name in METRICS}, abs=1e-6
     )
-    assert set(MEASURED) - set(METRICS) == {"eval/caption/distinct_captions", "eval/retrieval/itc_mean_recall"}
+
+
+def test_a_base_models_retrieval_is_that_of_the_same_weights_as_a_filter(bench, tmp_path):
+    """The tiny filter's folder loads as either; a real base model's as well (tests/integration/test_bootstrap.py)."""
+    store, test, _, filter = bench
+    tracker = Recorder()
+    report = run_base_evaluation(
+        filter, test, EvaluationConfig(), round=1, store=store, tracker=tracker, work_dir=tmp_path
+    )
+    whole = measure(bench, tmp_path).metrics
+    assert report.metrics == {
+        name.replace("eval/retrieval/", "base/"): value for name, value in whole.items() if "/retrieval/" in name
+    }
+    assert tracker.metrics == {1: report.metrics}
+    details = measured(json.loads(open_store(report.uri.rpartition("/")[0]).read(report.uri.rpartition("/")[2])))
+    assert len(details.images) == IMAGES
+    assert set(details.names) == set(report.metrics) - {"base/itc_mean_recall"}

@@ -17,6 +17,8 @@ from components.data.sampleworld.scene import sample_scene
 from components.data.sampleworld.webtext import KINDS, web_text
 from components.pages.report import CapfiltReport, Example, ExampleText, ReportData, RoundReport, write_report
 from components.regeneration.purity import GRID, PurityCurve
+from components.regeneration.weighing import reliability
+from tests.helpers.ended import uncertain
 
 
 def curve(rng, start, end, steps=600, noise=0.04):
@@ -43,6 +45,7 @@ def example(rng, number):
                 text=text,
                 itm_probability=p,
                 itc_similarity=p * 0.6 - 0.1,
+                score=p,
                 kept=p >= 0.5,
                 reason="" if p >= 0.5 else "below_threshold",
                 true=kind == "match" if source == "web" else None,
@@ -61,6 +64,7 @@ def metrics(gain):
     }
     flat |= {"eval/retrieval/mean_recall": sum(flat.values()) / 6, "eval/retrieval/itc_mean_recall": 0.44 + gain}
     flat |= {f"eval/caption/bleu_{n}": 0.62 - 0.12 * (n - 1) + gain for n in (1, 2, 3, 4)}
+    flat |= {name.replace("eval/retrieval/", "base/"): value - 0.2 for name, value in flat.items()}
     return flat | {
         "eval/caption/rouge_l": 0.49 + gain,
         "eval/caption/cider": 0.94 + 4 * gain,
@@ -98,6 +102,7 @@ def capfilt(rng, made_by, examples=9):
 def calibration(rng, number, target=None):
     right, wrong = ([rng.betavariate(*shape) for _ in range(500)] for shape in ((4 + number, 0.9), (0.8, 1.6)))
     curve = PurityCurve(right, wrong)
+    bins, error = reliability(right, wrong, 0.5)
     return Calibration(
         filter="f" * 64,
         human="e" * 64,
@@ -109,6 +114,8 @@ def calibration(rng, number, target=None):
         positives=500,
         negatives=500,
         bad_share=0.5,
+        reliability=bins,
+        error=error,
     )
 
 
@@ -123,6 +130,10 @@ def demo(rounds=2):
             RoundReport(
                 round=k,
                 metrics=metrics(gain),
+                uncertainty=uncertain(
+                    metrics(gain),
+                    {name: (value - metrics(0)[name], 0.04) for name, value in metrics(gain).items()} if k else {},
+                ),
                 curves={
                     "pretrain/loss_itc": curve(rng, 8.2, 5.1 - 4 * gain),
                     "pretrain/loss_itm": curve(rng, 0.64, 0.42 - gain, noise=0.01),
@@ -169,8 +180,9 @@ def demo(rounds=2):
         rounds=tuple(parts),
         capfilt=tuple(capfilt(rng, k) for k in range(rounds - 1)),
         stages=tuple(stages),
+        champion=1 if rounds > 1 else 0,
         promoted=rounds > 1 or None,
-        reasons=("eval/retrieval/mean_recall 0.5417 -> 0.6017 (+11.1%)", "mean gain +18.3%") if rounds > 1 else (),
+        reasons=("better beyond noise: retrieval recall, CIDEr",) if rounds > 1 else (),
         config={
             "name": "sample",
             "seed": 0,

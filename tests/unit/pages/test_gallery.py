@@ -92,7 +92,7 @@ def test_facts_are_counted_where_a_text_states_some(data):
     web, out, _ = data
     scene = Scene((Thing("circle", "red", "large", "plain", 1 / 6, 0.5, 0.15),), "teal", "plain")
     rows = [Candidate("0", "0" * 64, "web", text, 0.9, 0.2, True, "") for text in ("a red star", "web 3")]
-    (stating, silent) = _example("0", "", rows, Truth("half-right", scene)).texts
+    (stating, silent) = _example("0", "", rows, Truth("half-right", scene), None).texts
     assert (stating.facts, silent.facts) == ((1, 2), None)
     assert all(text.facts is None for one in pick_examples(out, web) for text in one.texts)
 

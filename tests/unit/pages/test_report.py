@@ -18,8 +18,8 @@ from components.pages.report import (
     write_report,
 )
 from components.pages.table import markdown_table
-from components.pages.verdict import best_round, verdict
-from tests.helpers.ended import round_result
+from components.pages.verdict import certainty, spoken_of, verdict, word
+from tests.helpers.ended import round_result, uncertain
 from tests.unit.pages.demo import demo
 
 RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
@@ -78,7 +78,10 @@ def test_page_names_what_matters(tmp_path):
     page = (tmp_path / "deep" / "report.html").read_text()
     text = " ".join("".join(parse(page).text).split())
     for words in (
-        "Round 1 is better than round 0: retrieval recall rises from 54.2 % to 60.2 %",
+        "Round 1 is better than round 0: retrieval recall rises from 54.2 % to 60.2 % (+2.0 to +10.0 pts: clear)",
+        "Intervals: 95 %, by the choice of test images alone; another seed of the training varies besides.",
+        "+6.0 pts against round 0, clear",
+        "Base model, as pre-training leaves it",
         "promoted to champion",
         "BLEU-4",
         "Web texts rejected",
@@ -93,7 +96,9 @@ def test_page_names_what_matters(tmp_path):
         "✗ rejected",
     ):
         assert words in text, words
-    assert page.count("<svg") == 3 + 2 + 6
+    assert page.count("<svg") == 4 + 2 + 2 + 6
+    assert '<li class="chip yes">clear</li>' in page
+    assert '<span class="ci">53.2 % – 55.2 %</span>' in page
 
 
 def test_each_rounds_filter_is_drawn_with_its_threshold():
@@ -101,11 +106,16 @@ def test_each_rounds_filter_is_drawn_with_its_threshold():
     charts = re.findall(r'aria-label="Purity and yield of the filter of round (\d) by threshold: ([^"]+)"', page)
     assert [number for number, _ in charts] == ["0", "1"]
     assert [re.sub(r"[\d.]+ %", "…", text) for _, text in charts][0] == "purity … at 0.5; yield … at 0.5"
-    assert page.count('class="upright"') == 2
+    assert page.count('class="upright"') == 4
     text = " ".join("".join(parse(page).text).split())
     assert "Threshold 0.5: purity " in text
     assert "chosen for a purity of 95.0 %" in text
     assert "Drift: at threshold 0.5" in text
+    said = re.findall(
+        r'aria-label="Reliability of the filter of round (\d): share of right texts by what it says', page
+    )
+    assert said == ["0", "1"]
+    assert "Off by " in text
     assert text.index("How far the filter can be trusted") < text.index("What CapFilt did")
 
 
@@ -115,6 +125,18 @@ def test_a_target_out_of_reach_is_told():
     missed = one.calibration.model_copy(update={"target": 0.999, "reached": False})
     page = render_report(data.model_copy(update={"rounds": (one.model_copy(update={"calibration": missed}),)}))
     assert "none reaches the 99.9&nbsp;% asked for" in page
+
+
+@pytest.mark.parametrize(
+    ("score", "words"), [("itm", "Threshold 0.5: purity"), ("both", "Threshold 0.5 of ITM and ITC, weighed: purity")]
+)
+def test_what_a_threshold_is_of_is_told(score, words):
+    data = demo(1)
+    (one,) = data.rounds
+    weighed = one.calibration.model_copy(update={"score": score})
+    assert words in render_report(
+        data.model_copy(update={"rounds": (one.model_copy(update={"calibration": weighed}),)})
+    )
 
 
 @pytest.mark.parametrize("worse", [False, True])
@@ -176,28 +198,75 @@ def test_values_that_are_not_finite_do_not_break_the_page():
     parse(render_report(data))
 
 
+UP, DOWN, NOISE = (0.1, 0.05), (-0.1, 0.05), (0.01, 0.05)
+
+
+def weighed_rounds(*changes):
+    """Round 0, and one per pair of changes of recall and CIDEr, each with half the width of its interval."""
+    later = [
+        {RECALL: 0.5 + (recall[0] if recall else 0), CIDER: 1.0 + (cider[0] if cider else 0)}
+        for recall, cider in changes
+    ]
+    known = [
+        uncertain(values, {name: one for name, one in zip((RECALL, CIDER), pair, strict=True) if one})
+        for values, pair in zip(later, changes, strict=True)
+    ]
+    first = RoundReport(round=0, metrics={RECALL: 0.5, CIDER: 1.0})
+    return (
+        first,
+        *(RoundReport(round=k, metrics=m, uncertainty=u) for k, (m, u) in enumerate(zip(later, known, strict=True), 1)),
+    )
+
+
 @pytest.mark.parametrize(
-    ("pairs", "words"),
+    ("recall", "cider", "said", "words"),
     [
-        ([(0.5, 1.0), (0.6, 1.1)], "Round 1 is better than round 0"),
-        ([(0.5, 1.0), (0.4, 0.9)], "Round 1 is not better than round 0"),
-        ([(0.5, 1.0), (0.6, 0.99)], "Round 1 is a mixed result against round 0"),
-        ([(0.5, 1.0), (0.6, 1.2), (0.55, 1.1)], "Round 2 is better than round 0"),
-        ([(0.5, 1.0), (0.5, 1.0)], "Round 1 is not better than round 0"),
-        ([(0.5, 1.0), (float("nan"), 1.1)], "Round 1 is better than round 0: CIDEr rises"),
-        ([(0.5, 1.0), (float("nan"), float("nan"))], "2 rounds ended, and nothing was measured"),
-        ([(0.5, 1.0)], "Round 0: retrieval recall 50.0 %, CIDEr 1.000."),
+        (
+            UP,
+            UP,
+            "clear",
+            "Round 1 is better than round 0: retrieval recall rises from 50.0 % to 60.0 % (+5.0",
+        ),
+        (UP, NOISE, "clear", "Round 1 is better than round 0"),
+        (NOISE, UP, "clear", "Round 1 is better than round 0"),
+        (DOWN, NOISE, "clear", "Round 1 is worse than round 0"),
+        (UP, DOWN, "mixed", "Round 1 is a mixed result against round 0"),
+        (NOISE, NOISE, "within noise", "Round 1 is within noise of round 0: retrieval recall rises"),
+        (None, NOISE, "within noise", "Round 1 is within noise of round 0"),
+        (None, None, None, "Round 1 stands, without intervals, against round 0: retrieval recall stays, going"),
     ],
 )
-def test_verdict_is_honest(pairs, words):
-    data = ReportData(name="x", rounds=rounds(*pairs))
-    expected = words.replace("Round 2", "Round 1")
-    assert verdict(data).startswith(expected)
+def test_the_verdict_asks_whether_it_is_more_than_noise(recall, cider, said, words):
+    found = weighed_rounds((recall, cider))
+    assert word(found[1]) == said
+    assert verdict(found).startswith(words)
 
 
-def test_best_round_is_the_earliest_of_equals():
-    assert best_round(rounds((0.5, 1.0), (0.6, 1.2), (0.6, 1.2))).round == 1
-    assert best_round(rounds((0.5, 1.0), (0.5, 1.0))).round == 0
+def test_a_verdict_without_figures():
+    assert verdict(rounds((0.5, 1.0))) == "Round 0: retrieval recall 50.0 %, CIDEr 1.000."
+    nothing = rounds((0.5, 1.0), (float("nan"), float("nan")))
+    assert verdict(nothing).startswith("2 rounds ended, and nothing was measured")
+    assert certainty(nothing) == ""
+
+
+def test_the_verdict_speaks_of_the_winner_or_else_of_the_last():
+    three = weighed_rounds((UP, UP), (NOISE, NOISE))
+    assert [spoken_of(three, champion).round for champion in (1, 2, 0, None)] == [1, 2, 2, 2]
+
+
+def test_a_change_within_noise_has_no_colour():
+    page = render_report(ReportData(name="x", rounds=weighed_rounds((NOISE, UP))))
+    assert '<td class="flat">+1.0 pts<span class="ci">-4.0 to +6.0 pts: within noise</span></td>' in page
+    assert '<td class="up">+0.100<span class="ci">+0.050 to +0.150: clear</span></td>' in page
+
+
+def test_a_drift_for_the_worse_stands_beside_the_verdict():
+    first, second = weighed_rounds((UP, UP))
+    drifted = second.model_copy(update={"drift": "its purity fell", "drift_worse": True})
+    page = render_report(ReportData(name="x", rounds=(first, drifted)))
+    assert "<b>Warning, round 1:</b> its purity fell." in page.partition("<main>")[0]
+    harmless = second.model_copy(update={"drift": "its purity fell"})
+    assert "Warning" not in render_report(ReportData(name="x", rounds=(first, harmless)))
 
 
 def test_only_the_telling_curves_are_drawn():

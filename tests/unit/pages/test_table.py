@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from components.pages.table import markdown_table, mlflow_words, print_result
-from tests.helpers.ended import bootstrap_result, round_result
+from tests.helpers.ended import DRIFT, bootstrap_result, round_result, uncertain
 
 RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
 
@@ -45,8 +45,30 @@ def test_the_terminal_shows_what_the_words_mean(capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     assert "+1.0000" in shown
     assert "true: everything a text says fits its image; facts right: the share" in shown
-    assert "champion: round 1 (mean gain +24.8%)" in shown
+    assert "champion: round 1 (better beyond noise: CIDEr)" in shown
     assert "pages:" not in shown
+
+
+def test_intervals_and_what_changes_are_worth_stand_beside_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = {RECALL: 0.5, CIDER: 1.25}, {RECALL: 0.625, CIDER: 1.26}
+    rounds = [
+        round_result(0, before, uncertainty=uncertain(before, {})),
+        round_result(1, after, uncertainty=uncertain(after, {RECALL: (0.125, 0.05), CIDER: (0.01, 0.05)}), drift=DRIFT),
+    ]
+    assert markdown_table(rounds).splitlines()[2:] == [
+        "| retrieval, mean recall | 0.5000 [0.490–0.510] | 0.6250 [0.615–0.635] (+0.1250, +0.075 … +0.175: clear) |",
+        "| captions, CIDEr | 1.2500 [1.240–1.260] | 1.2600 [1.250–1.270] (+0.0100, -0.040 … +0.060: within noise) |",
+        "",
+        "intervals: 95 %, by the choice of test images alone; another seed of the training varies besides",
+    ]
+    print_result(bootstrap_result(rounds))
+    shown = capsys.readouterr().out
+    assert "+0.1250 clear" in shown and "+0.075 … +0.175" in shown
+    assert "+0.0100 within noise" in " ".join(shown.split())
+    assert "another seed of the training varies besides" in shown
+    assert "Round 1 is better than round 0: retrieval recall rises from 50.0 % to 62.5 %" in shown
+    assert "warning: round 1: at threshold 0.5 its purity fell" in shown
+    assert max(map(len, shown.partition("intervals")[0].splitlines())) <= 80
 
 
 def test_where_the_rounds_are_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
