@@ -4,6 +4,7 @@ A dataset's own tars lack the images of which no text was kept; those are in the
 comes into the cache once (fetch.py), since its headers lie between its images.
 """
 
+import io
 import os
 import tempfile
 import threading
@@ -207,3 +208,20 @@ def images_at(uri: str, manifest: Manifest | None, cache: ShardCache | None = No
         return pictures_of(uri, manifest, cache)
     store = open_store(uri)
     return Files(store) if image_files(store) else Pictures(tars_of(uri), cache=cache)
+
+
+def small_jpeg(data: bytes, side: int) -> bytes:
+    """An image as a JPEG whose sides are at most `side` pixels.
+
+    Raises:
+        BadImage: it does not decode.
+    """
+    from PIL import Image
+
+    from components.data.decoding import decode_image
+
+    image = Image.fromarray(decode_image(data))
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
