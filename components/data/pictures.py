@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from components.common.errors import DataError
+from components.common.errors import DataError, StorageError
 from components.common.storage import Store, join_uri, open_store, split_uri
 from components.data.fetch import ShardCache
 from components.data.manifest import MANIFEST_KEY, Manifest, file_uri, load_manifest
@@ -196,7 +196,7 @@ def pictures_of(uri: str, manifest: Manifest, cache: ShardCache | None = None) -
     def origin() -> Mapping[str, TarPlace]:
         try:
             return tars_of(manifest.origin) if manifest.origin and manifest.kind in ("capfilt", "recut") else {}
-        except DataError:  # its own tars still have what was kept
+        except (DataError, StorageError):  # its own tars still have what was kept
             return {}
 
     return Pictures(tars_of(uri, manifest), origin, cache=cache)

@@ -13,8 +13,10 @@ from components.common.storage import open_store
 from components.data.candidates import Candidate, stored_candidates
 from components.data.manifest import load_manifest
 from components.data.versions.diff import diff
+from components.data.web import import_web
 from components.pages.browser.compare import Comparison
 from components.pages.browser.marks import Caption, Marks, wilson
+from components.pages.browser.state import Browser
 from components.pages.browser.version import Version
 from components.pages.browser.view import View, choose, sorts
 from components.pages.browser.wording import fate
@@ -150,6 +152,23 @@ def test_images_are_found_as_search_finds_them(cut, version: Version) -> None:
     broken = version.find("cut")
     with pytest.raises(DataError, match="no stored vector"):
         version.vector(broken)
+
+
+def test_a_dataset_without_scores_is_looked_at_too(cut, tmp_path: Path) -> None:
+    imported = import_web(str(cut.folder / "web"), store=open_store(str(tmp_path)), name="web")
+    version = Version(imported.uri)
+    assert version.scores == {} and version.threshold is None and not version.can_be_cut
+    version.get_ready()
+    browser = Browser([version], Marks(tmp_path / "marks.jsonl"), tmp_path)
+    for query in ({}, {"sort": "near"}, {"sort": "disagree"}, {"kept": "yes", "at": "0.3", "change": "lost"}):
+        view = View.parse(query, [])
+        results = browser.results(view)
+        assert results.candidates == (0 if "change" in query else len(version)) and results.pages == 1 + (
+            len(version) > 48
+        )
+    assert browser.histogram == "" and version.picture(0) is not None
+    with pytest.raises(DataError, match="capfilt index"):
+        browser.results(View(find="a ball"))
 
 
 def test_marks_are_kept_and_taken_back(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ class _Pages:
         values = {
             "view": view,
             "results": results,
-            "what_if": browser.what_if(view) if version.can_be_cut else [],
+            "what_if": browser.what_if(view) if version.can_be_cut and (view.policy or view.at is not None) else [],
             "policy": policy_of(version, view),
             "part": part,
         }

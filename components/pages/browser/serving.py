@@ -5,8 +5,12 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from components.pages.browser.version import Version
 
 DEFAULT_PORT = 8321
 
@@ -47,14 +51,15 @@ def browse(
         with ScratchFolder("model") as cache:
             app = create_app(Browser(versions, notes, cache, model))
             quiet = {"log_config": None, "access_log": False, "server_header": False}
-            threading.Thread(target=_warm, daemon=True).start()
+            threading.Thread(target=_warm, args=versions[-1:], daemon=True).start()
             server = uvicorn.Server(uvicorn.Config(app, **quiet, timeout_graceful_shutdown=1))
             told(f"http://127.0.0.1:{listener.getsockname()[1]}/", notes.path)
             server.run(sockets=[listener])
 
 
-def _warm() -> None:
-    """Load what the first search needs while somebody looks at the first page: seconds."""
+def _warm(version: "Version") -> None:
+    """While somebody looks at the first page, make ready what the first filter and the first search need: seconds."""
+    version.get_ready()
     importlib.import_module("torch")
 
 

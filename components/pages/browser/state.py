@@ -107,14 +107,12 @@ class Browser:
         rows = self._rows(view.chosen)
         version = self.main
         then = kept_at(version, view)
-        images = np.zeros(version.images, bool)
-        images[version.image[rows]] = True
         pages = max(1, -(-len(rows) // PAGE_SIZE))
         page = min(view.page, pages)
         shown = rows[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
         similarity = self._similarity(view.find, view.like)
         cards = self.cards(len(self.versions) - 1, shown, then, similarity)
-        return Results(cards, len(rows), int(images.sum()), int(version.kept[rows].sum()), page, pages)
+        return Results(cards, len(rows), version.images_among(rows), int(version.kept[rows].sum()), page, pages)
 
     def cards(
         self, number: int, rows: Ints, then: "np.ndarray | None" = None, similarity: Floats | None = None
@@ -176,7 +174,7 @@ class Browser:
         parts = [("captions", np.ones(len(version), bool))]
         parts += [(f"{name} texts", version.source.mask(name)) for name in version.source.names]
         counts = [Kept(name, int((version.kept & mask).sum()), int((then & mask).sum())) for name, mask in parts]
-        images = [len(np.unique(version.image[mask])) for mask in (version.kept, then)]
+        images = [version.images_among(mask) for mask in (version.kept, then)]
         return [Kept("images", *images), *counts]
 
     @cached_property

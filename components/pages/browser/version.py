@@ -114,6 +114,19 @@ class Version:
         stop = self.image_start[image + 1] if image + 1 < self.images else len(self)
         return range(int(self.image_start[image]), int(stop))
 
+    def images_among(self, candidates: "Ints | Mask") -> int:
+        """How many images some candidates, by number or as a mask, belong to."""
+        images = np.zeros(self.images, bool)
+        images[self.image[candidates]] = True
+        return int(images.sum())
+
+    def get_ready(self) -> None:
+        """Work out what the first use of a filter would wait for: seconds where there are a million candidates."""
+        for _ in (self.words, self.disagreement, self.shuffled):
+            pass
+        if self.can_be_cut:
+            self.what_if.kept(0.5, "keep_both")
+
     def key(self, image: int) -> str:
         """An image's key."""
         return str(self.image_key[image].as_py())
