@@ -100,7 +100,8 @@ class VectorIndex:
     def vector(self, row: int) -> Floats:
         """The vector `[d]` of an image by its row among all."""
         part, place = self._place(row)
-        return self._vectors[part][place].astype(np.float32)
+        found: Floats = self._vectors[part][place].astype(np.float32)
+        return found
 
     def scores(self, queries: Floats) -> Floats:
         """Cosines `[Q, N]` of queries `[Q, d]` of length 1 and all images, in fp32."""

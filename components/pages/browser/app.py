@@ -1,7 +1,7 @@
 """The browser's pages and what they are made of. Every state is in the address; only marks change anything."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -28,6 +28,7 @@ _STATIC = {
 }
 _THUMB, _LARGE = 224, 1024  # pixels
 _MARK_BYTES = 1024
+_Maker = Callable[[int, int], bytes | None]  # of a JPEG, by the numbers of version and image; None without the image
 _POLICIES = {
     "keep_both": "keep both: every text that passes",
     "replace": "replace: synthetic texts that pass",
@@ -42,13 +43,10 @@ def create_app(browser: Browser) -> FastAPI:
     app.middleware("http")(guard)
     app.exception_handler(CapfiltError)(_told)
     pages = _Pages(browser)
-    for path, page in {
-        "/": pages.grid,
-        "/compare": pages.compare,
-        "/sample/{version}/{image}": pages.sample,
-        "/find/{key:path}": pages.find,
-    }.items():
-        app.get(path, response_class=HTMLResponse)(page)
+    app.get("/", response_class=HTMLResponse)(pages.grid)
+    app.get("/compare", response_class=HTMLResponse)(pages.compare)
+    app.get("/sample/{version}/{image}", response_class=HTMLResponse)(pages.sample)
+    app.get("/find/{key:path}", response_class=HTMLResponse)(pages.find)
     app.get("/thumb/{digest}/{image}")(pages.thumb)
     app.get("/image/{digest}/{image}")(pages.large)
     app.get("/static/{name}")(_static)
@@ -93,7 +91,7 @@ class _Pages:
     def __init__(self, browser: Browser) -> None:
         self.browser = browser
         self._templates = _environment()
-        self._small: Callable[[int, int], bytes | None] = lru_cache(2048)(lambda *one: self._jpeg(*one, _THUMB))
+        self._small: _Maker = lru_cache(2048)(partial(self._jpeg, _THUMB))
 
     def grid(self, request: Request) -> HTMLResponse:
         """The candidates of a view; only the results where the page is there already."""
@@ -161,9 +159,9 @@ class _Pages:
 
     def large(self, digest: str, image: int) -> Response:
         """An image as large as a screen shows it."""
-        return self._picture(digest, image, lambda *one: self._jpeg(*one, _LARGE))
+        return self._picture(digest, image, partial(self._jpeg, _LARGE))
 
-    def _picture(self, digest: str, image: int, make: Callable[[int, int], bytes | None]) -> Response:
+    def _picture(self, digest: str, image: int, make: _Maker) -> Response:
         """Always a JPEG that was made here: whatever bytes lie under an image's name, none reaches a browser."""
         digests = [one.manifest.digest[:16] for one in self.browser.versions]
         if digest not in digests or not 0 <= image < self.browser.versions[digests.index(digest)].images:
@@ -173,7 +171,7 @@ class _Pages:
             return Response(status_code=404)
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400, immutable"})
 
-    def _jpeg(self, version: int, image: int, side: int) -> bytes | None:
+    def _jpeg(self, side: int, version: int, image: int) -> bytes | None:
         try:
             data = self.browser.versions[version].picture(image)
             return None if data is None else small_jpeg(data, side)

@@ -50,9 +50,11 @@ def browse(
         notes = Marks(marks or Path(f"marks-{manifest.name}-{manifest.digest[:12]}.jsonl"))
         with ScratchFolder("model") as cache:
             app = create_app(Browser(versions, notes, cache, model))
-            quiet = {"log_config": None, "access_log": False, "server_header": False}
             threading.Thread(target=_warm, args=versions[-1:], daemon=True).start()
-            server = uvicorn.Server(uvicorn.Config(app, **quiet, timeout_graceful_shutdown=1))
+            config = uvicorn.Config(
+                app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=1
+            )
+            server = uvicorn.Server(config)
             told(f"http://127.0.0.1:{listener.getsockname()[1]}/", notes.path)
             server.run(sockets=[listener])
 

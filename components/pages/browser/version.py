@@ -6,7 +6,7 @@ Shapes: C candidates in the order of the tables, M images; an image's candidates
 import threading
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
+Kind = TypeVar("Kind", bound=np.generic)
 
 MAIN_SCORE = "itm_probability"
 """The score that the threshold is held against."""
@@ -75,9 +76,8 @@ class Version:
         self.image_key = _joined(part.image_key for part in parts)
         self.image_shard: Ints = _concatenated([part.image_shard for part in parts], np.int32)
         starts = np.cumsum([0, *(len(part.image_key) for part in parts)])
-        self.image: Ints = _concatenated(
-            [part.image + start for part, start in zip(parts, starts, strict=False)], np.int32
-        )
+        images: list[Ints] = [part.image + np.int32(start) for part, start in zip(parts, starts, strict=False)]
+        self.image: Ints = _concatenated(images, np.int32)
         self.kept: Mask = _concatenated([part.kept for part in parts], np.bool_)
         self.source = _coded([part.source for part in parts])
         self.reason = _coded([part.reason for part in parts])
@@ -133,7 +133,7 @@ class Version:
 
     def shard(self, image: int) -> str:
         """The name of an image's shard."""
-        return self.shards[self.image_shard[image]]
+        return str(self.shards[self.image_shard[image]])
 
     def find(self, key: str, shard: str | None = None) -> int | None:
         """The first image of a key."""
@@ -291,7 +291,7 @@ def _joined(arrays: "Iterable[pa.Array]") -> "pa.Array":
     return pa.concat_arrays(wide) if wide else pa.array([], pa.large_string())
 
 
-def _concatenated(arrays: list[npt.NDArray[np.generic]], kind: type[np.generic]) -> npt.NDArray[np.generic]:
+def _concatenated(arrays: list[npt.NDArray[Kind]], kind: type[Kind]) -> npt.NDArray[Kind]:
     return np.concatenate(arrays).astype(kind, copy=False) if arrays else np.empty(0, kind)
 
 

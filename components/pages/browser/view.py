@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import urlencode
 
 import numpy as np
@@ -208,7 +208,7 @@ def _mask(version: Version, view: View) -> Mask:
     return mask
 
 
-def _within(column: npt.NDArray[np.generic], low: float | None, high: float | None) -> Mask:
+def _within(column: npt.NDArray[Any], low: float | None, high: float | None) -> Mask:
     mask: Mask = np.ones(len(column), bool)
     if low is not None:
         mask &= column >= low
@@ -223,7 +223,8 @@ def _holds(version: Version, word: str) -> Mask:
 
     mask: Mask = pc.match_substring(version.text, word, ignore_case=True).to_numpy(zero_copy_only=False)
     keys = pc.equal(version.image_key, word).to_numpy(zero_copy_only=False)
-    return mask | keys[version.image]
+    found: Mask = mask | keys[version.image]
+    return found
 
 
 def _distance(version: Version, view: View) -> npt.NDArray[np.float64]:
@@ -231,7 +232,8 @@ def _distance(version: Version, view: View) -> npt.NDArray[np.float64]:
     threshold = view.at if view.at is not None else version.threshold
     if threshold is None or MAIN_SCORE not in version.scores:
         return np.full(len(version), np.nan)
-    return np.abs(version.scores[MAIN_SCORE] - threshold)
+    distance: npt.NDArray[np.float64] = np.abs(version.scores[MAIN_SCORE] - threshold)
+    return distance
 
 
 def kept_at(version: Version, view: View) -> Mask:
