@@ -81,5 +81,5 @@ def served(cut: Cut) -> Iterator[Served]:
                 yield Served(address.rstrip("/"), marks, process)
             finally:
                 process.send_signal(signal.SIGTERM)
-                code = process.wait(30)
+                code = process.wait(300)  # a machine at work may take its time
     assert code == 130
