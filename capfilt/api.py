@@ -5,7 +5,7 @@ here or elsewhere. Settings are a `CapfiltConfig`, or its fields by keyword, e.g
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from capfilt.images import ImageLike
+    from capfilt.searching import Hit
     from components.common.contracts import CapfiltResult, ModelRef
     from components.common.storage import Store
     from components.data.pipeline import Samples
@@ -194,6 +195,71 @@ def score(
                 for text, (probability, similarity) in zip(texts, row, strict=True):
                     rows.append(Match(image=name, text=text, itm_probability=probability, itc_similarity=similarity))
     return rows
+
+
+def search(
+    uri: Place,
+    words: str | None = None,
+    *,
+    image: "ImageLike | None" = None,
+    model: Place | None = None,
+    top: int = 10,
+    rerank: int = 0,
+) -> "list[Hit]":
+    """Find images of a dataset by words or by an image, among all that CapFilt saw, kept or not.
+
+    Every stored vector is compared: the search is exact.
+
+    Args:
+        uri: a dataset made by CapFilt, or a folder or dataset that `index` was called for.
+        words: what to look for.
+        image: an image to find similar ones of, instead of words.
+        model: folder of the filter that made the vectors, if it has moved.
+        top: images to find.
+        rerank: of so many nearest images, the ITM head says how well the words fit, and these come in its order.
+
+    Returns:
+        The images, best first, with their candidate captions where a dataset has any.
+
+    Raises:
+        ConfigError: neither words nor an image are given, or both.
+        DataError: there are no vectors, or no image is one.
+        ModelError: the filter is not there, or is another one.
+    """
+    from capfilt.images import read_images
+    from capfilt.searching import search_images
+    from components.common.scratch import ScratchFolder
+
+    data = None if image is None else read_images([image])[0][1]
+    with ScratchFolder("model") as cache:
+        return search_images(fspath(uri), words, data, None if model is None else fspath(model), top, rerank, cache)
+
+
+def index(uri: Place, model: Place, *, batch_size: int = 64, progress: "Callable[[int], None] | None" = None) -> int:
+    """Make the vectors of images that have none, so that `search` finds them; written to `capfilt.index` beside them.
+
+    Args:
+        uri: a folder or prefix of image files or of tars, or a sealed dataset.
+        model: a filter.
+        batch_size: images that go through the model at a time.
+        progress: called with the number of images that were done.
+
+    Returns:
+        How many images were indexed.
+
+    Raises:
+        DataError: there is no image that can be used.
+        ModelError: there is no filter.
+    """
+    from components.common.scratch import ScratchFolder
+    from components.common.storage import normalise_uri
+    from components.data.search import open_index
+    from components.inference.search import index_images
+
+    place = normalise_uri(fspath(uri))
+    with ScratchFolder("model") as cache:
+        index_images(place, fspath(model), cache, batch_size=batch_size, progress=progress or (lambda done: None))
+    return len(open_index(place))
 
 
 def recut(

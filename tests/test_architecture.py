@@ -56,6 +56,12 @@ def test_one_module_per_outside_dependency(package: str, home: str) -> None:
     assert all(user == home or (home.endswith("/") and user.startswith(home)) for user in users), users
 
 
+def test_the_web_framework_only_in_the_browser() -> None:
+    users = [_relative(path) for path in SOURCES if {"fastapi", "starlette"} & _imports(path)]
+    assert users
+    assert all(user.startswith("components/pages/browser/") for user in users)
+
+
 def test_prefect_only_in_flows() -> None:
     users = [_relative(path) for path in SOURCES if "prefect" in _imports(path)]
     assert users

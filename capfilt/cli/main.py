@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from capfilt.cli import datasets, store
+from capfilt.cli.browse import browse
 from capfilt.cli.console import Output, command
 from capfilt.cli.images import caption, match
 from capfilt.cli.measures import metrics, retrieval
 from capfilt.cli.options import Json
 from capfilt.cli.regenerate import regenerate
 from capfilt.cli.report import report
+from capfilt.cli.search import index, search
 from capfilt.cli.usage import OneLineUsage
 from components.common.programs import program
 
@@ -143,7 +145,7 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
     print_result(BootstrapResult.model_validate(document), pages)
 
 
-for work in (regenerate, caption, match, metrics, retrieval, report):
+for work in (regenerate, caption, match, search, index, browse, metrics, retrieval, report):
     app.command()(work)
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(store.app, name="store")

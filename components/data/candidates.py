@@ -139,6 +139,11 @@ class CandidateTable:
         """Keys of the images, one for every row."""
         return self._column("key")
 
+    @property
+    def columns(self) -> "pa.Table":
+        """All candidates as Arrow's columns, for those who ask of thousands at a time."""
+        return self._table
+
     def rows(self) -> list[Candidate]:
         """All candidates, in order."""
         columns = (column.to_pylist() for column in self._table.columns)

@@ -13,15 +13,18 @@ import io
 import re
 import zlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from components.common.errors import DataError
 from components.model.config import CLIP_MEAN, CLIP_STD
+
+if TYPE_CHECKING:  # whoever only looks at images, as a page does, must not wait seconds for it
+    import torch
 
 Pixels = NDArray[np.uint8]
 
@@ -260,6 +263,8 @@ def resize_square(image: Pixels, size: int) -> Pixels:
     Within 2 of 255 levels of `Image.resize((S, S), BICUBIC)` of Pillow 13 for every image (measured, tested): the
     same filter in the same order of passes, with other rounding.
     """
+    import torch
+
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
@@ -273,6 +278,8 @@ def resize_square(image: Pixels, size: int) -> Pixels:
 
 def within(image: Pixels, side: int) -> Pixels:
     """The image, its longer side brought down to `side` pixels where it is longer; else the very same."""
+    import torch
+
     height, width = image.shape[:2]
     longest = max(height, width)
     if longest <= side:
@@ -282,23 +289,27 @@ def within(image: Pixels, side: int) -> Pixels:
     return np.ascontiguousarray(_bicubic(planes, size)[0].permute(1, 2, 0).numpy())
 
 
-def _bicubic(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _bicubic(planes: "torch.Tensor", size: tuple[int, int]) -> "torch.Tensor":
+    import torch
+
     if tuple(planes.shape[2:]) == size:
         return planes
     return torch.nn.functional.interpolate(planes, size=size, mode="bicubic", antialias=True)
 
 
 def to_pixels(
-    batch: Pixels | torch.Tensor,
+    batch: "Pixels | torch.Tensor",
     mean: tuple[float, float, float] = CLIP_MEAN,
     std: tuple[float, float, float] = CLIP_STD,
     *,
-    device: torch.device | str | None = None,
-) -> torch.Tensor:
+    device: "torch.device | str | None" = None,
+) -> "torch.Tensor":
     """Normalise squares uint8 `[B, S, S, 3]` to float32 `[B, 3, S, S]`: `(value / 255 - mean) / std` per channel.
 
     The bytes travel to `device` before they become floats: a quarter of the traffic.
     """
+    import torch
+
     tensor = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(batch)
     tensor = tensor.to(device=device) if device is not None else tensor
     scale = torch.tensor([1.0 / (255.0 * value) for value in std], device=tensor.device)

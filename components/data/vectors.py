@@ -9,7 +9,7 @@ There is a row for every good image of the shard, kept or dropped, in the order 
 import io
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,24 @@ from components.common.errors import DataError
 from components.common.storage import Store, open_store, sha256_hex, split_uri
 from components.data.fetch import ShardCache
 from components.data.manifest import file_uri
-from components.data.records import FileRecord, ShardEntry, own_file
+from components.data.records import FileRecord, own_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Vectors = npt.NDArray[np.float16]
+
+
+class Beside(Protocol):
+    """What has vectors: a shard of a dataset, or a part of an index."""
+
+    @property
+    def vectors(self) -> FileRecord | None:
+        """The file of vectors."""
+
+    @property
+    def images(self) -> FileRecord | None:
+        """The file of the images behind them."""
 
 
 class ImageRow(NamedTuple):
@@ -61,7 +76,7 @@ def write_vectors(store: Store, name: str, rows: Sequence[ImageRow], vectors: Ve
     return records[0], records[1]
 
 
-def open_vectors(root: str, entry: ShardEntry, cache: ShardCache | None = None) -> Vectors:
+def open_vectors(root: str, entry: Beside, cache: ShardCache | None = None) -> Vectors:
     """The vectors of a shard `[N, d]`, mapped into memory from where they are or from the cache.
 
     Raises:
@@ -77,12 +92,18 @@ def open_vectors(root: str, entry: ShardEntry, cache: ShardCache | None = None) 
     return found
 
 
-def read_images(root: str, entry: ShardEntry) -> list[ImageRow]:
+def read_images(root: str, entry: Beside) -> list[ImageRow]:
     """The images behind a shard's vectors, in their order.
 
     Raises:
         DataError: this dataset has none, or they are not what was committed.
     """
+    table = image_table(root, entry)
+    return [ImageRow(*row) for row in zip(*(table[name].to_pylist() for name in ImageRow._fields), strict=True)]
+
+
+def image_table(root: str, entry: Beside) -> "pa.Table":
+    """The same as columns: `key`, `image_sha256`, `phash`; raises as `read_images` does."""
     import pyarrow.parquet as pq
 
     record = _recorded(root, entry.images)
@@ -91,14 +112,13 @@ def read_images(root: str, entry: ShardEntry) -> list[ImageRow]:
     data = open_store(folder).read(key)
     if sha256_hex(data) != record.sha256:
         raise DataError(f"{uri} is not what was committed: its sha256 differs; make the dataset again")
-    table = pq.read_table(io.BytesIO(data), use_threads=False)
-    return [ImageRow(*row) for row in zip(*(table[name].to_pylist() for name in ImageRow._fields), strict=True)]
+    return pq.read_table(io.BytesIO(data), use_threads=False)
 
 
 def _recorded(root: str, record: FileRecord | None) -> FileRecord:
     if record is None:
         raise DataError(
             f"{root} has no vectors of its images: it was imported, or made by an earlier release; regenerate it, or "
-            "compute them"
+            "compute them: capfilt index"
         )
     return record

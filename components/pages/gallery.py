@@ -1,8 +1,6 @@
 """Example images for the report: a few that show what CapFilt does, with all their texts and scores."""
 
 import base64
-import io
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +8,11 @@ from pathlib import Path
 from components.common.contracts import DatasetRef, ScoreWeights, score_weights
 from components.common.seeding import key_seed
 from components.data.candidates import Candidate, stored_candidates
-from components.data.decoding import BadImage, decode_image
+from components.data.decoding import BadImage
 from components.data.fetch import ShardCache
-from components.data.manifest import Manifest, ShardEntry, file_uri, load_manifest
+from components.data.manifest import Manifest, load_manifest
+from components.data.pictures import Pictures, small_jpeg, tars_of
 from components.data.sampleworld import judge_caption
-from components.data.shards import scan_shard
 from components.evaluation.dataset import MATCH, UNKNOWN_KINDS, Truth, filter_verdict, load_truth, noise_metrics
 from components.pages.report_data import CapfiltReport, Example, ExampleText
 
@@ -81,7 +79,7 @@ def pick_examples(
     """
     truth = load_truth(truth_uri) if truth_uri else {}
     manifest = load_manifest(dataset.uri)
-    source = _Pictures(dataset, manifest, web, cache_dir)
+    source = _pictures(dataset, manifest, web, cache_dir)
     groups: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
     for entry in manifest.shards[:SHARDS_LOOKED_AT]:
         for row in stored_candidates(dataset.uri, entry.parquet).rows():
@@ -91,7 +89,7 @@ def pick_examples(
         for (shard, key), rows in _turns(groups, truth, seed):
             if len(examples) == count:
                 break
-            if (image := source.thumbnail(shard, key)) is not None:
+            if (image := _thumbnail(source, shard, key)) is not None:
                 examples.append(_example(key, image, rows, truth.get(key), score_weights(manifest.config)))
     finally:
         source.close()
@@ -128,43 +126,19 @@ def _spread_kinds(names: list[tuple[str, str]], truth: Mapping[str, Truth]) -> N
     names.sort(key=turn.__getitem__)
 
 
-class _Pictures:
-    """Thumbnails of web images by shard and key, from the input's tars or else the output's."""
+def _pictures(dataset: DatasetRef, manifest: Manifest, web: DatasetRef | None, cache_dir: Path | None) -> Pictures:
+    """Web images by shard and key, from the input's tars or else the output's."""
+    sources = [tars_of(web.uri)] if web is not None else []
+    return Pictures(*sources, tars_of(dataset.uri, manifest), cache=ShardCache(cache_dir))
 
-    def __init__(self, dataset: DatasetRef, manifest: Manifest, web: DatasetRef | None, cache_dir: Path | None) -> None:
-        self._cache = ShardCache(cache_dir)
-        self._tars: list[tuple[str, dict[str, ShardEntry]]] = []
-        for ref, its in ((web, load_manifest(web.uri) if web else None), (dataset, manifest)):
-            if ref is not None and its is not None:
-                self._tars.append((ref.uri, {entry.name: entry for entry in its.shards}))
-        self._open: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {}
 
-    def close(self) -> None:
-        for handle, _ in self._open.values():
-            os.close(handle)
-
-    def thumbnail(self, shard: str, key: str) -> str | None:
-        """Data URI of an image; None if no tar has it, or it does not decode."""
-        for root, entries in self._tars:
-            if shard in entries and (data := self._read(root, entries[shard], key)) is not None:
-                try:
-                    return thumbnail(data)
-                except BadImage:
-                    return None
+def _thumbnail(pictures: Pictures, shard: str, key: str) -> str | None:
+    """Data URI of an image; None if no tar has it, or it does not decode."""
+    data = pictures.read(shard, key)
+    try:
+        return None if data is None else thumbnail(data)
+    except BadImage:
         return None
-
-    def _read(self, root: str, entry: ShardEntry, key: str) -> bytes | None:
-        uri = file_uri(root, entry.tar)
-        if uri not in self._open:
-            with self._cache.opened(uri, entry.tar) as handle:
-                samples = scan_shard(f"/proc/self/fd/{handle}", name=uri).samples
-                places = {one.key: one.members[one.image] for one in samples if one.image and not one.problem}
-                self._open[uri] = handle, places
-        handle, places = self._open[uri]
-        if key not in places:
-            return None
-        offset, size = places[key]
-        return os.pread(handle, size, offset)
 
 
 def thumbnail(data: bytes, side: int = _SIDE) -> str:
@@ -173,13 +147,7 @@ def thumbnail(data: bytes, side: int = _SIDE) -> str:
     Raises:
         BadImage: if it does not decode.
     """
-    from PIL import Image
-
-    image = Image.fromarray(decode_image(data))
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(small_jpeg(data, side)).decode()
 
 
 def _score(row: Candidate, weights: ScoreWeights | None) -> float | None:

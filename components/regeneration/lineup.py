@@ -116,8 +116,8 @@ def _settled(config: CapfiltConfig, writer: CaptionerFamily, judge: ScorerFamily
             changes["check_captions"] = True
     if judge.name != BLIP and config.calibrated is not None:
         raise ConfigError(
-            f"calibrated weighs a BLIP filter's two scores, and the filter is of family {judge.name}: leave it out, and "
-            "set a threshold or a target_precision"
+            f"calibrated weighs a BLIP filter's two scores, and the filter is of family {judge.name}: leave it out, "
+            "and set a threshold or a target_precision"
         )
     if judge.name != BLIP and config.score is None:
         changes["score"] = judge.column
