@@ -35,8 +35,9 @@ def measure(
     """The stage of this name: any captioner and filter measured on a test split, or found to have been."""
     from components.evaluation import run as component
     from components.evaluation.config import MEASUREMENT
+    from components.inference.settling import settled
 
-    config = context.config.evaluation
+    config = settled(context.config.evaluation, context.store, "evaluation")
     measured = deciding(config, MEASUREMENT)
     depends = {"config": measured, "captioner": captioner.digest, "filter": filter.digest, "test": test.digest}
 

@@ -34,7 +34,7 @@ from components.regeneration.engines import run_engine
 from components.regeneration.extend import Base, adopt, check_extends, open_base
 from components.regeneration.guard import check_collapse
 from components.regeneration.plan import Plan, web_input
-from components.regeneration.precision import settled, settled_alone
+from components.regeneration.precision import settled_alone, settled_in_store
 from components.regeneration.reading import ShardSource
 from components.regeneration.shard import Finished
 from components.regeneration.stats import ShardStats, Totals, run_metrics, shard_stats
@@ -96,7 +96,7 @@ def run_capfilt(
     if base is not None and config.precision == "auto":
         config = config.model_copy(update={"precision": base.precision})
     plan = Plan(web_input(web, config.limit), captioner, filter, config)
-    plan = replace(plan, config=settled(config, store)) if out is None else settled_alone(plan, out)
+    plan = replace(plan, config=settled_in_store(config, store)) if out is None else settled_alone(plan, out)
     logger.info("%s: arithmetic in %s", name, plan.config.precision)
     target = out if out is not None else dataset_store(store, name, plan.fingerprint)
     _refuse_inside(plan.web.uri, target.uri)
