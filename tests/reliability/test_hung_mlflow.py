@@ -75,6 +75,7 @@ def test_points_wait_and_training_goes_on(
     run: MlflowTracker, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("components.common.tracking.FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(sending, "PATIENCE", 200.0)
     training = run.child("round-0/pretrain")
     training.log_metrics({"train/loss": 9.0}, 0)
     server.hang()
@@ -84,7 +85,7 @@ def test_points_wait_and_training_goes_on(
         time.sleep(0.01)
     training.log_tags({"said": "while it hung"})
     training.end()
-    assert time.monotonic() - began < 8  # 3 of them asleep; a single answer would take 10 to fail
+    assert time.monotonic() - began < 60  # 3 of them asleep; whoever waited for a single answer would wait for 200
     server.wake()
     run.end()
     run.farewell(60)
@@ -99,6 +100,7 @@ def test_a_stage_that_starts_while_it_hangs_is_made_up_for(
 ) -> None:
     monkeypatch.setattr(sending, "PATIENCE", 1.0)
     server.hang()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
     began = time.monotonic()
     stages = []
     for name in ("round-0/captioner", "round-0/filter", "round-0/evaluate"):
@@ -107,7 +109,7 @@ def test_a_stage_that_starts_while_it_hangs_is_made_up_for(
         stage.end()
         stages.append(stage)
     assert run.known_point("eval/caption/cider", 0) is None
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 60  # one answer would take twice as long to fail, and there are ten
     server.wake()
     run.farewell(60)
     for stage in stages:
@@ -124,10 +126,8 @@ def test_the_farewell_is_bounded_and_the_next_run_closes_what_stayed_open(
     server.hang()
     stage.end()
     run.end("KILLED")
-    began = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        run.farewell(1.0)
-    assert time.monotonic() - began < 5
+        run.farewell(1.0)  # it returns although nobody wakes the server meanwhile
     assert "did not answer within 1 s" in caplog.text
     server.wake()
     again = _open(server, request.node.name)
