@@ -2,12 +2,12 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from capfilt.cli import datasets, store
-from capfilt.cli.console import Output, command
+from capfilt.cli.console import Output, command, leave
 from capfilt.cli.images import caption, match
 from capfilt.cli.measures import metrics, retrieval
 from capfilt.cli.options import Json
@@ -148,5 +148,14 @@ for work in (regenerate, caption, match, metrics, retrieval, report):
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(store.app, name="store")
 
+
+def main() -> NoReturn:
+    """What the installed command calls."""
+    try:
+        app()
+    except SystemExit as end:
+        leave(end)
+
+
 if __name__ == "__main__":
-    app()
+    main()

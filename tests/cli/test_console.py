@@ -119,3 +119,27 @@ def test_a_preempted_training_is_stopped_not_failed(capsys: pytest.CaptureFixtur
         raise PreemptedError("stopped by a signal after step 3 of 9; state is saved")
     assert end.value.exit_code == 130
     assert "state is saved" in capsys.readouterr().err
+
+
+LEAVING = """
+import atexit, sys, threading, time
+from capfilt.cli.console import leave
+class Piece:
+    def __del__(self):
+        print("taken apart")
+piece = Piece()
+atexit.register(print, "exit handler")
+threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+print("last word")
+try:
+    sys.exit(eval(sys.argv[1]))
+except SystemExit as end:
+    leave(end)
+"""
+
+
+@pytest.mark.parametrize(("code", "given"), [(0, "None"), (0, "0"), (3, "3"), (130, "130"), (1, "'a message'")])
+def test_a_process_ends_with_all_that_is_to_be_done_and_nothing_else(code: int, given: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING, given], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout == "last word\nthread\nexit handler\n"
