@@ -1,6 +1,6 @@
 """Names of arithmetic: as we write them down, and as people type them."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
@@ -21,4 +21,5 @@ AnyPrecision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], BeforeValidato
 TrainPrecision = Annotated[Literal["auto", "fp32", "bf16"], BeforeValidator(canonical)]
 """What can be asked of a training: without a loss scaler, gradients vanish in fp16."""
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+AUTOMATIC: tuple[Precision, ...] = ("fp32", "bf16")
+"""What `auto` may turn out to be."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeVar
 
 from components.common.errors import DataError
-from components.common.precision import PRECISIONS, Precision
+from components.common.precision import AUTOMATIC, Precision
 from components.common.storage import Store, join_uri
 from components.data.commits import load_json
 from components.data.records import pretty
@@ -62,8 +62,8 @@ def settled(config: C, store: Store, work: Work, find: Callable[[], Precision] =
         store.write(key, pretty({work: find()}), if_absent=True)
     where = join_uri(store.uri, key)
     precision = load_json(store.read(key), where).get(work)
-    if precision not in PRECISIONS:
-        raise DataError(f"{where} names no arithmetic: it must hold `{work}`: {' or '.join(PRECISIONS)}")
+    if precision not in AUTOMATIC:
+        raise DataError(f"{where} names no arithmetic: it must hold `{work}`: {' or '.join(AUTOMATIC)}")
     logger.info("%s: arithmetic in %s, as %s has it", work, precision, where)
     settled_config: C = config.model_copy(update={"precision": precision})
     return settled_config

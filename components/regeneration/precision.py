@@ -1,14 +1,12 @@
 """What arithmetic `precision: auto` is for CapFilt: settled in the store, or by the plan of a dataset that has none."""
 
-from components.common.precision import Precision
+from components.common.precision import AUTOMATIC
 from components.common.storage import Store
 from components.data.manifest import is_planned
 from components.inference.settling import settled
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.engines import engine_precision
 from components.regeneration.plan import Plan
-
-_AUTOMATIC: tuple[Precision, ...] = ("fp32", "bf16")
 
 
 def settled_in_store(config: CapfiltConfig, store: Store) -> CapfiltConfig:
@@ -24,6 +22,6 @@ def settled_alone(plan: Plan, out: Store) -> Plan:
     """The same for a dataset that stands alone, in no store: its plan is what was written down."""
     if plan.config.precision != "auto":
         return plan
-    choices = {precision: plan.at(precision) for precision in _AUTOMATIC}
+    choices = {precision: plan.at(precision) for precision in AUTOMATIC}
     begun = (one for one in choices.values() if is_planned(out, one.as_json()))
     return next(begun, None) or plan.at(engine_precision(plan.config))

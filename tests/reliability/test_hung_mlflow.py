@@ -40,6 +40,22 @@ def _status(run: MlflowTracker) -> str:
     return str(run._client.get_run(run.run_id).info.status)
 
 
+def test_a_run_that_ends_prints_neither_its_address_nor_the_login_in_it(
+    server: MlflowServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    login = server.uri.replace("http://", "http://me:canary@")
+    tracker = open_tracker(login, "login", "printed", resume={"bootstrap.id": "printed"})
+    stage = tracker.child("round-0/pretrain")
+    stage.end()
+    tracker.end()
+    tracker.farewell(60)
+    assert isinstance(stage, MlflowTracker)
+    assert _status(stage) == "FINISHED"
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "canary" not in err
+
+
 def test_points_wait_and_training_goes_on(
     run: MlflowTracker, server: MlflowServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -59,7 +59,7 @@ def test_a_setting_counts_as_it_stands_and_decides_nothing_for_others(work: Work
     assert settled(plain, store, work).precision == "fp32"
 
 
-@pytest.mark.parametrize("written", [b'{"capfilt": "fp8"}', b"{}"])
+@pytest.mark.parametrize("written", [b'{"capfilt": "fp8"}', b'{"capfilt": "fp16"}', b"{}"])
 def test_what_names_no_arithmetic_is_told(tmp_path: Path, written: bytes) -> None:
     store = open_store(str(tmp_path))
     store.write(PRECISION_KEYS["capfilt"], written)
