@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -149,7 +149,7 @@ app.add_typer(datasets.app, name="dataset")
 app.add_typer(store.app, name="store")
 
 
-def main() -> NoReturn:
+def main() -> None:
     """What the installed command calls."""
     try:
         app()
