@@ -41,8 +41,9 @@ def measure(
     """The stage of this name: any captioner and filter measured on a test split, or found to have been."""
     from components.evaluation import run as component
     from components.evaluation.config import MEASUREMENT
+    from components.inference.settling import settled
 
-    config = context.config.evaluation
+    config = settled(context.config.evaluation, context.store, "evaluation")
     measured = deciding(config, MEASUREMENT)
     depends = {"config": measured, "captioner": captioner.digest, "filter": filter.digest, "test": test.digest}
 
@@ -67,8 +68,9 @@ def assess_base(context: BootstrapContext, number: int, base: ModelRef, test: Da
     What pre-training has gained is seen here: finetuning on the same human captions evens rounds out.
     """
     from components.evaluation import run as component
+    from components.inference.settling import settled
 
-    config = context.config.evaluation
+    config = settled(context.config.evaluation, context.store, "evaluation")
     if not config.base_models:
         return None
     names = ("precision", "limit", "position_zero")

@@ -16,9 +16,10 @@ def finetune(
     context: BootstrapContext, number: int, role: Literal["captioner", "filter"], base: ModelRef, human: DatasetRef
 ) -> TrainResult:
     """Finetune a round's base model into its captioner or filter, on human captions alone."""
+    from components.inference.settling import settled
     from components.training import finetune as component
 
-    training = context.config.training(role)
+    training = settled(context.config.training(role), context.store, "training")
     depends = {"role": role, "config": training, "base": base.digest, "human": human.digest}
 
     name = f"round-{number}/{role}"

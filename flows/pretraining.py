@@ -17,10 +17,11 @@ def pretrain(
     context: BootstrapContext, number: int, mixture: Mixture, tokenizer: TokenizerRef, init: ModelRef | None
 ) -> TrainResult:
     """Pre-train the base model of a round on a mixture; from `init`, or from fresh weights."""
+    from components.inference.settling import settled
     from components.training import pretrain as component
 
     config = context.config
-    training = config.training("pretrain")
+    training = settled(config.training("pretrain"), context.store, "training")
     depends = {
         "config": training,
         "model": config.model,

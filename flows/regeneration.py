@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 def calibrate(context: BootstrapContext, number: int, filter: ModelRef, human: DatasetRef) -> Calibration:
     """A round's filter measured on the human validation split."""
     from components.regeneration import calibration as component
-    from components.regeneration.precision import settled
+    from components.regeneration.precision import settled_in_store
 
-    config = settled(context.config.captioning(), context.store)
+    config = settled_in_store(context.config.captioning(), context.store)
     name = f"round-{number}/calibrate"
     depends = {"config": component.measured_by(config), "filter": filter.digest, "human": human.digest}
 
@@ -74,9 +74,9 @@ def regenerate(
     """
     from components.regeneration import run as component
     from components.regeneration.calibration import settle
-    from components.regeneration.precision import settled
+    from components.regeneration.precision import settled_in_store
 
-    config = settle(settled(context.config.captioning(), context.store), calibration, filter)
+    config = settle(settled_in_store(context.config.captioning(), context.store), calibration, filter)
     name = f"round-{number}/capfilt"
     depends = {"config": config.effective(), "web": web.digest, "captioner": captioner.digest, "filter": filter.digest}
 

@@ -1,5 +1,6 @@
 """How every command speaks: logs to stderr, results to stdout, one JSON document with --json, exit codes 0 … 2, 130."""
 
+import atexit
 import contextlib
 import errno
 import io
@@ -8,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from types import FrameType
@@ -156,6 +158,21 @@ def _fail(error: Exception, code: int, *, as_json: bool) -> NoReturn:
     said = "\n".join(filter(None, [str(error) or repr(error), disk_advice() if code == FAILED else None]))
     tell(redact(said), kind=type(error).__name__, as_json=as_json)
     raise typer.Exit(code)
+
+
+def leave(end: SystemExit) -> NoReturn:
+    """End this process without taking it apart.
+
+    With torch, MLflow and Prefect loaded that takes two seconds of a core for nothing: on a busy machine a quarter of a
+    minute after the last word, in which Ctrl-C seems not to be heard. What is to be done at the end is done: threads
+    are waited for, exit handlers run, output is flushed.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever read it has left
+            stream.flush()
+    os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 class _TerminatedError(BaseException):

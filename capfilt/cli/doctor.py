@@ -90,9 +90,10 @@ def _gpu(config: BootstrapConfig) -> Iterator[Finding]:
 
 
 def _arithmetic(config: BootstrapConfig) -> Iterator[Finding]:
-    from components.inference.arithmetic import fast_precision
+    from components.inference.probe import probe
 
-    yield Finding("arithmetic", "ok", f"CapFilt's precision `auto` is {fast_precision()} here")
+    found = probe()
+    yield Finding("arithmetic", "ok", f"precision `auto` is {found.faster} here ({found})")
 
 
 def _packages(config: BootstrapConfig) -> Iterator[Finding]:

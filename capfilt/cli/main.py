@@ -8,7 +8,7 @@ import typer
 
 from capfilt.cli import datasets, store
 from capfilt.cli.browse import browse
-from capfilt.cli.console import Output, command
+from capfilt.cli.console import Output, command, leave
 from capfilt.cli.images import caption, match
 from capfilt.cli.measures import metrics, retrieval
 from capfilt.cli.options import Json
@@ -150,5 +150,14 @@ for work in (regenerate, caption, match, search, index, browse, metrics, retriev
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(store.app, name="store")
 
+
+def main() -> None:
+    """What the installed command calls."""
+    try:
+        app()
+    except SystemExit as end:
+        leave(end)
+
+
 if __name__ == "__main__":
-    app()
+    main()

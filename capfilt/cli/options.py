@@ -15,10 +15,10 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Optional, TypeVar
+from typing import Annotated, Any, Generic, Literal, Optional, TypeVar, cast, get_args, get_origin
 
 import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 
 from components.common.errors import ConfigError
@@ -108,7 +108,7 @@ class Shown(Generic[M]):
         kind: Any = field.annotation if default is not None else Optional[field.annotation]  # noqa: UP045 - a value
         bounds = _bounds(field)
         text = self._help(option.help or field.description or "", bounds)
-        info = typer.Option(option.typed, help=text, min=bounds.get("ge"), max=bounds.get("le"))
+        info = typer.Option(option.typed, help=text, min=bounds.get("ge"), max=bounds.get("le"), **_spelled(field))
         return inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
         )
@@ -180,6 +180,21 @@ def field_at(model: type[BaseModel], key: str) -> FieldInfo:
             raise TypeError(f"{group} of {key} is no group of settings")
         model = inner
     return model.model_fields[name]
+
+
+def _spelled(field: FieldInfo) -> dict[str, Any]:
+    """How typer reads a choice whose field accepts several spellings; of any other, nothing."""
+    before = next((one.func for one in field.metadata if isinstance(one, BeforeValidator)), None)
+    if before is None or get_origin(field.annotation) is not Literal:
+        return {}
+    names, canonical = get_args(field.annotation), cast(Callable[[Any], Any], before)
+
+    def read(typed: str) -> str:
+        if (name := canonical(typed)) not in names:
+            raise typer.BadParameter(f"{typed!r} is not one of {', '.join(map(repr, names))}.")
+        return str(name)
+
+    return {"parser": read, "metavar": f"<{'|'.join(names)}>", "autocompletion": lambda: names}
 
 
 def _parameter(option: Option) -> str:

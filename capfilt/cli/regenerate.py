@@ -106,7 +106,7 @@ def _calibration_files(
         raise ConfigError("--threshold and --target-precision: give one of them, the other would be ignored")
     if annotations is None or images is None:
         raise ConfigError(
-            "--target-precision and --calibrated measure the filter on human captions: give --calibration captions.json "
+            "--target-precision and --calibrated measure the filter on human captions: give --calibration FILE.json "
             "and --calibration-images FOLDER, of images that the filter was not trained on"
         )
     return annotations, images

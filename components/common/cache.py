@@ -1,5 +1,6 @@
 """Where what can be made again is kept on this machine: compiled ops, shards fetched from S3."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -29,9 +30,12 @@ def check_cache_folder() -> None:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            probe.write(bytes(4096))  # an empty file has room on a full disk, too
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StorageError(
-            f"the cache folder {folder} cannot be written ({error.strerror}): set XDG_CACHE_HOME to one that can be, "
+            f"the cache folder {folder} cannot be written ({'the disk is full' if full else error.strerror}): "
+            f"{'free space there, or ' if full else ''}set XDG_CACHE_HOME to one that can be, "
             "e.g. XDG_CACHE_HOME=/tmp/cache"
         ) from error

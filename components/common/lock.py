@@ -29,6 +29,7 @@ from typing import Any
 
 from components.common import patience
 from components.common.errors import CapfiltError, StorageError
+from components.common.lifetime import started
 from components.common.storage import ObjectInfo, Store, join_uri
 
 logger = logging.getLogger(__name__)
@@ -75,8 +76,11 @@ class Ticket:
         pid = _number(self.content.get("pid"))
         if pid == os.getpid():
             return self.token not in _own_tokens
-        start = _process_start(int(pid))
-        return start is None or abs(start - _number(self.content.get("process_start"))) > _START_TOLERANCE
+        if "started" in self.content:
+            start, known = started(int(pid)), self.content["started"]
+        else:  # a ticket of an earlier release, by the time of day
+            start, known = _process_start(int(pid)), self.content.get("process_start")
+        return start is None or abs(start - _number(known)) > _START_TOLERANCE
 
     def is_here(self) -> bool:
         """Whether its process is on this machine, where it is looked up instead of being judged by its silence."""
@@ -385,7 +389,8 @@ def _describe(purpose: str) -> dict[str, Any]:
         "host": socket.gethostname(),
         "place": _place(),
         "pid": os.getpid(),
-        "process_start": _process_start(os.getpid()),
+        "process_start": _process_start(os.getpid()),  # for earlier releases
+        "started": started(os.getpid()),
         "since": time.time(),
     }
 

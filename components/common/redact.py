@@ -8,8 +8,9 @@ record, is not rewritten: nothing secret gets there, because configs with creden
 import logging
 import os
 import re
-from collections.abc import Iterator
-from typing import Any
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
 from urllib.parse import quote, quote_plus, urlsplit
 
 HIDDEN = "***"
@@ -62,6 +63,35 @@ def find_credentials(text: str) -> str | None:
     if "://" in text and _SIGNED.search(text):
         return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY with the plain s3:// URI"
     return None
+
+
+class RedactedStream:
+    """A text stream that writes what it is given without secrets: what libraries print, traces of threads."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write it; the number of characters that were given."""
+        self._stream.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write them one by one."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def redact_output() -> None:
+    """For a process whose output nobody reads through us: redact what it logs and prints. Again: does nothing."""
+    install_redaction()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, RedactedStream):
+            setattr(sys, name, RedactedStream(stream))
 
 
 def install_redaction() -> None:

@@ -32,7 +32,7 @@ def surroundings() -> dict[str, Any]:
 def _processor() -> str:
     """The processor's name where Linux tells it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -36,7 +36,7 @@ def _from_system(clock: Path, note: Path) -> str:
         return "UTC"
     if name := _name_in(str(clock.resolve())):
         return name
-    noted = [note.read_text(errors="replace").strip()] if note.is_file() else []
+    noted = [note.read_text(encoding="utf-8", errors="replace").strip()] if note.is_file() else []
     name = _same_as(clock, [*noted, *sorted(zoneinfo.available_timezones())])
     if name is None:
         raise ConfigError(f"{clock} does not say which time zone it is, so a schedule cannot follow it; {_REMEDY}")

@@ -2,14 +2,15 @@
 
 import contextlib
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-Precision = Literal["fp32", "bf16"]
-AnyPrecision = Literal["auto", "fp32", "bf16"]
-_FIRST_WITH_BF16 = (8, 0)  # compute capability: Ampere
+from components.common.precision import AnyPrecision, Precision
+from components.inference.probe import fast_precision
+
+_NARROW: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -20,25 +21,16 @@ def pick_device(slot: int = 0) -> torch.device:
     return torch.device("cuda", slot % torch.cuda.device_count())
 
 
-def fast_precision() -> Precision:
-    """What `auto` is on this machine: bf16 where it is faster than fp32 (GPUs from Ampere on, CPUs with AMX)."""
-    if torch.cuda.is_available():
-        fast = torch.cuda.get_device_capability() >= _FIRST_WITH_BF16
-    else:
-        fast = bool(torch.cpu.get_capabilities().get("amx_bf16"))
-    return "bf16" if fast else "fp32"
-
-
 class Arithmetic:
-    """Device and precision, and the context in which a model is called: no gradients, bf16 where asked for.
+    """Device and precision, and the context in which a model is called: no gradients, autocast where it is asked for.
 
     Not re-entrant across threads: one thread calls the models.
 
     Args:
         device: where the models are.
-        precision: of what they calculate.
+        precision: of what they calculate. fp16 is for GPUs before Ampere, which have no bf16.
         fp32_weights: with bf16, keep the weights in fp32, and with them norms and sums: twice the memory, and what
-            training sees.
+            training sees. With fp16 they always are: sums of a deep network leave its range.
     """
 
     def __init__(self, device: torch.device, precision: AnyPrecision, *, fp32_weights: bool = False) -> None:
@@ -50,14 +42,14 @@ class Arithmetic:
     def place(self, model: M) -> M:
         """Put a model on the device, for inference."""
         narrow = self.precision == "bf16" and not self._fp32_weights
-        dtype = torch.bfloat16 if narrow else torch.float32
+        dtype = _NARROW[self.precision] if narrow else torch.float32
         return model.to(device=self.device, dtype=dtype).eval().requires_grad_(False)
 
     def __enter__(self) -> "Arithmetic":
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(torch.inference_mode())
-        if self.precision == "bf16":
-            self._stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
+        if self.precision in _NARROW:
+            self._stack.enter_context(torch.autocast(self.device.type, dtype=_NARROW[self.precision]))
         return self
 
     def __exit__(

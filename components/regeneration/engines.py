@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from components.common.errors import CapfiltError, ConfigError
+from components.common.precision import Precision
 from components.common.storage import Store
-from components.inference.arithmetic import Precision, fast_precision
+from components.inference.probe import fast_precision
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.local import OnImages, process_shards
 from components.regeneration.plan import Plan
@@ -67,8 +68,22 @@ def engine_precision(config: CapfiltConfig) -> Precision:
         return fast_precision()
     with _ray_session() as ray:
         resources = ray.cluster_resources()
+        if not resources.get("GPU"):
+            return _probed_there(ray)
     old = any(f"accelerator_type:{name}" in resources for name in _WITHOUT_BF16)
-    return "bf16" if resources.get("GPU") and not old else "fp32"
+    return "fp32" if old else "bf16"
+
+
+def _probed_there(ray: Any) -> Precision:
+    """What is fast on a node of a cluster without GPUs: tried there, where the actors will be."""
+    try:
+        found: Precision = ray.get(ray.remote(fast_precision).remote(), timeout=_ROOM_SECONDS)
+    except ray.exceptions.GetTimeoutError as error:
+        raise CapfiltError(
+            f"no node of the Ray cluster had a free CPU within {_ROOM_SECONDS:.0f} s to try which precision is the "
+            "faster one there; end other work on the cluster, add nodes, or set capfilt.precision to fp32 or bf16"
+        ) from error
+    return found
 
 
 def _alone(

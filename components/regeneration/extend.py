@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.common.errors import ConfigError, DataError
+from components.common.precision import Precision
 from components.common.storage import Store, join_uri, open_store
 from components.data.commits import READERS, commit_of, commit_shard, load_json
 from components.data.manifest import PLAN_KEY, Manifest, load_manifest, plan_differences
 from components.data.records import Parent, ShardRecord
-from components.inference.arithmetic import Precision
 from components.regeneration.plan import Plan, shard_as_planned
 from components.regeneration.reading import ShardSource
 

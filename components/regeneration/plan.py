@@ -9,6 +9,7 @@ from typing import Any
 
 from components.common.contracts import DatasetRef, ModelRef
 from components.common.errors import DataError
+from components.common.precision import Precision
 from components.common.seeding import digest_of
 from components.common.storage import join_uri, normalise_uri, open_store, sha256_file
 from components.data.commits import commit_of
@@ -17,7 +18,6 @@ from components.data.records import Parent, ShardEntry
 from components.data.shards import DUPLICATE_KEY, scan_shard
 from components.data.web.listing import check_listed, counted_samples, list_tars
 from components.data.web.repeats import KeysMet, own_keys, repeated_in
-from components.inference.arithmetic import Precision
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.reading import ShardSource, fetch_shard
 from components.regeneration.seeds import stream_of

@@ -35,7 +35,7 @@ from components.regeneration.extend import Base, adopt, check_extends, open_base
 from components.regeneration.guard import check_collapse
 from components.regeneration.lineup import settled_models
 from components.regeneration.plan import Plan, web_input
-from components.regeneration.precision import settled, settled_alone
+from components.regeneration.precision import settled_alone, settled_in_store
 from components.regeneration.reading import ShardSource
 from components.regeneration.repeats import tell_repeats
 from components.regeneration.shard import Finished, stats_of
@@ -101,7 +101,7 @@ def run_capfilt(
         config = config.model_copy(update={"precision": base.precision})
     config, more = settled_models(captioner, filter, scorers or {}, config)
     plan = Plan(web_input(web, config.limit), captioner, filter, config, **more)
-    plan = replace(plan, config=settled(config, store)) if out is None else settled_alone(plan, out)
+    plan = replace(plan, config=settled_in_store(config, store)) if out is None else settled_alone(plan, out)
     logger.info("%s: arithmetic in %s", name, plan.config.precision)
     target = out if out is not None else dataset_store(store, name, plan.fingerprint)
     _refuse_inside(plan.web.uri, target.uri)

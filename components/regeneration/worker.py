@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from components.common.redact import redact_output
 from components.common.scratch import ScratchFolder
 from components.common.storage import Store, open_store
 from components.data.manifest import plan_dataset
@@ -66,6 +67,7 @@ class ShardWorker:
     """Loads the models once, then works on shard after shard; several threads may call `work`."""
 
     def __init__(self, assignment: Assignment, slot: int = 0) -> None:
+        redact_output()
         self._folder = ScratchFolder("worker", assignment.work_dir)
         self._path = self._folder.path
         self._store: Store = open_store(assignment.store_uri)

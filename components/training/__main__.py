@@ -13,8 +13,10 @@ def main() -> int:
     what.add_argument("--join", metavar="STORE", help="take part in the trainings announced there, as `capfilt join`")
     options = parser.parse_args()
     if options.join is not None:
+        from components.common.redact import redact_output
         from components.training.joining import join
 
+        redact_output()
         join(options.join)
         return 0
     from components.training.spec import TrainSpec

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from components.common.identity import harmless
+from components.common.precision import TrainPrecision
 from components.data.config import LoaderConfig
 
 TrainedRole = Literal["pretrain", "captioner", "filter"]
@@ -183,8 +184,10 @@ class TrainConfig(LoaderConfig):
     epochs: float | None = Field(default=None, gt=0, description="passes over the data mixture")
     accumulation: int = Field(default=1, ge=1, description="micro-batches per optimizer step")
     optim: OptimConfig = Field(default_factory=OptimConfig)
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="bf16: autocast, while parameters, optimizer and momentum stay fp32"
+    precision: TrainPrecision = Field(
+        default="fp32",
+        description="bf16: autocast, while parameters, optimizer and momentum stay fp32; auto: bf16 where a probe "
+        "finds it 1.3 times faster than fp32, tried once per store and kept in its precision-training.json",
     )
     checkpointed_layers: bool | int | None = Field(
         default=None,

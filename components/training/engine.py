@@ -150,6 +150,8 @@ def deepspeed_config(config: TrainConfig, accumulation: int) -> dict[str, Any]:
         "steps_per_print": 1 << 30,
         "wall_clock_breakdown": False,
     }
+    if config.precision == "auto":
+        raise ConfigError("a training's precision is settled before its processes start: give fp32 or bf16 here")
     if config.precision == "bf16":
         ours["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     return _merged(ours, config.deepspeed.extra)

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 from components.common.cache import cache_folder
 from components.common.environment import without_launcher
 from components.common.errors import CapfiltError
+from components.common.redact import redact
 from components.training.config import LaunchConfig
 from components.training.exchange import EXCHANGE_ENV
 from components.training.nodes import Membership, Placement, placement
@@ -104,6 +105,8 @@ def run_group(
 class _Output:
     """Lines of a group, read and logged by a thread: one that saves while nobody listens must not wait for a full pipe.
 
+    What anybody in the group prints is redacted here: torchrun, libraries, the trace of an error.
+
     Raises (while iterating): OSError, the log cannot be written.
     """
 
@@ -134,9 +137,11 @@ class _Output:
     def _read(self, child: "subprocess.Popen[str]", log: TextIO) -> None:
         assert child.stdout is not None
         with child.stdout:
-            for line in child.stdout:
+            for said in child.stdout:
+                point = received(said) is not None
+                line = said if point else redact(said)
                 try:
-                    if received(line) is None:
+                    if not point:
                         log.write(line)
                         log.flush()
                 except (OSError, ValueError) as error:  # full, or closed since the group is given up

@@ -6,7 +6,9 @@ from typing import Any
 
 from components.common.contracts import TrainResult
 from components.common.progress import Progress
+from components.common.storage import open_store
 from components.common.tracking import UNTRACKED, Tracker
+from components.inference.settling import settled
 from components.training.engine import check_compiler
 from components.training.gathering import gathered
 from components.training.group import SPEC_FILE, OnLine, run_group
@@ -30,6 +32,7 @@ def launch_training(
     Raises:
         CapfiltError: the error that ended the training, as the class it was (DivergedError, PreemptedError, …).
     """
+    spec = _settled(spec)
     check_compiler(spec.config)
     work_dir.mkdir(parents=True, exist_ok=True)
     path = work_dir / SPEC_FILE
@@ -49,6 +52,14 @@ def launch_training(
     finally:
         watcher.close()
     return TrainResult.model_validate(outcome.result)
+
+
+def _settled(spec: TrainSpec) -> TrainSpec:
+    """The training in the arithmetic of its store: every process, and every later start, must have the same."""
+    if spec.config.precision != "auto":
+        return spec
+    config = settled(spec.config, open_store(spec.store), "training")
+    return spec.model_copy(update={"config": config})
 
 
 def _to_log(line: str) -> None:

@@ -80,7 +80,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
         ConfigError: not a hostfile.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise ConfigError(f"launch.hostfile {path} cannot be read: {error.strerror}; mend the path") from error
     hosts: dict[str, int] = {}

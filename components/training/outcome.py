@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from components.common import errors
 from components.common.errors import CapfiltError, PreemptedError
+from components.common.redact import redact
 
 _FINISHED = "outcome.json"
 _FAILURES = "failure-*.json"
@@ -60,7 +61,7 @@ def write_failure(work_dir: Path, error: BaseException) -> None:
         message = f"{type(error).__name__}: {message or 'no message'}{_place(error)}; see training.log in {work_dir}"
     retryable = getattr(error, "retryable", False)
     kind = type(error).__name__ if isinstance(error, CapfiltError) else ""
-    outcome = Outcome(status=status, kind=kind, message=message, retryable=retryable)
+    outcome = Outcome(status=status, kind=kind, message=redact(message), retryable=retryable)
     _write(work_dir / f"failure-{os.environ.get('RANK', '0')}.json", outcome)
 
 

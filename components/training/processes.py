@@ -17,6 +17,7 @@ from components.training.stopping import is_alive, launcher_mark
 logger = logging.getLogger(__name__)
 
 _TELL_SECONDS = 5.0
+_EMPTY_SECONDS = 10.0  # for a group of which no process trains: there is nothing to save
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def end_family(family: Family, grace: float) -> None:
     them by a limit of its own.
     """
     everybody = [*family.workers, *family.others]
+    if not family.workers:
+        grace = min(grace, _EMPTY_SECONDS)
     for process in family.workers or family.others:
         with contextlib.suppress(psutil.Error):
             process.terminate()
@@ -106,13 +109,15 @@ def _await_end(processes: Sequence[psutil.Process], grace: float, *, saving: int
     end = time.monotonic() + grace
     _, alive = psutil.wait_procs(list(processes), timeout=min(_TELL_SECONDS, grace))
     while alive and (left := end - time.monotonic()) > 0:
-        logger.warning(
-            "saving and stopping %d training processes, %.0f s left (launch.grace_seconds); Ctrl-C stops them at once",
-            saving,
-            left,
-        )
+        if saving:
+            logger.warning(
+                "saving and stopping %d training processes, %.0f s left (launch.grace_seconds); Ctrl-C stops them at "
+                "once",
+                saving,
+                left,
+            )
         _, alive = psutil.wait_procs(alive, timeout=min(_TELL_SECONDS, left))
-    if alive:
+    if alive and saving:
         logger.warning(
             "%d processes did not stop within %.0f s and are killed; what was trained since the last checkpoint is "
             "lost. If saving takes longer, raise launch.grace_seconds",

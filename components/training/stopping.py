@@ -7,8 +7,7 @@ import threading
 import time
 from types import FrameType
 
-import psutil
-
+from components.common.lifetime import started
 from components.training.config import LaunchConfig
 
 logger = logging.getLogger(__name__)
@@ -62,18 +61,15 @@ class StopSignal:
 
 
 def launcher_mark() -> str:
-    """What identifies this process to the ones it starts: `pid:creation time`, safe against reused pids."""
-    return f"{os.getpid()}:{psutil.Process().create_time()}"
+    """What identifies this process to the ones it starts: `pid:start`, safe against reused pids."""
+    return f"{os.getpid()}:{started(os.getpid())}"
 
 
 def is_alive(mark: str) -> bool:
     """Whether the process of a mark still runs."""
-    pid, created = mark.split(":")
-    try:
-        process = psutil.Process(int(pid))
-        return abs(process.create_time() - float(created)) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+    pid, start = mark.split(":")
+    found = started(int(pid))
+    return found is not None and abs(found - float(start)) < 1.0
 
 
 def leave_with_parents(stop: StopSignal | None = None) -> None:

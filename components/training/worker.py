@@ -16,6 +16,7 @@ import torch
 from components.common import distributed
 from components.common.contracts import ModelRole, TrainResult
 from components.common.errors import ConfigError, PreemptedError
+from components.common.redact import install_redaction
 from components.common.seeding import key_seed, seed_everything
 from components.common.storage import join_uri, open_store, sha256_file
 from components.data.loader import LoaderState, PairLoader
@@ -63,6 +64,7 @@ class Subject:
 
 def main(spec: TrainSpec, work_dir: Path) -> int:
     """Run one process of the group. Returns its exit code; the outcome is left in `work_dir`."""
+    install_redaction()
     stop = StopSignal()
     leave_with_parents(stop)
     leave_mark(work_dir)

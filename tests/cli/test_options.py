@@ -71,6 +71,17 @@ def test_values_reach_their_fields() -> None:
     assert (config.precision, config.threshold, config.limit) == ("bf16", 0.25, 7)
 
 
+@pytest.mark.parametrize(("typed", "name"), [("bfloat16", "bf16"), ("float32", "fp32"), ("auto", "auto"), ("", "auto")])
+def test_precisions_may_be_typed_as_torch_calls_them(typed: str, name: str) -> None:
+    read: list[Given[CapfiltConfig]] = []
+    one = typer.Typer()
+    one.command()(regenerate.SETTINGS(lambda given: read.append(given)))
+    assert CliRunner().invoke(one, ["--dtype", typed] if typed else []).exit_code == 0
+    assert read[0].config().precision == name
+    refused = CliRunner().invoke(one, ["--dtype", "fp8"], env={"COLUMNS": "150"})
+    assert refused.exit_code == 2 and "'fp8' is not one of 'auto', 'fp32', 'bf16', 'fp16'" in refused.output
+
+
 def test_choices_are_shown_and_every_field_is_described() -> None:
     text = CliRunner().invoke(app, ["regenerate", "--help"], env={"COLUMNS": "250"}).output
     for key in ("policy", "decoding.method", "precision", "engine", "position_zero"):
@@ -83,6 +94,9 @@ def test_choices_are_shown_and_every_field_is_described() -> None:
 def test_shells_complete_choices() -> None:
     typed = {"_CAPFILT_COMPLETE": "complete_bash", "COMP_WORDS": "capfilt caption --decoding ", "COMP_CWORD": "3"}
     assert CliRunner().invoke(app, [], env=typed, prog_name="capfilt").output.split() == ["greedy", "beam", "nucleus"]
+    typed["COMP_WORDS"] = "capfilt caption --dtype "
+    shown = CliRunner().invoke(app, [], env=typed, prog_name="capfilt").output.split()
+    assert shown == ["auto", "fp32", "bf16", "fp16"]
 
 
 def test_faults_name_options_as_they_are_typed() -> None:

@@ -18,13 +18,14 @@ from components.common.errors import CapfiltError, ConfigError
 from components.common.programs import program
 from components.common.storage import Store, open_store
 from components.common.tracking import Tracker
+from components.inference import probe
 from components.model.checkpoints.weights import load_base, load_captioner, load_filter, load_teacher
 from components.model.config import BlipConfig, TextConfig, VisionConfig
 from components.training import launch
 from components.training.config import TrainConfig
 from components.training.finetune import run_finetuning
 from components.training.gathering import LostMachineError
-from components.training.group import run_group
+from components.training.group import SPEC_FILE, run_group
 from components.training.joining import end_joined
 from components.training.outcome import Outcome
 from components.training.pretrain import run_pretraining
@@ -140,6 +141,24 @@ def test_accumulated_steps_with_dropout_and_augmentation_go_on_bit_for_bit(
     run_pretraining([(human, 1)], TINY, settings, tokenizer=tokenizer, store=store, work_dir=tmp_path)
     assert len(before) == 5 and losses(tmp_path)[:5] == before
     assert "step-00000003" in going_on(tmp_path), "steps 4 and 5 were done again"
+
+
+def test_auto_goes_on_as_it_began(
+    tmp_path: Path, human: DatasetRef, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun where bf16 is faster, killed, gone on with where it is not: fp32 would have been another training."""
+    store = open_store(str(tmp_path / "models"))
+    settings = config(1, steps=4, precision="auto", checkpoint={"every_steps": 2}, deepspeed={"zero_stage": 0})
+    arguments = {"tokenizer": tokenizer, "store": store, "work_dir": tmp_path / "work"}
+    monkeypatch.setattr(probe, "_may_have_bf16", lambda: True)
+    monkeypatch.setattr(probe, "probe", lambda: probe.Probe("cpu", 512, 2.0, 1.0))
+    with killed_in_step(4):
+        run_pretraining([(human, 1)], TINY, settings, **arguments)
+    monkeypatch.setattr(probe, "probe", lambda: probe.Probe("cpu", 512, 1.0, 2.0))
+    run_pretraining([(human, 1)], TINY, settings, **arguments)
+    assert "step-00000002" in going_on(tmp_path / "work")
+    spec = json.loads((tmp_path / "work" / SPEC_FILE).read_text())
+    assert spec["config"]["precision"] == "bf16"
 
 
 def test_settings_changed_under_a_checkpoint_are_refused(

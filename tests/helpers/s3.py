@@ -65,11 +65,11 @@ def serve_s3(folder: Path, port: int = 0) -> Iterator[S3Server]:
 
 
 def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(200):
+    for _ in range(2400):
         if process.poll() is not None:
             raise RuntimeError(f"rclone ended with {process.returncode}")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise RuntimeError("rclone does not answer within 10 s")
+    raise RuntimeError("rclone does not answer within two minutes")

@@ -41,6 +41,15 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float, story: Cal
     return pytest.fail(f"no {what} within {seconds:.0f} s; {story()[-4000:]}")
 
 
+def table(document: Any) -> list[Any]:
+    """What was measured in each round, and on which models; how fast a training was is another matter."""
+    return [
+        {name: value for name, value in one["metrics"].items() if name.startswith(("eval/", "calibration/"))}
+        | {role: one[role]["digest"] for role in ("base", "captioner", "filter")}
+        for one in document["rounds"]
+    ]
+
+
 class Api:
     """Prefect's API at an address."""
 

@@ -21,6 +21,7 @@ from components.regeneration.models import open_filter
 from components.regeneration.purity import GRID, PurityCurve
 from components.regeneration.run import run_capfilt
 from components.regeneration.weighing import ScoredImage
+from tests.helpers.doubled import SIXTH_DIGIT, Doubled
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import encoded, photo
 
@@ -62,8 +63,8 @@ def settings(target: float | None = None, **changes: object) -> CapfiltConfig:
     return CapfiltConfig(batch_size=4, precision="fp32", target_precision=target, calibration=calibration)
 
 
-def loaded(filter: ModelRef) -> Filter:
-    return open_filter(Path(filter.uri), settings(), Arithmetic(torch.device("cpu"), "fp32"))
+def loaded(filter: ModelRef, arithmetic: type[Arithmetic] = Arithmetic) -> Filter:
+    return open_filter(Path(filter.uri), settings(), arithmetic(torch.device("cpu"), "fp32"))
 
 
 def by_hand(filter_: Filter, images: list[EvalImage], count: int) -> tuple[list[float], list[float]]:
@@ -91,13 +92,12 @@ def flat(images: list[ScoredImage]) -> tuple[list[float], list[float]]:
 def test_right_texts_are_their_own_and_wrong_ones_the_nearest_of_others(filter: ModelRef, val: DatasetRef) -> None:
     images = load_eval_set(val)
     seen: list[int] = []
-    found_right, found_wrong = flat(score_pairs(loaded(filter), images, settings(), seen.append))
-    right, wrong = by_hand(loaded(filter), images, 3)
+    found_right, found_wrong = flat(score_pairs(loaded(filter, Doubled), images, settings(), seen.append))
+    right, wrong = by_hand(loaded(filter, Doubled), images, 3)
     assert sum(seen) == 2 * len(images)
     assert (len(right), len(wrong)) == (11, 18)  # "the big tree" is one text
-    # fp32: sums in another order, by processor; scores differ by 1e-2
-    np.testing.assert_allclose(sorted(found_right), right, atol=2e-5)
-    np.testing.assert_allclose(sorted(found_wrong), wrong, atol=2e-5)
+    np.testing.assert_allclose(sorted(found_right), right, rtol=0, atol=SIXTH_DIGIT)
+    np.testing.assert_allclose(sorted(found_wrong), wrong, rtol=0, atol=SIXTH_DIGIT)
 
 
 def test_as_many_wrong_texts_as_there_are(filter: ModelRef, val: DatasetRef) -> None:

@@ -1,58 +1,27 @@
 """A real MLflow server that hangs (SIGSTOP): nobody waits for it, and nothing that was said to it is lost."""
 
 import logging
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from components.common import sending
 from components.common.tracking import MlflowTracker, open_tracker
-from flows.server import free_port, wait_until_up
-
-
-class Server:
-    """MLflow with its workers, that can be stopped and woken."""
-
-    def __init__(self, folder: Path) -> None:
-        port = free_port()
-        self.uri = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-        self._process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
-            cwd=folder,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        wait_until_up(self._process, f"{self.uri}/health", "MLflow's server")
-
-    def hang(self) -> None:
-        os.killpg(self._process.pid, signal.SIGSTOP)
-
-    def wake(self) -> None:
-        os.killpg(self._process.pid, signal.SIGCONT)
-
-    def close(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+from tests.helpers.mlflow_server import MlflowServer
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
     yield server
     server.close()
 
 
 @pytest.fixture
-def run(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[MlflowTracker]:
+def run(
+    server: MlflowServer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[MlflowTracker]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     tracker = _open(server, request.node.name)
@@ -61,7 +30,7 @@ def run(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     tracker.farewell()
 
 
-def _open(server: Server, name: str) -> MlflowTracker:
+def _open(server: MlflowServer, name: str) -> MlflowTracker:
     tracker = open_tracker(server.uri, "hung", name, resume={"bootstrap.id": name})
     assert isinstance(tracker, MlflowTracker)
     return tracker
@@ -71,10 +40,27 @@ def _status(run: MlflowTracker) -> str:
     return str(run._client.get_run(run.run_id).info.status)
 
 
+def test_a_run_that_ends_prints_neither_its_address_nor_the_login_in_it(
+    server: MlflowServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    login = server.uri.replace("http://", "http://me:canary@")
+    tracker = open_tracker(login, "login", "printed", resume={"bootstrap.id": "printed"})
+    stage = tracker.child("round-0/pretrain")
+    stage.end()
+    tracker.end()
+    tracker.farewell(60)
+    assert isinstance(stage, MlflowTracker)
+    assert _status(stage) == "FINISHED"
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "canary" not in err
+
+
 def test_points_wait_and_training_goes_on(
-    run: MlflowTracker, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    run: MlflowTracker, server: MlflowServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("components.common.tracking.run.FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(sending, "PATIENCE", 200.0)
     training = run.child("round-0/pretrain")
     training.log_metrics({"train/loss": 9.0}, 0)
     server.hang()
@@ -84,7 +70,7 @@ def test_points_wait_and_training_goes_on(
         time.sleep(0.01)
     training.log_tags({"said": "while it hung"})
     training.end()
-    assert time.monotonic() - began < 8  # 3 of them asleep; a single answer would take 10 to fail
+    assert time.monotonic() - began < 60  # 3 of them asleep; whoever waited for a single answer would wait for 200
     server.wake()
     run.end()
     run.farewell(60)
@@ -95,10 +81,11 @@ def test_points_wait_and_training_goes_on(
 
 
 def test_a_stage_that_starts_while_it_hangs_is_made_up_for(
-    run: MlflowTracker, server: Server, monkeypatch: pytest.MonkeyPatch
+    run: MlflowTracker, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "PATIENCE", 1.0)
     server.hang()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
     began = time.monotonic()
     stages = []
     for name in ("round-0/captioner", "round-0/filter", "round-0/evaluate"):
@@ -107,7 +94,7 @@ def test_a_stage_that_starts_while_it_hangs_is_made_up_for(
         stage.end()
         stages.append(stage)
     assert run.known_point("eval/caption/cider", 0) is None
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 60  # one answer would take twice as long to fail, and there are ten
     server.wake()
     run.farewell(60)
     for stage in stages:
@@ -117,17 +104,15 @@ def test_a_stage_that_starts_while_it_hangs_is_made_up_for(
 
 
 def test_the_farewell_is_bounded_and_the_next_run_closes_what_stayed_open(
-    run: MlflowTracker, server: Server, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+    run: MlflowTracker, server: MlflowServer, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     stage = run.child("round-0/pretrain")
     assert isinstance(stage, MlflowTracker)
     server.hang()
     stage.end()
     run.end("KILLED")
-    began = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        run.farewell(1.0)
-    assert time.monotonic() - began < 5
+        run.farewell(1.0)  # it returns although nobody wakes the server meanwhile
     assert "did not answer within 1 s" in caplog.text
     server.wake()
     again = _open(server, request.node.name)

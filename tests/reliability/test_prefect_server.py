@@ -99,5 +99,5 @@ def test_events_for_a_server_that_is_gone_do_not_keep_a_process(tmp_path: Path) 
         assert process.stdout is not None
         assert process.stdout.readline() == "leaving\n"
         start = time.monotonic()
-        assert process.wait(120) == 0
-        assert time.monotonic() - start < 30  # each of the sixty would be tried for ten seconds
+        assert process.wait(300) == 0
+        assert time.monotonic() - start < 100  # each of the sixty would be tried for ten seconds

@@ -28,7 +28,7 @@ def family(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
-def all_gone(processes: list[psutil.Process], seconds: float = 10.0) -> bool:
+def all_gone(processes: list[psutil.Process], seconds: float = 30.0) -> bool:
     gone, alive = psutil.wait_procs(processes, timeout=seconds)
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
@@ -58,7 +58,7 @@ def test_an_exception_ends_the_whole_tree_even_deaf_workers(
     with pytest.raises(KeyboardInterrupt):
         run_sleepers(tmp_path, "--deaf", on_line=cancel)
     assert len(seen) >= 3
-    assert all_gone(seen, 2.0)
+    assert all_gone(seen)
     assert not (tmp_path / "torchrun").exists()
     assert not list(temporary.glob("torchelastic_*")), "torchrun's folder of logs"
 
@@ -105,7 +105,7 @@ def test_workers_that_outlived_a_killed_launcher_are_ended_at_the_next_start(tmp
         child.kill()
     with pytest.raises(CapfiltError, match="ended with code"):
         run_group("json.tool", ["/nonexistent"], TWO, work_dir=tmp_path)
-    assert all_gone(tree, 2.0)
+    assert all_gone(tree)
 
 
 def test_kill_9_of_torchrun_ends_the_workers(tmp_path: Path, bystanders: set[psutil.Process]) -> None:
@@ -117,11 +117,9 @@ def test_kill_9_of_torchrun_ends_the_workers(tmp_path: Path, bystanders: set[psu
             torchrun.kill()
 
     seen: list[psutil.Process] = []
-    start = time.monotonic()
     with pytest.raises(CapfiltError, match="code -9"):
         run_sleepers(tmp_path, on_line=kill_torchrun)
-    assert all_gone(seen, 2.0)
-    assert time.monotonic() - start < 30
+    assert all_gone(seen)  # the sleepers sleep for two minutes
 
 
 def test_sigterm_saves_and_the_next_start_goes_on_from_there(tmp_path: Path) -> None:
@@ -203,5 +201,5 @@ def test_a_checkpoint_is_finished_though_the_launcher_is_killed(tmp_path: Path) 
         child.send_signal(signal.SIGTERM)
         time.sleep(1.5)
         child.kill()
-        assert all_gone(workers, 40.0)
+        assert all_gone(workers, 100.0)
     assert list((tmp_path / "checkpoints").glob("step-*"))

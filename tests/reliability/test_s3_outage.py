@@ -105,7 +105,7 @@ def test_time_is_up_in_the_end_and_the_first_fault_is_told(tmp_path: Path, monke
     start = time.monotonic()
     with pytest.raises(StorageError, match=r"cannot read s3://.*no answer") as error:
         store.read("a")
-    assert 2 <= time.monotonic() - start < 20
+    assert 2 <= time.monotonic() - start < 200  # and not the 300 of whoever sets nothing
     assert error.value.retryable
     monkeypatch.setenv("CAPFILT_S3_PATIENCE", "0")
     assert not lock.__exit__(type(error.value), error.value, None), "letting go hid what went wrong"
@@ -117,7 +117,7 @@ def test_an_address_that_never_answered_is_not_waited_for(monkeypatch: pytest.Mo
     start = time.monotonic()
     with pytest.raises(StorageError, match="no answer from the S3 server at http://127.0.0.1:9"):
         open_store(f"s3://{BUCKET}/x").read("a")
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 200  # and not the 300 for a server that was there
 
 
 def test_a_process_that_starts_during_an_outage_knows_that_the_server_was_there(

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.helpers.served import Api, clean_environment, cli, prefect_server, serve, wait_for
+from tests.helpers.served import Api, clean_environment, cli, prefect_server, serve, table, wait_for
 from tests.helpers.tiny import options
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
@@ -55,15 +55,6 @@ class World:
         document = self.run()
         assert table(document) == self.table
         assert all(stage["cached"] for stage in document["stages"])
-
-
-def table(document: Any) -> list[Any]:
-    """What was measured in each round, and on which models; how fast a training was is another matter."""
-    return [
-        {name: value for name, value in one["metrics"].items() if name.startswith(("eval/", "calibration/"))}
-        | {role: one[role]["digest"] for role in ("base", "captioner", "filter")}
-        for one in document["rounds"]
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Every setting decides its results or says why not; the digests that results are found by know no others."""
 
+import json
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from components.common.tracking import Tracker
 from components.config import BootstrapConfig, load_config
 from components.data.sampleworld.config import SampleWorldConfig
 from components.evaluation.config import MEASUREMENT
+from components.inference.settling import PRECISION_KEYS
 from components.regeneration.config import CALIBRATION, OUTPUT, CapfiltConfig
 from components.regeneration.plan import Plan, WebInput
 from components.training.config import CHECKPOINT, TrainConfig
@@ -218,6 +220,22 @@ CHANGES = {
     "evaluation.retrieval.top_k=17": "evaluate evaluate-base bootstrap",
     "evaluation.limit=7": "evaluate evaluate-base bootstrap",
 }
+
+
+def test_what_is_found_out_by_a_probe_is_found_done_on_other_machines(
+    digests: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    """`auto` in a store where it was bf16 is bf16, whatever is fast here."""
+    store = open_store(str(tmp_path / "store"))
+    for work, key in PRECISION_KEYS.items():
+        store.write(key, json.dumps({work: "bf16"}).encode())
+    places = [*(f"{role}.precision" for role in ROLES), "evaluation.precision", "capfilt.precision"]
+    begun, went_on = (digests(*(f"{place}={name}" for place in places)) for name in ("bf16", "auto"))
+    stages = begun.keys() - {"plan", "checkpoint", "bootstrap"}
+    assert len(stages) == 6
+    assert {name: went_on[name] for name in stages} == {name: begun[name] for name in stages}
+    fp32 = digests()
+    assert all(fp32[name] != begun[name] for name in stages)
 
 
 def test_digests_change_with_what_decides_and_with_nothing_else(digests: Callable[..., dict[str, str]]) -> None:

@@ -91,7 +91,7 @@ def _is_done(marker: Path, config: SampleWorldConfig) -> bool:
     if not marker.exists():
         return False
     try:
-        record = json.loads(marker.read_text())
+        record = json.loads(marker.read_text(encoding="utf-8"))
         if record["digest"] == _digest(config):
             return True
         was: dict[str, Any] = record["config"]

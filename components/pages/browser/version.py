@@ -4,9 +4,9 @@ Shapes: C candidates in the order of the tables, M images; an image's candidates
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from components.data.manifest import load_manifest
 from components.data.parallel import ordered_map
 from components.data.pictures import pictures_of
 from components.data.records import ShardEntry
+from components.data.scores import ITM
 from components.data.search import Floats, VectorIndex, open_index
 from components.regeneration.whatif import WhatIf
 
@@ -102,12 +103,19 @@ class Version:
     def threshold(self) -> float | None:
         """The match probability from which texts were kept; None where something else decided."""
         config = self.manifest.config
-        return float(config["threshold"]) if "threshold" in config and config.get("coin") is None else None
+        return float(config["threshold"]) if "threshold" in config and self._by_match(config) else None
+
+    @staticmethod
+    def _by_match(config: Mapping[str, Any]) -> bool:
+        """Whether BLIP's match probability decides as it stands: no coin, rule, other score or regression."""
+        others = (config.get(name) for name in ("coin", "keep", "weigh", "weights"))
+        return all(one is None for one in others) and config.get("score") in (None, ITM)
 
     @property
     def can_be_cut(self) -> bool:
         """Whether `recut` takes it."""
-        return self.manifest.kind in ("capfilt", "recut") and MAIN_SCORE in self.scores
+        config = dict(self.manifest.config) | {"coin": None}  # a coin is not inherited
+        return self.manifest.kind in ("capfilt", "recut") and MAIN_SCORE in self.scores and self._by_match(config)
 
     def rows_of(self, image: int) -> range:
         """The candidates of an image."""

@@ -130,12 +130,12 @@ def test_no_clock_but_the_stores_counts(store: Store, monkeypatch: pytest.Monkey
 def test_a_silent_holder_elsewhere_is_replaced_and_stops(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with exclusive(store, KEY, "asleep", stale_seconds=1.0) as first:
+    with exclusive(store, KEY, "asleep") as first:
         first.check()
         here = lock._place()
         elsewhere(monkeypatch)
-        time.sleep(2.5)  # S3 dates by whole seconds
-        with exclusive(store, KEY, "next", stale_seconds=1.0) as second:
+        time.sleep(4.5)  # S3 dates by whole seconds
+        with exclusive(store, KEY, "next", stale_seconds=3.0) as second:
             assert "taking over from asleep" in caplog.text
             second.check()
             assert first.held
@@ -151,10 +151,10 @@ def test_a_silent_holder_elsewhere_is_replaced_and_stops(
 
 def test_a_late_heartbeat_does_not_bring_a_lost_lock_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The holder stood still between looking and writing: its ticket is there again, its revocation too."""
-    with exclusive(store, KEY, "asleep", stale_seconds=1.0) as first:
+    with exclusive(store, KEY, "asleep") as first:
         elsewhere(monkeypatch)
-        time.sleep(2.5)
-        with exclusive(store, KEY, "next", stale_seconds=1.0) as second:
+        time.sleep(4.5)
+        with exclusive(store, KEY, "next", stale_seconds=3.0) as second:
             first._write("holding")
             second.check()
             with pytest.raises(LockLostError):
@@ -197,10 +197,10 @@ def test_a_ticket_that_cannot_be_read_stands_in_the_way_until_it_is_old(tmp_path
 
 def test_heartbeat_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.05)
-    with exclusive(store, KEY, "alive", stale_seconds=1.0):
+    with exclusive(store, KEY, "alive", stale_seconds=4.0):
         elsewhere(monkeypatch)
-        time.sleep(2.5)
-        with pytest.raises(BusyError, match="alive works here"), exclusive(store, KEY, "next", stale_seconds=1.0):
+        time.sleep(5.5)
+        with pytest.raises(BusyError, match="alive works here"), exclusive(store, KEY, "next", stale_seconds=4.0):
             pytest.fail("two at once")
 
 

@@ -75,12 +75,10 @@ def test_a_refusal_is_told_and_the_next_job_done(caplog: pytest.LogCaptureFixtur
 def test_a_hang_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "PATIENCE", 0.2)
     line, free = sender(), threading.Event()
-    line.tell("hang", lambda: free.wait(30))
-    began = time.monotonic()
+    line.tell("hang", free.wait)  # for ever, if it were waited for
     assert line.ask("ask", lambda: 1) is None
     assert line.ask("ask", lambda: 1) is None
     assert line.drain(0.2) == 1
-    assert time.monotonic() - began < 5
     free.set()
     assert line.drain(10) == 0
     assert line.ask("ask", lambda: 1) == 1
@@ -88,21 +86,21 @@ def test_a_hang_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_long_queue_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each job is quick; together they take longer than anybody has patience for one."""
-    monkeypatch.setattr(sending, "PATIENCE", 1.5)
+    monkeypatch.setattr(sending, "PATIENCE", 3.0)
     line = sender()
-    for _ in range(40):
+    for _ in range(80):
         line.tell("work", lambda: time.sleep(0.05))
     assert line.ask("ask", lambda: 1) == 1
-    for _ in range(40):
+    for _ in range(80):
         line.tell("work", lambda: time.sleep(0.05))
-    assert line.drain(1.0) == 0
+    assert line.drain(3.0) == 0
 
 
 def test_of_too_much_the_oldest_is_left_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(sending, "MOST_JOBS", 3)
-    line, free, done = sender(), threading.Event(), list[int]()
-    line.tell("hang", lambda: free.wait(30))
-    time.sleep(0.2)
+    line, begun, free, done = sender(), threading.Event(), threading.Event(), list[int]()
+    line.tell("hang", lambda: (begun.set(), free.wait()))
+    assert begun.wait(60)
     for number in range(5):
         line.tell(f"count {number}", lambda number=number: done.append(number))  # type: ignore[misc]
     free.set()
