@@ -7,6 +7,6 @@ for sample in capfilt.open_dataset(result.dataset.uri, shuffle=1000):
     ...
 """
 
-from capfilt.api import caption, open_dataset, recut, regenerate, score
+from capfilt.api import ask, caption, open_dataset, recut, regenerate, score
 
-__all__ = ["caption", "open_dataset", "recut", "regenerate", "score"]
+__all__ = ["ask", "caption", "open_dataset", "recut", "regenerate", "score"]

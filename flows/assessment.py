@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from components.common.contracts import (
+    Answering,
     Calibration,
     CapfiltResult,
     DatasetRef,
@@ -87,9 +88,12 @@ def sum_up(
     report: EvalReport,
     calibration: Calibration,
     drift: Drift | None,
+    answering: Answering | None = None,
 ) -> RoundResult:
     """A round's models, data and figures, each training's under its role, and where its curves lie."""
     trainings = {"pretrain": base, "captioner": captioner, "filter": filter}
+    if answering is not None:
+        trainings["vqa"] = answering.training
     figures = {
         name.replace("train/", f"{role}/", 1): value
         for role, training in trainings.items()
@@ -101,8 +105,14 @@ def sum_up(
         base=base.model,
         captioner=captioner.model,
         filter=filter.model,
-        metrics=web.metrics | figures | report.metrics | calibration.metrics,
+        vqa=answering.training.model if answering else None,
+        metrics=web.metrics
+        | figures
+        | report.metrics
+        | calibration.metrics
+        | (answering.report.metrics if answering else {}),
         details_uri=report.uri,
+        answers_uri=answering.report.uri if answering else None,
         histories={role: one.history_uri for role, one in trainings.items() if one.history_uri is not None},
         calibration=calibration,
         drift=drift,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from capfilt.cli import datasets, store
+from capfilt.cli.ask import ask
 from capfilt.cli.console import Output, command
 from capfilt.cli.images import caption, match
 from capfilt.cli.measures import metrics, retrieval
@@ -143,7 +144,7 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
     print_result(BootstrapResult.model_validate(document), pages)
 
 
-for work in (regenerate, caption, match, metrics, retrieval, report):
+for work in (regenerate, caption, match, ask, metrics, retrieval, report):
     app.command()(work)
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(store.app, name="store")

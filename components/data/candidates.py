@@ -15,7 +15,7 @@ from components.data.records import FileRecord
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Source = Literal["web", "synthetic", "human"]
+Source = Literal["web", "synthetic", "human", "question"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """A dataset's shard opened for reading: its kept pairs, and the bytes of its images."""
 
+import json
 import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from components.common.contracts import DatasetRef
 from components.common.errors import DataError
@@ -24,6 +26,8 @@ class ImagePlace:
     sha256: str
     offset: int
     size: int
+    fields: tuple[int, int] | None = None
+    """Offset and size of the sample's json, if it has one."""
 
     @property
     def image_id(self) -> int:
@@ -61,7 +65,8 @@ class ShardView:
                 if sample is None or sample.image is None:
                     raise DataError(f"{self.where} has no image {key!r}: tar and candidate table do not fit")
                 number = at[key] = len(self.images)
-                self.images.append(ImagePlace(key, digest, *sample.members[sample.image]))
+                place = sample.members[sample.image]
+                self.images.append(ImagePlace(key, digest, *place, sample.members.get("json")))
                 captions.append(0)
             self.pairs.append((number, captions[number], text))
             captions[number] += 1
@@ -76,6 +81,21 @@ class ShardView:
         if sha256_hex(data) != image.sha256:
             raise DataError(f"{self.where}: image {image.key!r} changed since it was imported; import the data again")
         return data
+
+    def fields(self, image: ImagePlace) -> dict[str, Any]:
+        """The json of an image's sample.
+
+        Raises:
+            DataError: there is none, or it is no JSON object.
+        """
+        data = os.pread(self._handle, image.fields[1], image.fields[0]) if image.fields is not None else b""
+        try:
+            fields = json.loads(data)
+        except ValueError as error:
+            raise DataError(f"{self.where}: no json of {image.key!r} ({error}); import the data again") from error
+        if not isinstance(fields, dict):
+            raise DataError(f"{self.where}: the json of {image.key!r} is no object; import the data again")
+        return fields
 
 
 def _image_places(path: str, where: str) -> dict[str, SampleIndex]:

@@ -51,7 +51,7 @@ def _round(result: BootstrapResult, one: RoundResult) -> RoundReport:
         metrics={name: value for name, value in one.metrics.items() if name.startswith("eval/")},
         curves=curves,
         datasets=(one.web, result.raw.train),
-        models=(one.base, one.captioner, one.filter),
+        models=tuple(filter(None, (one.base, one.captioner, one.filter, one.vqa))),
         calibration=one.calibration,
         drift=one.drift.text if one.drift else "",
         drift_worse=bool(one.drift and one.drift.worse),

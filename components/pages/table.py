@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from components.common.contracts import BootstrapResult, RoundResult
-from components.common.metrics import OF_CAPFILT, Metric, change, meanings, metric
+from components.common.metrics import OF_CAPFILT, VQA, Metric, change, meanings, metric
 from components.common.programs import program
 from components.common.progress import clock
 
@@ -13,6 +13,7 @@ SHOWN = (
     "eval/retrieval/image_recall_at_1",
     "eval/caption/cider",
     "eval/caption/bleu_4",
+    VQA,
     "calibration/threshold",
     "calibration/purity",
     "calibration/yield",
