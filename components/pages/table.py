@@ -30,6 +30,7 @@ def print_result(result: BootstrapResult, pages: str = "") -> None:
         pages: the command that serves MLflow's and Prefect's pages of this bootstrap; empty where it is not known.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
@@ -53,7 +54,7 @@ def print_result(result: BootstrapResult, pages: str = "") -> None:
     if result.report:
         console.print(f"report: {result.report}", soft_wrap=True)
     if pages:
-        console.print(f"pages: {pages}   (MLflow and Prefect)", soft_wrap=True)
+        console.print(f"pages: {escape(pages)}   (MLflow and Prefect)", soft_wrap=True)
     if result.mlflow_uri:
         console.print(f"MLflow: {mlflow_words(result.mlflow_uri, result.mlflow_page or '')}", soft_wrap=True)
 
