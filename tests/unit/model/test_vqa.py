@@ -161,6 +161,27 @@ def test_gradients_reach_all_parts_and_no_padding(pair: Pair) -> None:
         torch.testing.assert_close(gradient, found[1][name], msg=name)
 
 
+def test_it_learns_what_annotators_agree_on() -> None:
+    """Three images, one question, whose answers hang on the image; a minority says otherwise."""
+    torch.manual_seed(0)
+    model = BlipVqa(CONFIG.with_text(dropout=0.0, attention_dropout=0.0)).train()
+    pixels = torch.randn(3, 3, 32, 32)
+    questions, question_mask = padded([[1, 20, 21, SEP]] * 3)
+    answers, answer_mask = padded([[1, *answer, SEP] for answer in ([5, 6], [9], [9, 13], [10, 11])])
+    owners, weights = torch.tensor([0, 0, 1, 2]), torch.tensor([0.7, 0.3, 1.0, 1.0])
+    batch = VqaBatch(pixels, questions, question_mask, answers, answer_mask, owners, weights)
+    learning = VqaObjective(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        learning(batch)["loss"].backward()
+        optimizer.step()
+    read = model.eval().encode_questions(pixels, questions, question_mask)
+    with torch.no_grad():
+        assert rank_answers(model, read, answers, answer_mask).answers.tolist() == [0, 2, 3]
+        assert generate(model, read, [DEC], AnsweringConfig().decoding) == [[5, 6], [9, 13], [10, 11]]
+
+
 def test_an_empty_list_and_a_model_in_training_are_refused(pair: Pair) -> None:
     read = pair.ours.encode_questions(*asked())
     none = torch.zeros(0, 3, dtype=torch.int64)
