@@ -18,6 +18,7 @@ ASK = Shown(
         "the model's folder or --answers has a list",
     ),
     "top_k",
+    "rank_smoothing",
     "beams",
     "max_length",
     "position_zero",

@@ -173,6 +173,13 @@ class AnsweringConfig(_Config):
     top_k: int = Field(
         default=128, ge=1, description="rank: answers compared in full, the likeliest by their first word piece"
     )
+    rank_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="rank: 0 compares likelihoods; BLIP's own code has 0.1, training's label smoothing, which favours "
+        "short answers",
+    )
     beams: int = Field(default=3, ge=1, description="generate: hypotheses kept")
     max_length: int = Field(
         default=10, ge=2, description="generate: tokens of an answer at most, [DEC] and end included"

@@ -2,7 +2,7 @@
 
 The network is `BlipVqa`: an encoder reads question and image, a decoder reads the question's states and writes the
 answer; the padding of a question is seen by neither. Loss and ranking as in BLIP's code (models/blip_vqa.py of
-salesforce/BLIP), whose answers' losses are sums over tokens with label smoothing.
+salesforce/BLIP): answers' losses are sums over tokens, with label smoothing in training.
 
 Shapes: B questions of a batch with their images, S image side, T tokens of a question, R answers, A tokens of an
 answer, n tokens that count, V vocabulary, D text width, k answers compared in full.
@@ -147,12 +147,12 @@ def rank_answers(
     mask: Tensor,
     *,
     top_k: int = 128,
-    smoothing: float | None = None,
+    smoothing: float = 0.0,
 ) -> Ranked:
     """Which of a list of answers is likeliest: the k likeliest by their first token, then by all their tokens.
 
     A list of at most k is compared whole. Where first tokens are equally likely, what stands first in the list goes
-    first. The comparison is by the loss of training, smoothing included, as BLIP's is.
+    first.
 
     Args:
         model: in eval mode.
@@ -160,7 +160,8 @@ def rank_answers(
         ids: the list, token ids `[R, A]`, `[CLS] … [SEP]` and padding.
         mask: `[R, A]`, 0 on padding.
         top_k: answers compared in full.
-        smoothing: as of `answer_losses`.
+        smoothing: 0 compares likelihoods. BLIP's own code compares its loss of training, smoothed by 0.1, which costs
+            every token more, and so favours short answers.
 
     Raises:
         ConfigError: the list is empty.
@@ -185,7 +186,7 @@ def rank_answers(
 
 
 def _scores(
-    model: BlipVqa, ids: Tensor, mask: Tensor, question_kv: ImageKV, chosen: Tensor, smoothing: float | None
+    model: BlipVqa, ids: Tensor, mask: Tensor, question_kv: ImageKV, chosen: Tensor, smoothing: float
 ) -> Tensor:
     """Minus the losses `[B, k]` of the answers chosen for each question, by their places `[B, k]` in the list."""
     rows = chosen.flatten()

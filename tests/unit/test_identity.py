@@ -85,7 +85,7 @@ def fields_of(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, Fi
             yield from fields_of(inner, f"{above}{name}.")
 
 
-ROLES = ("pretrain", "captioner", "filter")
+ROLES = ("pretrain", "captioner", "filter", "vqa")
 # Fields that decide nothing at all, or not some result. Who adds one shows here that it was meant.
 TRAINING = {
     "loader_threads", "prefetch", "cache_decoded_mb", "cache_dir", "cache_gb", "checkpointed_layers", "log_every",
@@ -210,7 +210,7 @@ CHANGES = {
     "evaluation.decoding.beams=2": "evaluate bootstrap",
     "evaluation.retrieval.top_k=17": "evaluate bootstrap",
     "tasks=[captioning,retrieval,vqa]": "bootstrap",
-    "vqa.steps=9": "",  # nobody asks
+    "vqa.steps=99": "",  # nobody asks
     "answering.top_k=9": "",
 }
 
