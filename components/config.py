@@ -183,8 +183,8 @@ class BootstrapConfig(_Config):
 
     def _missing_parts(self) -> Iterator[str]:
         """What the tasks need, and what is asked for without its task."""
-        if missing := [name for name in TASKS if name not in self.tasks]:
-            yield f"`tasks` lacks {' and '.join(missing)}: CapFilt itself needs the captioner and the filter"
+        if lacking := [name for name in TASKS if name not in self.tasks]:
+            yield f"`tasks` lacks {' and '.join(lacking)}: CapFilt itself needs the captioner and the filter"
         if not self.asks:
             gate = self.evaluation.gate
             if named := [name for name in (*gate.metrics, *gate.floors) if name.startswith("eval/vqa/")]:

@@ -1,5 +1,7 @@
 """A round's model that answers questions: finetuned from the round's base model, and measured, where vqa is a task."""
 
+from typing import Any
+
 from components.common.contracts import Answering, AskedData, DatasetRef, EvalReport, ModelRef
 from components.common.identity import deciding
 from flows.finetuning import finetune
@@ -18,7 +20,7 @@ def _measure(context: BootstrapContext, number: int, model: ModelRef, test: Data
     from components.evaluation import answering as component
 
     config, evaluation = context.config.answering, context.config.evaluation
-    depends = {"config": deciding(config), "model": model.digest, "test": test.digest}
+    depends: dict[str, Any] = {"config": deciding(config), "model": model.digest, "test": test.digest}
     depends |= {"limit": evaluation.limit, "precision": evaluation.precision}
 
     def work(stage: StageContext) -> EvalReport:

@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from components.common.contracts import DatasetRef
 from components.common.errors import DataError
 from components.data.fetch import ShardCache
 from components.data.views import ImagePlace, ShardView, checked_manifest
 
-SOURCE = "question"
+SOURCE: Final = "question"
 """Source of their rows in candidate tables."""
 
 MOST_ANSWERS = 3128

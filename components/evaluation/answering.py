@@ -74,7 +74,7 @@ def run_answering(
         raise DataError(f"{test.uri}: the test split has no questions to measure on")
     _tell_few(rows, test)
     metrics = vqa_metrics(Scored(row["answer"], row["answers"], row["kind"]) for row in rows)
-    inputs = {"model": model.digest, "test": test.digest, "config": config.model_dump(mode="json")}
+    inputs: dict[str, Any] = {"model": model.digest, "test": test.digest, "config": config.model_dump(mode="json")}
     inputs |= {"limit": evaluation.limit, "precision": evaluation.precision}
     tracker.log_dataset(test, "test-questions")
     tracker.log_metrics(metrics, step=round)

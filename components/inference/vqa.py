@@ -71,8 +71,9 @@ class Answerer:
         with self.arithmetic:
             read = self._read(squares, questions, images)
             if self.config.method == "rank" and self._list is not None:
-                how = {"top_k": self.config.top_k, "smoothing": self.config.rank_smoothing}
-                chosen = rank_answers(self.model, read, *self._list, **how).answers
+                chosen = rank_answers(
+                    self.model, read, *self._list, top_k=self.config.top_k, smoothing=self.config.rank_smoothing
+                ).answers
                 return [self.answers[place] for place in chosen.tolist()]
             rows = generate(self.model, read, [self.tokenizer.dec_id], self.config.decoding)
         return [text.strip() for text in self.tokenizer.decode_batch(rows)]

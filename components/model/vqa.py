@@ -178,7 +178,7 @@ def rank_answers(
     scores = torch.cat(
         [
             _scores(model, ids, mask, question_kv.select(part), chosen[part], smoothing)
-            for part in torch.arange(question_kv.images, device=ids.device).split(at_once)
+            for part in torch.split(torch.arange(question_kv.images, device=ids.device), at_once)
         ]
     )
     best = scores.max(dim=1)

@@ -77,17 +77,23 @@ def scene_questions(scene: Scene, rng: random.Random) -> Iterator[tuple[str, Ask
 
 def _colour(scene: Scene, rng: random.Random) -> Asked | None:
     thing = _one(scene, rng, lambda one, other: one.shape != other.shape)
-    return thing and Asked(f"what colour is the {_shape_word(thing, rng)} ?", COLOUR_WORDS[thing.colour])
+    return (
+        None if thing is None else Asked(f"what colour is the {_shape_word(thing, rng)} ?", COLOUR_WORDS[thing.colour])
+    )
 
 
 def _shape(scene: Scene, rng: random.Random) -> Asked | None:
     thing = _one(scene, rng, lambda one, other: one.colour != other.colour)
-    return thing and Asked(f"what shape is the {_colour_word(thing, rng)} thing ?", SHAPE_WORDS[thing.shape])
+    return (
+        None
+        if thing is None
+        else Asked(f"what shape is the {_colour_word(thing, rng)} thing ?", SHAPE_WORDS[thing.shape])
+    )
 
 
 def _place(scene: Scene, rng: random.Random) -> Asked | None:
     thing = _one(scene, rng, _differ)
-    return thing and Asked(f"where is the {_named(thing, rng)} ?", _PLACES[thing.place])
+    return None if thing is None else Asked(f"where is the {_named(thing, rng)} ?", _PLACES[thing.place])
 
 
 def _count(scene: Scene, rng: random.Random) -> Asked:
