@@ -8,22 +8,26 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from components.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pydantic import BaseModel
+
     from capfilt.images import ImageLike
     from capfilt.searching import Hit
     from components.common.contracts import CapfiltResult, ModelRef
     from components.common.storage import Store
     from components.data.pipeline import Samples
+    from components.inference.config import AskConfig
     from components.regeneration.config import CapfiltConfig
     from components.regeneration.policy import Policy, TextChoice
 
 Place = str | PathLike[str]
+M = TypeVar("M", bound="BaseModel")
 
 
 class Captions(TypedDict):
@@ -40,6 +44,14 @@ class Match(TypedDict):
     text: str
     itm_probability: float
     itc_similarity: float
+
+
+class Answer(TypedDict):
+    """What a model answers to a question about an image."""
+
+    image: str
+    question: str
+    answer: str
 
 
 def regenerate(
@@ -262,6 +274,62 @@ def index(uri: Place, model: Place, *, batch_size: int = 64, progress: "Callable
     return len(open_index(place))
 
 
+def ask(
+    model: Place,
+    images: "Sequence[ImageLike]",
+    questions: Sequence[str],
+    *,
+    answers: Sequence[str] | None = None,
+    config: "AskConfig | None" = None,
+    **settings: Any,
+) -> list[Answer]:
+    """Answer every question about every image.
+
+    Args:
+        model: a VQA model.
+        images: files, or the bytes of files, or Pillow images.
+        questions: what is asked about each of them.
+        answers: what `rank` chooses from; by default the list in the model's folder, which models trained here have.
+        config: settings. Unless they name a method, answers are ranked where there is a list, else written.
+        settings: fields of AskConfig, in place of `config`.
+
+    Returns:
+        A row per image and question, the questions of the first image first.
+
+    Raises:
+        ConfigError: a setting is wrong, there is no such file, or answers shall be ranked and there is no list.
+        DataError: something is no image; says which.
+        ModelError: there is no VQA model.
+    """
+    from capfilt.images import batches, read_images, squares
+    from components.inference.arithmetic import Arithmetic, pick_device
+    from components.inference.config import AskConfig
+    from components.inference.vqa import Answerer
+    from components.model.checkpoints.answers import read_answers
+    from components.model.checkpoints.weights import load_vqa
+
+    if isinstance(questions, str) or isinstance(answers, str):
+        raise ConfigError("questions and answers are lists of texts: put the one text into brackets")
+    config = _checked(AskConfig, config, settings)
+    named = read_images(images)
+    with _model_folder(model) as folder:
+        loaded = load_vqa(folder, image_size=config.image_size, finetuned=True)
+        listed = tuple(answers) if answers is not None else read_answers(folder)
+        if "method" not in config.model_fields_set:
+            config = config.model_copy(update={"method": "rank" if listed else "generate"})
+        worker = Answerer(loaded, config, Arithmetic(pick_device(), config.precision), listed)
+        rows: list[Answer] = []
+        for batch in batches(named, config.batch_size):
+            asked = [(place, question) for place in range(len(batch)) for question in questions]
+            seen = squares(batch, worker.size, config)
+            found = worker.answer(seen, [question for _, question in asked], [place for place, _ in asked])
+            rows += [
+                Answer(image=batch[place][0], question=question, answer=text)
+                for (place, question), text in zip(asked, found, strict=True)
+            ]
+    return rows
+
+
 def recut(
     uri: Place,
     *,
@@ -339,6 +407,13 @@ def open_dataset(uri: Place, *, shuffle: int = 0, seed: int = 0) -> "Samples":
 
 
 def _config(config: "CapfiltConfig | None", settings: Mapping[str, Any]) -> "CapfiltConfig":
+    """CapFilt's settings; see `_checked`."""
+    from components.regeneration.config import CapfiltConfig
+
+    return _checked(CapfiltConfig, config, settings)
+
+
+def _checked(kind: type[M], config: M | None, settings: Mapping[str, Any]) -> M:
     """The settings, given in one of two ways.
 
     Raises:
@@ -346,14 +421,12 @@ def _config(config: "CapfiltConfig | None", settings: Mapping[str, Any]) -> "Cap
     """
     from pydantic import ValidationError
 
-    from components.regeneration.config import CapfiltConfig
-
     if config is not None:
         if settings:
             raise ConfigError(f"give config, or {', '.join(settings)} by keyword, not both")
         return config
     try:
-        return CapfiltConfig.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors()]
         raise ConfigError("\n".join(faults)) from error

@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from components.data.decoding import Pixels, decode_image
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from components.regeneration.config import CapfiltConfig
 
 ImageLike: TypeAlias = "str | PathLike[str] | bytes | Image.Image"
 Named = tuple[str, bytes]
@@ -51,7 +49,19 @@ def batches(images: Sequence[Named], size: int) -> Iterator[Sequence[Named]]:
         yield images[start : start + size]
 
 
-def squares(images: Sequence[Named], side: int, config: "CapfiltConfig") -> Pixels:
+class Limits(Protocol):
+    """Which images are refused; settings that have these fields will do."""
+
+    @property
+    def max_pixels(self) -> int:
+        """Pixels beyond which an image is refused undecoded."""
+
+    @property
+    def min_side(self) -> int:
+        """Shortest side in pixels below which it is refused."""
+
+
+def squares(images: Sequence[Named], side: int, config: Limits) -> Pixels:
     """Images as a model sees them, `[B, side, side, 3]`.
 
     Raises:
@@ -60,7 +70,7 @@ def squares(images: Sequence[Named], side: int, config: "CapfiltConfig") -> Pixe
     return np.stack([_decoded(name, data, side, config) for name, data in images])
 
 
-def pictures(images: Sequence[Named], size: int, config: "CapfiltConfig") -> Pixels | list[Pixels]:
+def pictures(images: Sequence[Named], size: int, config: Limits) -> Pixels | list[Pixels]:
     """Images as a model of this `size` takes them: squares, or each as it is.
 
     Raises:
@@ -69,7 +79,7 @@ def pictures(images: Sequence[Named], size: int, config: "CapfiltConfig") -> Pix
     return squares(images, size, config) if size else [_decoded(name, data, size, config) for name, data in images]
 
 
-def _decoded(name: str, data: bytes, size: int, config: "CapfiltConfig") -> Pixels:
+def _decoded(name: str, data: bytes, size: int, config: Limits) -> Pixels:
     from components.inference.squares import image_at
 
     try:

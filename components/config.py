@@ -14,11 +14,14 @@ from components.common.seeding import digest_of, key_seed
 from components.common.storage import expand_home, normalise_uri
 from components.data.sampleworld.config import SampleWorldConfig
 from components.evaluation.config import EvaluationConfig
-from components.model.config import BlipConfig, EncodersConfig
+from components.model.config import AnsweringConfig, BlipConfig, EncodersConfig
 from components.regeneration.config import CapfiltConfig
 from components.training.config import TrainConfig, TrainedRole
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+Task = Literal["captioning", "retrieval", "vqa"]
+TASKS: tuple[Task, ...] = ("captioning", "retrieval")
+"""What every round is finetuned and measured for."""
 SAMPLE_CONFIG = CONFIGS / "sample.yaml"
 
 
@@ -37,6 +40,20 @@ class HumanConfig(_Config):
     test_images: str | None = Field(default=None, description="image folder of the test split, if another one")
 
 
+class QuestionsConfig(_Config):
+    """Questions about images, for the task `vqa` with source: files; see `components.data.vqa` for the files' forms."""
+
+    train: str | None = Field(default=None, description="URI of the training questions: VQA v2's or a plain list")
+    train_annotations: str | None = Field(default=None, description="URI of VQA v2's annotations to them")
+    test: str | None = Field(default=None, description="URI of the questions that are measured on")
+    test_annotations: str | None = Field(default=None, description="URI of VQA v2's annotations to them")
+    images: str | None = Field(default=None, description="URI of the image folder; null: data.human.images")
+    test_images: str | None = Field(default=None, description="image folder of the test questions, if another one")
+    image_name: str | None = Field(
+        default=None, description="file of an image's number, e.g. `{:012d}.jpg`; null: as COCO 2014 names it"
+    )
+
+
 class DataConfig(_Config):
     """What the bootstrap starts from."""
 
@@ -45,11 +62,27 @@ class DataConfig(_Config):
         default_factory=SampleWorldConfig, description="the sample world; its seed is combined with the bootstrap's"
     )
     human: HumanConfig = Field(default_factory=HumanConfig, description="human captions, for source: files")
+    questions: QuestionsConfig = Field(
+        default_factory=QuestionsConfig,
+        description="questions about images, for the task vqa",
+        json_schema_extra=harmless("nothing was asked before there was this field", at=QuestionsConfig()),
+    )
     web: str | None = Field(default=None, description="URI of a folder of img2dataset tars, for source: files")
     human_limit: int | None = Field(default=None, ge=1, description="first N human training images only; null: all")
     web_limit: int | None = Field(default=None, ge=1, description="first N web samples only; null: all")
     human_repeat: int = Field(default=1, ge=1, description="times each human pair counts in the pre-training mixture")
     shard_size: int = Field(default=1000, ge=1, description="images per shard of the imported human data")
+
+    def question_files(self, split: Literal["train", "test"]) -> dict[str, str | None]:
+        """The files of a split's questions, as `components.data.vqa.import_questions` takes them."""
+        questions = self.questions
+        own = questions.test_images if split == "test" else None
+        return {
+            "questions_uri": questions.train if split == "train" else questions.test,
+            "annotations_uri": questions.train_annotations if split == "train" else questions.test_annotations,
+            "images_uri": own or questions.images or self.human.images,
+            "image_name": questions.image_name,
+        }
 
     @model_validator(mode="after")
     def _files_are_named(self) -> "DataConfig":
@@ -94,6 +127,12 @@ class BootstrapConfig(_Config):
         json_schema_extra=harmless("a place; a store that was moved holds the same bootstrap"),
     )
     rounds: int = Field(default=1, ge=0, le=20, description="times CapFilt is run and a model trained on its result")
+    tasks: tuple[Task, ...] = Field(
+        default=TASKS,
+        description="what each round's base model is finetuned and measured for: captioning and retrieval, which "
+        "CapFilt itself needs, and vqa, answering questions about images",
+        json_schema_extra=harmless("all rounds did so before there was this field", at=TASKS),
+    )
     init: Literal["scratch", "continue"] = Field(
         default="scratch", description="re-pre-training starts from scratch (the paper) or from the last base model"
     )
@@ -106,8 +145,18 @@ class BootstrapConfig(_Config):
     pretrain: TrainConfig = Field(description="pre-training on web and human pairs: ITC, ITM and LM")
     captioner: TrainConfig = Field(description="finetuning of the captioner on human captions: LM")
     filter: TrainConfig = Field(description="finetuning of the filter on human captions: ITC and ITM")
+    vqa: TrainConfig | None = Field(
+        default=None,
+        description="finetuning on questions and answers, for the task vqa",
+        json_schema_extra=harmless("nothing was asked before there was this field", at=None),
+    )
     capfilt: CapfiltConfig = Field(default_factory=CapfiltConfig, description="captioning and filtering of web data")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="what each round is measured by")
+    answering: AnsweringConfig = Field(
+        default_factory=AnsweringConfig,
+        description="how questions are answered where a round is measured, for the task vqa",
+        json_schema_extra=harmless("nothing was asked before there was this field", at=AnsweringConfig()),
+    )
     tracking: TrackingConfig = Field(
         default_factory=TrackingConfig,
         description="where MLflow writes",
@@ -127,14 +176,36 @@ class BootstrapConfig(_Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "BootstrapConfig":
-        if faults := [*self._long_texts(), *self._cut_patches(), *self._lonely_pairs()]:
+        checks = (self._missing_parts, self._long_texts, self._cut_patches, self._lonely_pairs)
+        if faults := [fault for check in checks for fault in check()]:
             raise ValueError("\n".join(faults))
         return self
+
+    def _missing_parts(self) -> Iterator[str]:
+        """What the tasks need, and what is asked for without its task."""
+        if lacking := [name for name in TASKS if name not in self.tasks]:
+            yield f"`tasks` lacks {' and '.join(lacking)}: CapFilt itself needs the captioner and the filter"
+        if not self.asks:
+            gate = self.evaluation.gate
+            if named := [name for name in (*gate.metrics, *gate.floors) if name.startswith("eval/vqa/")]:
+                yield f"`evaluation.gate` names {named[0]}, which only the task vqa measures: add it to `tasks`"
+            return
+        if self.vqa is None:
+            yield "`tasks` has vqa, and `vqa`, its finetuning, is not set: give it steps, optim … as `captioner` has"
+        if self.model.vision.width != self.model.text.width:
+            yield (
+                f"`model.vision.width` is {self.model.vision.width} and `model.text.width` {self.model.text.width}: "
+                "for vqa they must be equal, or transformers could not read the model"
+            )
+        if self.data.source == "files":
+            wanted = {"train": self.data.questions.train, "test": self.data.questions.test}
+            if missing := [f"data.questions.{name}" for name, uri in wanted.items() if not uri]:
+                yield f"`tasks` has vqa, and these are not set: {', '.join(missing)}"
 
     def _long_texts(self) -> Iterator[str]:
         """Lengths beyond the model's positions, which would end a run only when the first such text is met."""
         most = self.model.text.max_positions
-        lengths = {f"{role}.max_tokens": getattr(self, role).max_tokens for role in get_args(TrainedRole)} | {
+        lengths = {f"{role}.max_tokens": one.max_tokens for role, one in self.trainings().items()} | {
             "capfilt.max_tokens": self.capfilt.max_tokens,
             "capfilt.decoding.max_length": self.capfilt.decoding.max_length,
             "evaluation.decoding.max_length": self.evaluation.decoding.max_length,
@@ -147,15 +218,14 @@ class BootstrapConfig(_Config):
     def _cut_patches(self) -> Iterator[str]:
         """Image sizes that are no whole number of patches."""
         patch = self.model.vision.patch_size
-        for name in (*get_args(TrainedRole), "capfilt"):
-            size: int | None = getattr(self, name).image_size
+        sizes = {name: one.image_size for name, one in self.trainings().items()} | {"capfilt": self.capfilt.image_size}
+        for name, size in sizes.items():
             if size is not None and size % patch:
                 yield f"`{name}.image_size` is {size}: it must be a multiple of model.vision.patch_size, {patch}"
 
     def _lonely_pairs(self) -> Iterator[str]:
         """Batches without a wrong pair to learn from, of which a filter comes that accepts everything."""
-        for role in get_args(TrainedRole):
-            training: TrainConfig = getattr(self, role)
+        for role, training in self.trainings().items():
             launch = training.launch
             processes = launch.processes and launch.processes * launch.nodes
             if fault := training.lack_of_negatives(role, processes):
@@ -164,11 +234,27 @@ class BootstrapConfig(_Config):
     @property
     def bootstrap_id(self) -> str:
         """Digest of everything that decides the outcome: the same bootstrap again has the same id."""
-        return digest_of(self)
+        return digest_of(self if self.asks else self.model_copy(update={"vqa": None, "answering": AnsweringConfig()}))
+
+    @property
+    def asks(self) -> bool:
+        """Whether rounds answer questions."""
+        return "vqa" in self.tasks
+
+    def trainings(self) -> dict[TrainedRole, TrainConfig]:
+        """A round's trainings, by what they make."""
+        roles = [role for role in get_args(TrainedRole) if role != "vqa" or self.asks]
+        return {role: config for role in roles if (config := getattr(self, role)) is not None}
 
     def training(self, role: TrainedRole) -> TrainConfig:
-        """A training's config, its seed combined with the bootstrap's (equal in every round: rounds are compared)."""
-        config: TrainConfig = getattr(self, role)
+        """A training's config, its seed combined with the bootstrap's (equal in every round: rounds are compared).
+
+        Raises:
+            ConfigError: the tasks have no such training.
+        """
+        config = self.trainings().get(role)
+        if config is None:
+            raise ConfigError(f"`tasks` has no {role}: add it, with its settings under `{role}`")
         return config.model_copy(update={"seed": self._mixed(config.seed, role)})
 
     def captioning(self) -> CapfiltConfig:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from components.common.contracts import (
+    Answering,
     Calibration,
     CapfiltResult,
     DatasetRef,
@@ -148,10 +149,13 @@ def sum_up(
     *,
     drift: Drift | None,
     uncertainty: Uncertainty | None,
+    answering: Answering | None = None,
 ) -> RoundResult:
     """A round's models, data and figures, each training's under its role, and where its curves lie."""
     zero_shot = base_report or EvalReport(round=number, metrics={})
     trainings = {"pretrain": base, "captioner": captioner, "filter": filter}
+    if answering is not None:
+        trainings["vqa"] = answering.training
     figures = {
         name.replace("train/", f"{role}/", 1): value
         for role, training in trainings.items()
@@ -163,10 +167,17 @@ def sum_up(
         base=base.model,
         captioner=captioner.model,
         filter=filter.model,
-        metrics=web.metrics | figures | report.metrics | zero_shot.metrics | calibration.metrics,
+        vqa=answering.training.model if answering else None,
+        metrics=web.metrics
+        | figures
+        | report.metrics
+        | zero_shot.metrics
+        | calibration.metrics
+        | (answering.report.metrics if answering else {}),
         details_uri=report.uri,
         base_details_uri=zero_shot.uri,
         uncertainty=uncertainty,
+        answers_uri=answering.report.uri if answering else None,
         histories={role: one.history_uri for role, one in trainings.items() if one.history_uri is not None},
         calibration=calibration,
         drift=drift,

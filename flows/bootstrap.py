@@ -7,6 +7,7 @@ from prefect.runtime import flow_run
 
 from components.common.contracts import BootstrapResult, CapfiltResult, RoundResult
 from components.config import load_config
+from flows.answering import answer
 from flows.assessment import assess, assess_base, judge, sum_up, weigh_up
 from flows.finetuning import finetune
 from flows.hooks import mark_killed
@@ -14,6 +15,7 @@ from flows.layout import parent_run
 from flows.preparation import make_tokenizer, prepare
 from flows.pretraining import pretrain, start_model
 from flows.promotion import promote
+from flows.questions import prepare_questions
 from flows.regeneration import calibrate, compare_filters, regenerate
 from flows.reporting import conclude
 from flows.stages import open_bootstrap
@@ -38,6 +40,7 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
     config = load_config(config_path, overrides)
     with open_bootstrap(config) as context:
         raw = prepare(context)
+        asked = prepare_questions(context)
         tokenizer = make_tokenizer(context, raw)
         init = start_model(context, tokenizer)
         web = CapfiltResult(dataset=raw.web, metrics={})  # round 0 trains on the web data as it came
@@ -52,8 +55,9 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
             calibration = calibrate(context, number, filter.model, raw.val)
             drift = compare_filters(context, rounds, calibration)
             sure = weigh_up(context, rounds, report, alone)
+            answers = answer(context, number, base.model, asked)
             parts = (web, base, captioner, filter, report, alone, calibration)
-            rounds.append(sum_up(number, *parts, drift=drift, uncertainty=sure))
+            rounds.append(sum_up(number, *parts, drift=drift, uncertainty=sure, answering=answers))
             if config.init == "continue":
                 init = base.model
             if number < config.rounds:

@@ -1,4 +1,4 @@
-"""Finetuning of captioner and filter as stages of the loop, and as a flow of their own."""
+"""Finetuning of captioner, filter and VQA as stages of the loop, and as a flow of their own."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,14 +8,17 @@ from prefect import flow
 from components.common.contracts import DatasetRef, ModelRef, TrainResult
 from components.config import load_config
 from flows.preparation import prepare
+from flows.questions import prepare_questions
 from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
 from flows.witness import orderly
 
+FinetunedRole = Literal["captioner", "filter", "vqa"]
+
 
 def finetune(
-    context: BootstrapContext, number: int, role: Literal["captioner", "filter"], base: ModelRef, human: DatasetRef
+    context: BootstrapContext, number: int, role: FinetunedRole, base: ModelRef, human: DatasetRef
 ) -> TrainResult:
-    """Finetune a round's base model into its captioner or filter, on human captions alone."""
+    """Finetune a round's base model into its captioner or filter, on human captions alone, or for VQA on questions."""
     from components.inference.settling import settled
     from components.training import finetune as component
 
@@ -41,9 +44,9 @@ def finetune(
 
 @flow(name="finetuning", flow_run_name="finetuning-{role}")
 @orderly
-def finetuning(
-    config_path: str, base: ModelRef, role: Literal["captioner", "filter"], overrides: Sequence[str] = ()
-) -> ModelRef:
+def finetuning(config_path: str, base: ModelRef, role: FinetunedRole, overrides: Sequence[str] = ()) -> ModelRef:
     """Finetune one role from any base model, alone."""
     with open_bootstrap(load_config(config_path, overrides), "finetuning") as context:
-        return finetune(context, 0, role, base, prepare(context).train).model
+        raw = prepare(context)
+        asked = prepare_questions(context) if role == "vqa" else None
+        return finetune(context, 0, role, base, asked.train if asked else raw.train).model

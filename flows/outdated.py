@@ -14,7 +14,8 @@ from components.common.storage import Store
 
 def revisions() -> dict[str, int]:
     """The revision of every kind of stage today."""
-    from components.data import coco, web
+    from components.data import coco, vqa, web
+    from components.evaluation import answering
     from components.evaluation import dataset as judged
     from components.evaluation import run as evaluation
     from components.model import encoders
@@ -26,12 +27,16 @@ def revisions() -> dict[str, int]:
         "sample-world": 1,
         "import-human": coco.REVISION,
         "import-web": web.REVISION,
+        "import-questions": vqa.REVISION,
         "tokenizer": 1,
         "encoders": encoders.REVISION,
         "pretrain": pretrain.REVISION,
         "finetune-captioner": finetune.REVISION,
         "finetune-filter": finetune.REVISION,
+        "finetune-vqa": finetune.REVISION,
         "evaluate": evaluation.REVISION,
+        "evaluate-base": evaluation.REVISION,
+        "evaluate-vqa": answering.REVISION,
         "calibrate": calibration.REVISION,
         "capfilt": regeneration.REVISION,
         "judge": judged.REVISION,

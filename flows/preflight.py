@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Literal
 
 from components.common.cache import check_cache_folder
 from components.common.diskspace import free_space, note_in_use
@@ -14,10 +14,10 @@ from components.common.lock import refuse_if_busy
 from components.common.storage import open_store
 from components.common.tracking import public_uri, why_unusable
 from components.config import BootstrapConfig
-from components.training.config import TrainedRole
 from flows.layout import LOCK_KEY, scratch_folder
 from flows.server import why_no_answer
 
+_ASKED: tuple[Literal["train", "test"], ...] = ("train", "test")
 LEAST_FREE_BYTES = 1 << 30
 MLFLOW_REMEDY = (
     "start it, mend MLFLOW_TRACKING_URI or tracking.uri (a server's address or sqlite:///FILE), or go without: "
@@ -105,6 +105,8 @@ def _input_faults(config: BootstrapConfig) -> Iterator[str]:
 
     for split in ("train", "val", "test"):
         yield from _split_faults(config, split)
+    if config.asks:
+        yield from _question_faults(config)
     try:
         check_tars(str(config.data.web))
     except (DataError, StorageError) as error:
@@ -127,6 +129,23 @@ def _split_faults(config: BootstrapConfig, split: str) -> Iterator[str]:
         image_sizes(open_store(own or str(human.images)), annotations)
     except (DataError, StorageError) as error:
         yield f"{key}: {error}"
+
+
+def _question_faults(config: BootstrapConfig) -> Iterator[str]:
+    """What is wrong with questions, or with the folder of their images."""
+    from components.data.coco import image_sizes
+    from components.data.vqa import read_questions
+
+    for split in _ASKED:
+        files, key = config.data.question_files(split), f"data.questions.{split}"
+        try:
+            asked = read_questions(
+                str(files["questions_uri"]), files["annotations_uri"], image_name=files["image_name"]
+            )
+            key = "data.questions.images"
+            image_sizes(open_store(str(files["images_uri"])), asked.annotations)
+        except (ConfigError, DataError, StorageError) as error:
+            yield f"{key}: {error}"
 
 
 def _vocabulary_fault(config: BootstrapConfig) -> Iterator[str]:
@@ -154,8 +173,8 @@ def _placement_faults(config: BootstrapConfig) -> Iterator[str]:
     """Several machines, and nothing says which is which."""
     from components.training.nodes import placement
 
-    for role in get_args(TrainedRole):
+    for role, training in config.trainings().items():
         try:
-            placement(config.training(role).launch)
+            placement(training.launch)
         except ConfigError as error:
             yield f"{role}: {error}"

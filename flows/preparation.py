@@ -62,9 +62,13 @@ def make_tokenizer(context: BootstrapContext, raw: RawData) -> TokenizerRef:
     return context.run(Stage("tokenizer", "tokenizer", 1, depends, TokenizerRef, work))
 
 
+def world_key(config: BootstrapConfig) -> str:
+    """Where the config's sample world lies in its store."""
+    return f"sampleworld/{digest_of(config.world())[:32]}"
+
+
 def _world_stage(context: BootstrapContext) -> Stage[SourceFiles]:
-    world = context.config.world()
-    key = f"sampleworld/{digest_of(world)[:32]}"
+    world, key = context.config.world(), world_key(context.config)
 
     def work(stage: StageContext) -> SourceFiles:
         from components.data.sampleworld import SampleWorldPaths, generate_sample_world

@@ -68,6 +68,80 @@ def import_web(
         _show_ref(out, ref)
 
 
+@app.command("import-table")
+def import_table(
+    table: Annotated[str, typer.Argument(help="CSV, TSV or parquet, with a header.", metavar="FILE")],
+    image: Annotated[str, typer.Option(help="Column with the images' paths.")],
+    text: Annotated[str, typer.Option(help="Column with their texts.")],
+    store: StoreUri,
+    name: Annotated[str, typer.Option(help="Name of the dataset.")] = "web",
+    images: Annotated[
+        str | None,
+        typer.Option(help="Folder that the paths are relative to; default: the table's.", show_default=False),
+    ] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 1000,
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Import a table of image files and texts as web data: rows of no use are listed with their lines.
+
+    Interrupted, the same command goes on with the next shard. Flickr30k's, CC's and LAION's lists are such tables, once
+    their images are files here.
+    """
+    with command(as_json=as_json) as out:
+        from components.data.web import import_table as work
+
+        with _counting("images", name, limit) as count:
+            ref = work(
+                table,
+                image=image,
+                text=text,
+                store=open_store(store),
+                name=name,
+                images_uri=images,
+                shard_size=shard_size,
+                limit=limit,
+                progress=count,
+            )
+        _show_ref(out, ref)
+
+
+@app.command("import-questions")
+def import_questions(
+    questions: Annotated[str, typer.Option(help="VQA v2's questions JSON, or a list of {image, question, answers}.")],
+    images: Annotated[str, typer.Option(help="Folder that the images' names are relative to.")],
+    store: StoreUri,
+    annotations: Annotated[
+        str | None, typer.Option(help="VQA v2's annotations JSON; none with a plain list.", show_default=False)
+    ] = None,
+    image_name: Annotated[
+        str | None,
+        typer.Option(help="VQA v2: an image's file, e.g. '{:012d}.jpg'; default: as COCO 2014's.", show_default=False),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the dataset.")] = "questions",
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 1000,
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Import questions about images with all annotators' answers, for finetuning on VQA."""
+    with command(as_json=as_json) as out:
+        from components.data.vqa import import_questions as work
+
+        with _counting("images", name, limit) as count:
+            ref = work(
+                questions,
+                images,
+                store=open_store(store),
+                name=name,
+                annotations_uri=annotations,
+                image_name=image_name,
+                shard_size=shard_size,
+                limit=limit,
+                progress=count,
+            )
+        _show_ref(out, ref)
+
+
 @app.command()
 def show(uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")], as_json: Json = False) -> None:
     """A dataset's version, counts and parents."""

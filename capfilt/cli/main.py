@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from capfilt.cli import datasets, store
+from capfilt.cli.ask import ask
 from capfilt.cli.browse import browse
 from capfilt.cli.console import Output, command, leave
 from capfilt.cli.images import caption, match
@@ -145,7 +146,7 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
     print_result(BootstrapResult.model_validate(document), pages)
 
 
-for work in (regenerate, caption, match, search, index, browse, metrics, retrieval, report):
+for work in (regenerate, caption, match, ask, search, index, browse, metrics, retrieval, report):
     app.command()(work)
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(store.app, name="store")

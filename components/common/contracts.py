@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ModelRole = Literal["base", "captioner", "filter"]
+ModelRole = Literal["base", "captioner", "filter", "vqa"]
 
 
 class Contract(BaseModel):
@@ -93,6 +93,20 @@ class TrainResult(Contract):
     metrics: dict[str, float] = Field(description="last smoothed training metrics, e.g. `train/loss_itc`")
     history_uri: str | None = Field(default=None, description="JSON lines with the training curve")
     seconds: float = Field(description="wall-clock seconds of training, start-up excluded")
+
+
+class AskedData(Contract):
+    """Questions about images with their answers, as imported datasets."""
+
+    train: DatasetRef
+    test: DatasetRef
+
+
+class Answering(Contract):
+    """What a round's model for questions is, and how well it answers."""
+
+    training: TrainResult
+    report: EvalReport
 
 
 class CapfiltResult(Contract):
@@ -225,6 +239,7 @@ class RoundResult(Contract):
     base: ModelRef
     captioner: ModelRef
     filter: ModelRef
+    vqa: ModelRef | None = Field(default=None, description="its model that answers questions, where that was asked for")
     metrics: dict[str, float] = Field(
         description="`eval/…` and `calibration/…` of its models, `capfilt/…` and `truth/…` of its data, and each "
         "training's last figures, e.g. `pretrain/loss_itc`"
@@ -234,8 +249,11 @@ class RoundResult(Contract):
     uncertainty: Uncertainty | None = Field(
         default=None, description="intervals of `eval/…` and `base/…`; null: there are no details of two images"
     )
+    answers_uri: str | None = Field(
+        default=None, description="the answers to all test questions, where vqa is asked for"
+    )
     histories: dict[str, str] = Field(
-        default_factory=dict, description="where each training's curve lies, by role: `pretrain`, `captioner`, `filter`"
+        default_factory=dict, description="where each training's curve lies, by role: `pretrain`, `captioner` …"
     )
     calibration: Calibration = Field(description="its filter measured on human captions")
     drift: Drift | None = Field(default=None, description="how its filter judges otherwise than the round's before")

@@ -12,11 +12,12 @@ Unit = Literal["share", "count", "plain"]
 Direction = Literal[-1, 0, 1]
 
 RECALL, CIDER, BLEU_4 = "eval/retrieval/mean_recall", "eval/caption/cider", "eval/caption/bleu_4"
+VQA = "eval/vqa/accuracy_official"
 PRIMARY = (RECALL, CIDER)
 """What a bootstrap is about: the verdict and, unless the config says otherwise, the gate look at these."""
 BASE_RECALL = "base/mean_recall"
 _COMPARED = ("eval/", "base/", "calibration/", "capfilt/", "truth/")
-_ROLES = ("pretrain", "captioner", "filter")
+_ROLES = ("pretrain", "captioner", "filter", "vqa")
 
 
 class Metric(NamedTuple):
@@ -126,6 +127,33 @@ def _captions() -> list[Metric]:
     ]
 
 
+def _answers() -> list[Metric]:
+    return [
+        Metric(
+            VQA,
+            "answers, VQA accuracy (official)",
+            "share",
+            1,
+            "How far answers agree with annotators', by the scorer of VQA v2, which normalises only where they differ.",
+            short="VQA accuracy",
+        ),
+        Metric(
+            "eval/vqa/accuracy_any",
+            "answers, given by any annotator",
+            "share",
+            1,
+            "The share of answers that at least one annotator gave, all normalised.",
+        ),
+        Metric(
+            f"{VQA}_<kind>",
+            "answers, VQA accuracy (official), by kind",
+            "share",
+            1,
+            "The same of questions with one kind of answer.",
+        ),
+    ]
+
+
 def _calibration() -> list[Metric]:
     name, human = "calibration", "on human captions"
     return [
@@ -231,6 +259,8 @@ def _training(role: str) -> list[Metric]:
         entry("loss_itm", "image–text matching (ITM)", -1, "Cross-entropy of telling pairs from near misses."),
         entry("loss_lm", "language model (LM), smoothed", -1, "Cross-entropy with smoothed labels; never 0."),
         entry("nll_lm", "language model (LM), nats per token", -1, "How surprising people's next word is."),
+        entry("loss_vqa", "answers (VQA), smoothed", -1, "Weighted cross-entropy of answers with smoothed labels."),
+        entry("nll_vqa", "answers (VQA), nats per question", -1, "How surprising annotators' answers are."),
         entry("itm_accuracy", "ITM accuracy", 1, "The share of pairs told right.", "share"),
         entry("itm_negatives", "wrong pairs drawn", 0, "The share of wrong pairs that could be drawn.", "share"),
         entry("temperature", "ITC temperature", 0, "How sharp the contrast is; it is learnt."),
@@ -251,6 +281,7 @@ CATALOGUE: tuple[Metric, ...] = (
     *_captions(),
     *_base_models(),
     *_certainty(),
+    *_answers(),
     *_calibration(),
     *_regeneration(),
     *_truth(),

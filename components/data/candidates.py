@@ -16,7 +16,7 @@ from components.data.scores import Column, Kind, Reading
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Source = Literal["web", "synthetic", "human"]
+Source = Literal["web", "synthetic", "human", "question"]
 
 
 @dataclass(frozen=True, slots=True)

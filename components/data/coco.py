@@ -28,6 +28,7 @@ from components.data.candidates import Candidate, text_problem
 from components.data.decoding import BadImage, decode_image
 from components.data.health import Health
 from components.data.manifest import (
+    BadSample,
     Provenance,
     ShardRecord,
     dataset_store,
@@ -54,7 +55,7 @@ class Annotations:
 
 @dataclass(frozen=True)
 class HumanImage:
-    """An annotated image: where its file is below the image folder, its id in the annotations, its captions."""
+    """An annotated image: where its file is below the image folder, its id in the annotations, what is said of it."""
 
     key: str
     file_name: str
@@ -109,10 +110,8 @@ def import_coco(
     if (found := find_dataset(target)) is not None:
         return found
     health = Health(f"{where} with {source.uri}")
-    work = _CocoImport(source, target, sizes, health, threads or default_threads(), progress or (lambda _: None))
-    parts = [images[start : start + shard_size] for start in range(0, len(images), shard_size)]
-    records = [work.shard(f"{index:05d}", part) for index, part in enumerate(parts)]
-    work.health.refuse()
+    work = FolderImport(source, target, sizes, health, threads or default_threads(), progress or (lambda _: None))
+    records = work.run(images, shard_size)
     config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
     return seal_dataset(target, Provenance(name, "human", config, fingerprint, origin=where), records)
 
@@ -154,7 +153,7 @@ def parse_annotations(data: bytes, where: str = "annotations") -> list[HumanImag
         raise DataError(f"{where} names no images")
     if not any(text_problem(text) is None for row in rows for text in row.captions):
         raise DataError(f"{where}: not one of its {len(rows)} images has a usable caption: is it a captions file?")
-    return _with_keys(rows)
+    return with_keys(rows)
 
 
 def _coco_rows(document: dict[str, Any], where: str) -> list[HumanImage]:
@@ -206,7 +205,7 @@ def _plain_id(value: Any) -> int | str:
     return value if isinstance(value, int) else str(value)
 
 
-def _with_keys(rows: Sequence[HumanImage]) -> list[HumanImage]:
+def with_keys(rows: Sequence[HumanImage]) -> list[HumanImage]:
     """Give every image its key: the file's name, or its whole path where two folders have files of one name."""
     short = [_key_of(PurePosixPath(row.file_name).name) for row in rows]
     keys = short if len(set(short)) == len(short) else [_key_of(row.file_name) for row in rows]
@@ -263,8 +262,23 @@ def _is_safe(file_name: str) -> bool:
     return not file_name.startswith("/") and ".." not in file_name.split("/") and "\0" not in file_name
 
 
-class _CocoImport:
-    """The work of one import: shard after shard, finished ones found by their commit."""
+Add = Callable[[ShardBuilder, HumanImage, bytes], None]
+"""Writes one image with what is said of it."""
+
+
+class FolderImport:
+    """The work of one import of annotated images: shard after shard, finished ones found by their commit.
+
+    Args:
+        source: the image folder.
+        target: the dataset.
+        sizes: of the image files, None where one is missing.
+        health: adds up what could be used.
+        threads: that read and decode.
+        progress: called with the number of images just done.
+        add: writes an image with what is said of it; its captions by default.
+        faults: entries of the annotations that are of no use, listed by the first shard.
+    """
 
     def __init__(
         self,
@@ -274,27 +288,44 @@ class _CocoImport:
         health: Health,
         threads: int,
         progress: Callable[[int], object],
+        *,
+        add: Add | None = None,
+        faults: Sequence[BadSample] = (),
     ) -> None:
         self.source, self.target, self.sizes, self.threads, self.progress = source, target, sizes, threads, progress
         self.committed = recall(target)
         self.health = health
+        self._add, self._faults = add or _add, faults
 
-    def shard(self, name: str, images: Sequence[HumanImage]) -> ShardRecord:
+    def run(self, images: Sequence[HumanImage], shard_size: int) -> list[ShardRecord]:
+        """Make all shards.
+
+        Raises:
+            DataError: more than half of the images cannot be used.
+        """
+        parts = [images[start : start + shard_size] for start in range(0, len(images), shard_size)]
+        records = [self.shard(f"{index:05d}", part, first=index == 0) for index, part in enumerate(parts)]
+        self.health.refuse()
+        return records
+
+    def shard(self, name: str, images: Sequence[HumanImage], *, first: bool = False) -> ShardRecord:
         """Make one shard, or find it committed."""
-        record = self._shard(name, images)
+        record = self._shard(name, images, self._faults if first else ())
         self.health.look(record)
         return record
 
-    def _shard(self, name: str, images: Sequence[HumanImage]) -> ShardRecord:
+    def _shard(self, name: str, images: Sequence[HumanImage], faults: Sequence[BadSample]) -> ShardRecord:
         if (record := self.committed.get(name)) is not None:
             self.progress(len(images))
             return record
         with ShardBuilder(self.target, name) as builder:
+            for fault in faults:
+                builder.fail(fault.key, fault.reason, fault.detail)
             for image, data in zip(images, ordered_map(self._read, images, threads=self.threads), strict=True):
                 if isinstance(data, tuple):
                     builder.fail(image.key, *data)
                 else:
-                    _add(builder, image, data)
+                    self._add(builder, image, data)
                 self.progress(1)
             return builder.commit()
 
@@ -334,13 +365,14 @@ def _add(builder: ShardBuilder, image: HumanImage, data: bytes) -> None:
         "captions": [{"text": text, "source": "human"} for text in kept],
     }
     members = {
-        _extension(image.file_name): data,
+        extension_of(image.file_name): data,
         "json": json.dumps(document, ensure_ascii=False).encode(),
         "txt": kept[0].encode() if kept else b"",
     }
     builder.add(image.key, rows, members)
 
 
-def _extension(file_name: str) -> str:
+def extension_of(file_name: str) -> str:
+    """What an image's member is called in a shard."""
     extension = PurePosixPath(file_name).suffix[1:].lower()
     return extension if extension in IMAGE_EXTENSIONS else "jpg"

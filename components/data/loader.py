@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -47,6 +47,9 @@ __all__ = ["EvalImage", "LoaderConfig", "LoaderState", "PairBatch", "PairLoader"
 
 logger = logging.getLogger(__name__)
 
+ReadText = Callable[[ShardView, int], str]
+"""What is handed out of a shard's pair of this number."""
+
 _CHUNK = 32  # pairs per task: few enough to share a batch among threads, enough to hide the cost of a task
 _LISTED = 1000
 _GOLDEN = (5**0.5 - 1) / 2
@@ -62,7 +65,14 @@ class LoaderState(Contract):
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Images uint8 `[B, S, S, 3]`, cleaned captions, image ids int64 `[B]`, and `dataset/key` of every pair."""
+    """One micro-batch.
+
+    Attributes:
+        images: uint8 `[B, S, S, 3]`.
+        texts: cleaned captions, or what `read` made of the pairs.
+        image_ids: int64 `[B]`.
+        keys: `dataset/key` of every pair.
+    """
 
     images: Pixels
     texts: list[str]
@@ -101,6 +111,7 @@ class PairLoader:
         rank: this process's number.
         world: number of processes.
         state: where to go on; the beginning by default. May come from a run with another `world` or batch size.
+        read: what a pair's text is made of; the cleaned caption by default.
 
     Attributes:
         pairs_per_epoch: pairs of one epoch, all processes together; of a dataset with weights, what they weigh.
@@ -117,6 +128,7 @@ class PairLoader:
         rank: int = 0,
         world: int = 1,
         state: LoaderState | None = None,
+        read: ReadText | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is not in 0 … {world - 1}")
@@ -136,7 +148,7 @@ class PairLoader:
         self._state = self._ahead = _normal(state or LoaderState(), self.pairs_per_epoch)
         self._plans: dict[int, EpochPlan] = {}
         self._views = _Views(config)
-        self._make = _RowMaker(config, self.size, seed)
+        self._make = _RowMaker(config, self.size, seed, read)
         threads = config.loader_threads or torch.get_num_threads()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="capfilt-loader")
         self._pending: deque[_Pending] = deque()
@@ -281,8 +293,9 @@ class _Views:
 class _RowMaker:
     """Pairs to pixels and cleaned texts; used by many threads."""
 
-    def __init__(self, config: LoaderConfig, size: int, seed: int) -> None:
+    def __init__(self, config: LoaderConfig, size: int, seed: int, read: ReadText | None) -> None:
         self.config, self.size, self.seed = config, size, seed
+        self._read = read or self._caption
         self._decoded = _DecodedCache(config.cache_decoded_mb << 20)
         self._augment = TrainAugmentation(size, config)
 
@@ -291,9 +304,10 @@ class _RowMaker:
         made = _Made([], [], [], {})
         for at, row in enumerate(rows):
             view = row.view.result()
-            number, caption, text = view.pick(row.pair, slots_of(row.instance.entry), self._offset(row, view))
+            pair = view.pick(row.pair, slots_of(row.instance.entry), self._offset(row, view))
+            number, caption, _ = view.pairs[pair]
             image = view.images[number]
-            made.texts.append(pre_caption(text, self.config.max_words))
+            made.texts.append(self._read(view, pair))
             made.image_ids.append(image.image_id)
             made.keys.append(f"{row.instance.dataset}/{image.key}")
             try:
@@ -312,6 +326,9 @@ class _RowMaker:
         one = row.instance
         start = key_seed("weights", self.seed, one.dataset, one.turn, one.entry.name) / 2**64
         return (start + row.epoch * _GOLDEN) % 1.0
+
+    def _caption(self, view: ShardView, pair: int) -> str:
+        return pre_caption(view.pairs[pair][2], self.config.max_words)
 
     def _pixels(self, row: _Row, view: ShardView, image: ImagePlace, caption: int) -> Pixels:
         decoded = self._decoded.get(image.sha256)

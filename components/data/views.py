@@ -1,10 +1,12 @@
 """A dataset's shard opened for reading: its kept pairs, and the bytes of its images."""
 
+import json
 import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,8 @@ class ImagePlace:
     sha256: str
     offset: int
     size: int
+    fields: tuple[int, int] | None = None
+    """Offset and size of the sample's json, if it has one."""
 
     @property
     def image_id(self) -> int:
@@ -68,13 +72,14 @@ class ShardView:
                 if sample is None or sample.image is None:
                     raise DataError(f"{self.where} has no image {key!r}: tar and candidate table do not fit")
                 number = at[key] = len(self.images)
-                self.images.append(ImagePlace(key, digest, *sample.members[sample.image]))
+                place = sample.members[sample.image]
+                self.images.append(ImagePlace(key, digest, *place, sample.members.get("json")))
                 captions.append(0)
             self.pairs.append((number, captions[number], text))
             captions[number] += 1
 
-    def pick(self, slot: int, slots: int, offset: float) -> tuple[int, int, str]:
-        """The pair of one of a shard's `slots` in an epoch: by weight, each pair as often as its share of them is long.
+    def pick(self, slot: int, slots: int, offset: float) -> int:
+        """Which pair one of a shard's `slots` has in an epoch: by weight, each as often as its share of them is long.
 
         Args:
             slot: 0 … slots - 1.
@@ -82,9 +87,9 @@ class ShardView:
             offset: 0 … 1, the same for all slots of an epoch: which pairs have the remainders.
         """
         if self._reach is None:
-            return self.pairs[slot]
+            return slot
         at = int(np.searchsorted(self._reach, (slot + offset) / slots * self._reach[-1], side="right"))
-        return self.pairs[min(at, len(self.pairs) - 1)]
+        return min(at, len(self.pairs) - 1)
 
     def read(self, image: ImagePlace) -> bytes:
         """An image's bytes.
@@ -96,6 +101,21 @@ class ShardView:
         if sha256_hex(data) != image.sha256:
             raise DataError(f"{self.where}: image {image.key!r} changed since it was imported; import the data again")
         return data
+
+    def fields(self, image: ImagePlace) -> dict[str, Any]:
+        """The json of an image's sample.
+
+        Raises:
+            DataError: there is none, or it is no JSON object.
+        """
+        data = os.pread(self._handle, image.fields[1], image.fields[0]) if image.fields is not None else b""
+        try:
+            fields = json.loads(data)
+        except ValueError as error:
+            raise DataError(f"{self.where}: no json of {image.key!r} ({error}); import the data again") from error
+        if not isinstance(fields, dict):
+            raise DataError(f"{self.where}: the json of {image.key!r} is no object; import the data again")
+        return fields
 
 
 def slots_of(entry: ShardEntry) -> int:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from components.common.errors import DataError, ModelError
+from components.common.precision import AnyPrecision
 from components.common.storage import open_store, sha256_hex
 from components.data.decoding import BadImage, Pixels, decode_image, resize_square
 from components.data.fetch import ShardCache
@@ -16,7 +17,7 @@ from components.data.pictures import OpenTar, image_files, tars_of
 from components.data.records import BadSample, Parent
 from components.data.search import INDEX_FOLDER, Floats, IndexPart, IndexRecord, VectorIndex, write_index
 from components.data.vectors import ImageRow, write_vectors
-from components.inference.arithmetic import AnyPrecision, Arithmetic, pick_device
+from components.inference.arithmetic import Arithmetic, pick_device
 from components.inference.filter import Filter
 from components.model.checkpoints.publishing import fetch_model, reference_model
 from components.model.checkpoints.weights import load_filter

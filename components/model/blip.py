@@ -137,15 +137,38 @@ class BlipVqa(nn.Module):
         """The stack that writes, by the name decoding looks for."""
         return self.text_decoder
 
+    def encode_images(self, pixels: Tensor) -> ImageKV:
+        """Normalised pixels `[B, 3, S, S]` to what questions read: keys and values of the images."""
+        return self.text_encoder.project_images(self.vision_model(pixels))
+
+    def read_questions(
+        self,
+        image_kv: ImageKV,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        image_index: Tensor | None = None,
+        *,
+        position_zero: PositionZero = "enc",
+    ) -> ImageKV:
+        """Questions about encoded images to what the answer reads: keys and values of the questions.
+
+        Args:
+            image_kv: keys and values of B images.
+            ids: questions `[R, T]`; the first token is replaced by [ENC], or by [CLS] if `position_zero` says so.
+            mask: `[R, T]`, 0 on padding, which nothing attends to; None if nothing is padded.
+            image_index: int64 `[R]`, the image of each question; None: they lie by image.
+            position_zero: official checkpoints are trained with [ENC].
+        """
+        text = self.config.text
+        first = text.enc_id if position_zero == "enc" else text.cls_id
+        states = self.text_encoder.states(with_first(ids, first), mask, image_kv, image_index)
+        return self.text_decoder.project_images(states, None if mask is None else mask.bool())
+
     def encode_questions(
         self, pixels: Tensor, ids: Tensor, mask: Tensor | None = None, *, position_zero: PositionZero = "enc"
     ) -> ImageKV:
-        """Images `[B, 3, S, S]` and questions `[B, T]` to what the answer reads: keys and values of the question."""
-        text = self.config.text
-        first = text.enc_id if position_zero == "enc" else text.cls_id
-        image_kv = self.text_encoder.project_images(self.vision_model(pixels))
-        states = self.text_encoder.states(with_first(ids, first), mask, image_kv)
-        return self.text_decoder.project_images(states, None if mask is None else mask.bool())
+        """Images `[B, 3, S, S]` and questions `[B, T]` to what the answer reads: see `read_questions`."""
+        return self.read_questions(self.encode_images(pixels), ids, mask, position_zero=position_zero)
 
     def logits(self, ids: Tensor, mask: Tensor | None, question_kv: ImageKV) -> Tensor:
         """Next-token logits `[R, T, V]` of answers `[R, T]`, whose first token is replaced by [DEC]."""

@@ -182,3 +182,37 @@ class DecodingConfig(_Config):
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} must not exceed max_length {self.max_length}")
         return self
+
+
+class AnsweringConfig(_Config):
+    """How questions about images are answered; the defaults are BLIP's on VQA v2 (docs/vqa.md)."""
+
+    method: Literal["rank", "generate"] = Field(
+        default="rank",
+        description="rank: the likeliest of a list of answers; generate: an answer written word by word (beam search)",
+    )
+    top_k: int = Field(
+        default=128, ge=1, description="rank: answers compared in full, the likeliest by their first word piece"
+    )
+    rank_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="rank: 0 compares likelihoods; BLIP's own code has 0.1, training's label smoothing, which favours "
+        "short answers",
+    )
+    beams: int = Field(default=3, ge=1, description="generate: hypotheses kept")
+    max_length: int = Field(
+        default=10, ge=2, description="generate: tokens of an answer at most, [DEC] and end included"
+    )
+    max_words: int = Field(default=50, ge=1, description="words a question is cut to")
+    max_tokens: int = Field(default=35, ge=4, description="word pieces a question is cut to, [ENC] and [SEP] included")
+    position_zero: PositionZero = Field(
+        default="enc",
+        description="token at position 0 of a question: [ENC] as trained, or [CLS] as transformers has it",
+    )
+
+    @property
+    def decoding(self) -> DecodingConfig:
+        """The search of `generate`."""
+        return DecodingConfig(method="beam", beams=self.beams, min_length=1, max_length=self.max_length, prompt="")

@@ -278,10 +278,13 @@ class TextTransformer(nn.Module):
         """
         return self._encode(ids, Tokens.of(ids, mask), image_kv, image_index, first_only=True)
 
-    def states(self, ids: Tensor, mask: Tensor | None, image_kv: ImageKV) -> Tensor:
-        """The text with an image: states of all tokens `[R, T, D]` (VQA's question); without meaning on padding."""
+    def states(self, ids: Tensor, mask: Tensor | None, image_kv: ImageKV, image_index: Tensor | None = None) -> Tensor:
+        """The text with an image: states of all tokens `[R, T, D]` (VQA's question); without meaning on padding.
+
+        Arguments as of `match`.
+        """
         tokens = Tokens.of(ids, mask)
-        return tokens.spread(self._encode(ids, tokens, image_kv, None, first_only=False))
+        return tokens.spread(self._encode(ids, tokens, image_kv, image_index, first_only=False))
 
     def project_images(self, tokens: Tensor, mask: Tensor | None = None) -> ImageKV:
         """Keys and values of image tokens `[B, N, M]` for every layer, with bool mask `[B, N]` if some are padding."""

@@ -39,6 +39,12 @@ def pre_caption(text: str, max_words: int = 30) -> str:
     return " ".join(cleaned.split(" ")[:max_words])
 
 
+def pre_question(text: str, max_words: int = 50) -> str:
+    """A question as BLIP cleans it: as `pre_caption`, but the same characters are deleted, and more words stay."""
+    cleaned = _SPACES.sub(" ", _DROPPED.sub("", text.lower())).strip()
+    return " ".join(cleaned.split(" ")[:max_words])
+
+
 class TokenBatch(NamedTuple):
     """Token ids int64 `[B, T]`, and bool `[B, T]`, False on padding."""
 

@@ -18,6 +18,7 @@ from components.common.metrics import (
     OF_CAPFILT,
     PRIMARY,
     RECALL,
+    VQA,
     Metric,
     change,
     meanings,
@@ -59,12 +60,19 @@ TABLE: tuple[tuple[str, tuple[str, ...]], ...] = (
             "base/itc_mean_recall",
         ),
     ),
+    ("Answering", (VQA, "eval/vqa/accuracy_any")),
 )
 DATA_TABLE = (*OF_CAPFILT, "truth/filter_auc")
 EXPLAINED = ("truth/filter_precision", "truth/filter_recall")
-CHARTS = (RECALL, CIDER, BLEU_4, BASE_RECALL)
-CURVES = ("loss_itc", "loss_itm", "nll_lm", "loss_lm", "loss")
-STAGES = {"pretrain": "Pre-training", "base": "Pre-training", "captioner": "Captioner", "filter": "Filter"}
+CHARTS = (RECALL, CIDER, BLEU_4, BASE_RECALL, VQA)
+CURVES = ("loss_itc", "loss_itm", "nll_lm", "loss_lm", "nll_vqa", "loss_vqa", "loss")
+STAGES = {
+    "pretrain": "Pre-training",
+    "base": "Pre-training",
+    "captioner": "Captioner",
+    "filter": "Filter",
+    "vqa": "VQA",
+}
 
 
 class Cell(NamedTuple):
@@ -277,7 +285,7 @@ def _losses_of(names: Sequence[str]) -> list[str]:
     one (its floor is not 0), no learning rates and the like."""
     order = {loss: place for place, loss in enumerate(CURVES)}
     chosen = [name for name in names if name.partition("/")[2] in order]
-    covered = {name.rpartition("/")[0] + "/loss_lm" for name in chosen if name.endswith("/nll_lm")}
+    covered = {name.replace("/nll_", "/loss_") for name in chosen if "/nll_" in name}
     covered |= {name.partition("/")[0] + "/loss" for name in chosen if not name.endswith("/loss")}
     return sorted((name for name in chosen if name not in covered), key=lambda name: order[name.partition("/")[2]])
 

@@ -21,12 +21,13 @@ VIEW = RunsView(
         "params.`web pairs`": 90,
         "tags.`champion`": 90,
     },
-    charts="^eval/.*/(mean_recall|text_recall_at_1|image_recall_at_1|cider|bleu_4)$",
+    charts="^eval/.*/(mean_recall|text_recall_at_1|image_recall_at_1|cider|bleu_4|accuracy_official)$",
 )
 DIGITS = 4  # shown in MLflow's tables, which do not round; the stages' runs and records have all
 ABOUT: dict[ModelRole, str] = {
     "base": "Pre-trained on web and human pairs (ITC, ITM, LM): its round's captioner and filter start from it.",
     "captioner": "Writes a caption for every web image: a pre-trained model finetuned on human captions (LM).",
+    "vqa": "Answers questions about images: a pre-trained model finetuned on annotators' answers.",
     "filter": "Says whether a text fits its image: a pre-trained model finetuned on human captions (ITC, ITM).",
 }
 ALIASES = (
@@ -94,7 +95,7 @@ def _ends(name: str, interval: Interval) -> dict[str, float]:
 def _register_models(
     run: Tracker, result: BootstrapResult, one: RoundResult, scores: Mapping[str, float], note: str
 ) -> None:
-    for model in (one.base, one.captioner, one.filter):
+    for model in filter(None, (one.base, one.captioner, one.filter, one.vqa)):
         name = f"{result.name}-{model.role}"
         tags = {"round": str(one.round), "web_digest": one.web.digest}
         about = f"{ABOUT[model.role]}\n\n{ALIASES}"

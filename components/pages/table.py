@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from components.common.contracts import BootstrapResult, Comparison, Interval, RoundResult
-from components.common.metrics import BASE_RECALL, OF_CAPFILT, Metric, change, meanings, metric
+from components.common.metrics import BASE_RECALL, OF_CAPFILT, VQA, Metric, change, meanings, metric
 from components.common.programs import program
 from components.common.progress import clock
 from components.pages.verdict import certainty, verdict
@@ -15,6 +15,7 @@ SHOWN = (
     "eval/caption/cider",
     "eval/caption/bleu_4",
     BASE_RECALL,
+    VQA,
     "calibration/threshold",
     "calibration/purity",
     "calibration/yield",
@@ -31,6 +32,7 @@ def print_result(result: BootstrapResult, pages: str = "") -> None:
         pages: the command that serves MLflow's and Prefect's pages of this bootstrap; empty where it is not known.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
@@ -60,7 +62,7 @@ def print_result(result: BootstrapResult, pages: str = "") -> None:
     if result.report:
         console.print(f"report: {result.report}", soft_wrap=True)
     if pages:
-        console.print(f"pages: {pages}   (MLflow and Prefect)", soft_wrap=True)
+        console.print(f"pages: {escape(pages)}   (MLflow and Prefect)", soft_wrap=True)
     if result.mlflow_uri:
         console.print(f"MLflow: {mlflow_words(result.mlflow_uri, result.mlflow_page or '')}", soft_wrap=True)
 

@@ -104,7 +104,7 @@ def _sums(common: Sequence[_Pair], threshold: float, before: ScoreWeights | None
     """Per image `[N, 6]`: right texts, and those that pass before and after; the same of wrong ones."""
 
     def passed(one: ScoredText, weights: ScoreWeights | None) -> bool:
-        score = one.probability if weights is None else weights.probability(one.probability, one.similarity)
+        score = one.probability if weights is None else one.weighed(weights)
         return score >= threshold
 
     return np.array(

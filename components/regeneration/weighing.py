@@ -31,6 +31,10 @@ class ScoredText(NamedTuple):
     probability: float
     similarity: float | None = None
 
+    def weighed(self, weights: ScoreWeights) -> float:
+        """Both as one probability; `calibrated` is refused where there is no cosine."""
+        return weights.probability(self.probability, self.similarity or 0.0)
+
 
 class ScoredImage(NamedTuple):
     """A validation image: its own captions, and near ones of others."""
@@ -67,7 +71,7 @@ def deciding_scores(
 
 
 def _weighed(texts: Sequence[ScoredText], weights: ScoreWeights) -> list[float]:
-    return [weights.probability(one.probability, one.similarity or 0.0) for one in texts]
+    return [one.weighed(weights) for one in texts]
 
 
 def _without(images: Sequence[ScoredImage], kind: ScoreKind, fold: int, bad_share: float) -> ScoreWeights | None:

@@ -8,8 +8,8 @@ from components.common.identity import harmless
 from components.common.precision import TrainPrecision
 from components.data.config import LoaderConfig
 
-TrainedRole = Literal["pretrain", "captioner", "filter"]
-"""What a training makes: the base model by pre-training, or one of the two finetuned ones."""
+TrainedRole = Literal["pretrain", "captioner", "filter", "vqa"]
+"""What a training makes: the base model by pre-training, or one of those finetuned from it."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -226,7 +226,15 @@ class TrainConfig(LoaderConfig):
         "false",
     )
     compile: bool = Field(default=False, description="torch.compile the objective")
-    max_tokens: int = Field(default=30, ge=4, description="tokens kept of a caption, [CLS] and [SEP] included")
+    max_tokens: int = Field(
+        default=30, ge=4, description="tokens kept of a caption or question, [CLS] and [SEP] included"
+    )
+    max_answer_tokens: int = Field(
+        default=12,
+        ge=3,
+        description="vqa: tokens kept of an answer, [DEC] and [SEP] included",
+        json_schema_extra=harmless("nothing had answers before there was this field", at=12),
+    )
     prompt: str = Field(default="a picture of ", description="the captioner's prompt, not part of the loss")
     deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
@@ -247,7 +255,7 @@ class TrainConfig(LoaderConfig):
             processes: in all, where that is known already.
         """
         others = self.all_rank_negatives and processes != 1
-        if role == "captioner" or self.batch_size > 1 or others:
+        if role in ("captioner", "vqa") or self.batch_size > 1 or others:
             return None
         return (
             f"`{role}.batch_size` is {self.batch_size}: wrong pairs are made of the others in a process's micro-batch, "

@@ -1,4 +1,4 @@
-"""Finetuning of captioner (LM) and filter (ITC + ITM), separately, from the same base model (paper section 3.3)."""
+"""Finetuning of captioner (LM), filter (ITC + ITM) and VQA, separately, from the same base model (paper 3.3, 5.3)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ REVISION = 1
 
 
 def run_finetuning(
-    role: Literal["captioner", "filter"],
+    role: Literal["captioner", "filter", "vqa"],
     base: ModelRef,
     datasets: Sequence[tuple[DatasetRef, int]],
     config: TrainConfig,
@@ -28,12 +28,12 @@ def run_finetuning(
     label: str | None = None,
     on_line: OnLine | None = None,
 ) -> TrainResult:
-    """Finetune a captioner or a filter on human captions and publish it.
+    """Finetune a captioner or a filter on human captions, or a VQA model on questions, and publish it.
 
     Args:
-        role: which of the two.
-        base: the pre-trained model that both start from; any BLIP folder will do.
-        datasets: human pairs, with how often each dataset counts per epoch.
+        role: which of them.
+        base: the pre-trained model that all start from; any BLIP folder will do.
+        datasets: human pairs, or questions (`components.data.vqa`), with how often each dataset counts per epoch.
         config: how it is trained.
         store: where the model goes.
         work_dir: checkpoints and logs; a training that was stopped goes on from there.

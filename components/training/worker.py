@@ -20,8 +20,10 @@ from components.common.redact import install_redaction
 from components.common.seeding import key_seed, seed_everything
 from components.common.storage import join_uri, open_store, sha256_file
 from components.data.loader import LoaderState, PairLoader
+from components.data.questions import common_answers, read_question
 from components.model.blip import BlipFilter, BlipPretrain
 from components.model.checkpoints import weights
+from components.model.checkpoints.answers import write_answers
 from components.model.checkpoints.publishing import fetch_tokenizer
 from components.model.checkpoints.tensors import WEIGHTS_FILE
 from components.model.checkpoints.weights import LoadedModel, Preprocessor
@@ -35,11 +37,12 @@ from components.model.learning import (
 )
 from components.model.momentum import NO_IMAGE, Teacher
 from components.model.tokenizer import BlipTokenizer
+from components.model.vqa import VqaObjective
 from components.training.checkpoint import Checkpoints, Saved
 from components.training.config import TrainConfig
 from components.training.engine import Engine, end_process_group, start_process_group
 from components.training.exchange import Exchange
-from components.training.feed import PairFeed
+from components.training.feed import PairFeed, QuestionFeed
 from components.training.flops import peak_flops
 from components.training.loop import Schedule, Training, train
 from components.training.outcome import write_failure, write_outcome
@@ -51,7 +54,7 @@ from components.training.watch import Alarms, History, Hook, Metrics
 
 logger = logging.getLogger(__name__)
 
-_ROLES: dict[str, ModelRole] = {"pretrain": "base", "captioner": "captioner", "filter": "filter"}
+_ROLES: dict[str, ModelRole] = {"pretrain": "base", "captioner": "captioner", "filter": "filter", "vqa": "vqa"}
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,9 @@ def build_subject(spec: TrainSpec, work_dir: Path) -> Subject:
     if spec.objective == "filter":
         chosen = weights.load_filter(folder, image_size=config.image_size)
         return Subject(FilterObjective(chosen.model.train(), **_contrast_options(chosen.model, config)), chosen)
+    if spec.objective == "vqa":
+        answering = weights.load_vqa(folder, image_size=config.image_size)
+        return Subject(VqaObjective(answering.model.train()), answering)
     pretrained = weights.load_base(folder, image_size=config.image_size)
     objective = _pretraining(pretrained.model.train(), config)
     teacher = weights.load_teacher(folder)
@@ -237,20 +243,19 @@ def _loader(spec: TrainSpec, preprocessor: Preprocessor, cursor: LoaderState | N
     config = spec.config.model_copy(update={"image_size": preprocessor.size})
     datasets = [(use.ref, use.repeat) for use in spec.datasets]
     rank, world = distributed.rank(), distributed.world_size()
-    return PairLoader(datasets, config, seed=config.seed, rank=rank, world=world, state=cursor)
+    read = read_question if spec.objective == "vqa" else None
+    return PairLoader(datasets, config, seed=config.seed, rank=rank, world=world, state=cursor, read=read)
 
 
 def _feed(spec: TrainSpec, subject: Subject, loader: PairLoader, device: torch.device) -> PairFeed:
     preprocessor = subject.loaded.preprocessor
-    return PairFeed(
-        loader,
-        subject.loaded.tokenizer,
-        image_mean=preprocessor.mean,
-        image_std=preprocessor.std,
-        max_tokens=spec.config.max_tokens,
-        prompt=spec.config.prompt if spec.objective == "captioner" else "",
-        device=device,
-    )
+    shared: dict[str, Any] = {"image_mean": preprocessor.mean, "image_std": preprocessor.std, "device": device}
+    shared |= {"max_tokens": spec.config.max_tokens}
+    if spec.objective == "vqa":
+        answers = {"max_words": spec.config.max_words, "max_answer_tokens": spec.config.max_answer_tokens}
+        return QuestionFeed(loader, subject.loaded.tokenizer, **shared, **answers)
+    prompt = spec.config.prompt if spec.objective == "captioner" else ""
+    return PairFeed(loader, subject.loaded.tokenizer, **shared, prompt=prompt)
 
 
 def _hooks(objective: Objective, engine: Engine, schedule: Schedule, history: History, start: int) -> tuple[Hook, ...]:
@@ -311,6 +316,8 @@ def _publish(
         image_std=subject.loaded.preprocessor.std,
         teacher=subject.objective.teacher_state() if spec.objective == "pretrain" else None,
     )
+    if spec.objective == "vqa":
+        write_answers(folder, common_answers([use.ref for use in spec.datasets], cache_dir=_cache(spec.config)))
     store = open_store(spec.store)
     role = _ROLES[spec.objective]
     # Named by content too: other hardware rounds differently, and must not replace what others refer to.
@@ -320,6 +327,11 @@ def _publish(
     store.upload(history.path, key)
     uri = join_uri(store.uri, key)
     return TrainResult(model=model, steps=steps, metrics=history.smoothed(), history_uri=uri, seconds=seconds)
+
+
+def _cache(config: TrainConfig) -> Path | None:
+    """Where the loader keeps copies of shards."""
+    return Path(config.cache_dir).expanduser() if config.cache_dir else None
 
 
 def _log_to_stdout() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from components.common.contracts import ModelRef
 from components.common.seeding import digest_of
-from components.model.blip import BlipCaptioner, BlipFilter
+from components.model.blip import BlipCaptioner, BlipFilter, BlipVqa
 from components.model.checkpoints.weights import save_model
 from components.model.config import BlipConfig, TextConfig, VisionConfig
 from components.model.tokenizer import BlipTokenizer
@@ -40,3 +40,15 @@ def save_tiny_models(folder: Path, *, captioner_size: int = 32, filter_size: int
         save_model(model, tokenizer, folder / role)
         refs.append(ModelRef(role=role, uri=str(folder / role), digest=digest_of([role, seed, size])))
     return refs[0], refs[1]
+
+
+def save_tiny_vqa(folder: Path, seed: int = 3) -> BlipTokenizer:
+    """Write a model that answers questions; its tokenizer."""
+    tokenizer = BlipTokenizer.train([*CORPUS, "what colour is the ball where yes no ?"] * 2, 250)
+    torch.manual_seed(seed)
+    model = BlipVqa(tiny_config().for_tokenizer(tokenizer))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(8)
+    save_model(model, tokenizer, folder)
+    return tokenizer

@@ -87,7 +87,7 @@ def fields_of(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, Fi
             yield from fields_of(inner, f"{above}{name}.")
 
 
-ROLES = ("pretrain", "captioner", "filter")
+ROLES = ("pretrain", "captioner", "filter", "vqa")
 # Fields that decide nothing at all, or not some result. Who adds one shows here that it was meant.
 TRAINING = {
     "loader_threads", "prefetch", "cache_decoded_mb", "cache_dir", "cache_gb", "checkpointed_layers", "log_every",
@@ -116,6 +116,7 @@ NEWER = {
     *(f"capfilt.{name}" for name in ("calibrated", "weights", "score", "keep", "weigh", "check_captions")),
     *(f"{role}.optim.{name}" for role in ROLES for name in ("lr_vision", "lr_text", "layer_decay", "freeze")),
 }  # fmt: skip
+NEWER |= {f"{role}.max_answer_tokens" for role in ROLES} | {"tasks", "vqa", "answering", "data.questions"}
 
 
 def test_every_setting_decides_or_says_why_not() -> None:
@@ -219,6 +220,9 @@ CHANGES = {
     "evaluation.decoding.beams=2": "evaluate bootstrap",
     "evaluation.retrieval.top_k=17": "evaluate evaluate-base bootstrap",
     "evaluation.limit=7": "evaluate evaluate-base bootstrap",
+    "tasks=[captioning,retrieval,vqa]": "bootstrap",
+    "vqa.steps=99": "",  # nobody asks
+    "answering.top_k=9": "",
 }
 
 

@@ -11,7 +11,7 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,23 +107,24 @@ def _is_done(marker: Path, config: SampleWorldConfig) -> bool:
     raise DataError(f"{marker.parent} holds another sample world ({difference}); use another folder or delete it")
 
 
+def _random(config: SampleWorldConfig, *name: str | int) -> random.Random:
+    return random.Random(key_seed("sample-world", config.seed, *name))
+
+
 def _scene_of(config: SampleWorldConfig, *name: str | int) -> tuple[Scene, bytes, random.Random]:
     """The scene and picture with this name, and the generator to write its texts with."""
-    rng = random.Random(key_seed("sample-world", config.seed, *name))
+    rng = _random(config, *name)
     scene = sample_scene(rng)
     picture = draw_scene(scene, config.image_size, rng)
     return scene, encode_jpeg(picture, config.jpeg_quality), rng
 
 
 def _write_human(config: SampleWorldConfig, split: str, paths: SampleWorldPaths) -> None:
-    first = {"train": 0, "val": config.human_train, "test": config.human_train + config.human_val}[split]
-    count = {"train": config.human_train, "val": config.human_val, "test": config.human_test}[split]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in range(count):
+    for index, image_id in enumerate(_human_ids(config, split)):
         scene, jpeg, rng = _scene_of(config, split, index)
-        image_id = first + index + 1
-        name = f"{split}_{image_id:06d}.jpg"
+        name = _human_name(split, image_id)
         (paths.images / name).write_bytes(jpeg)
         images.append({"id": image_id, "file_name": name, "width": config.image_size, "height": config.image_size})
         for at, caption in enumerate(human_captions(scene, config.captions_per_image, rng)):
@@ -131,6 +132,23 @@ def _write_human(config: SampleWorldConfig, split: str, paths: SampleWorldPaths)
             annotations.append({"id": annotation_id, "image_id": image_id, "caption": caption})
     target = paths.images.parent / f"captions_{split}.json"
     target.write_text(json.dumps({"images": images, "annotations": annotations}))
+
+
+def human_scenes(config: SampleWorldConfig, split: str) -> Iterator[tuple[str, Scene]]:
+    """File name and scene of every human picture of a split, without drawing it."""
+    for index, image_id in enumerate(_human_ids(config, split)):
+        yield _human_name(split, image_id), sample_scene(_random(config, split, index))
+
+
+def _human_ids(config: SampleWorldConfig, split: str) -> range:
+    """Image ids of a split; the splits follow one another."""
+    first = {"train": 1, "val": 1 + config.human_train, "test": 1 + config.human_train + config.human_val}[split]
+    count = {"train": config.human_train, "val": config.human_val, "test": config.human_test}[split]
+    return range(first, first + count)
+
+
+def _human_name(split: str, image_id: int) -> str:
+    return f"{split}_{image_id:06d}.jpg"
 
 
 def _kinds(config: SampleWorldConfig) -> list[Kind]:

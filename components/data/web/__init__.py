@@ -42,5 +42,6 @@ Texts (`texts`)
 
 from components.data.web.importing import REVISION, import_web
 from components.data.web.listing import WebTar, check_tars, expected_samples, list_tars
+from components.data.web.table import import_table
 
-__all__ = ["REVISION", "WebTar", "check_tars", "expected_samples", "import_web", "list_tars"]
+__all__ = ["REVISION", "WebTar", "check_tars", "expected_samples", "import_table", "import_web", "list_tars"]

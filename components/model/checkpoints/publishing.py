@@ -18,6 +18,7 @@ from components.model.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE
 
 MODEL_FILE = "model.json"
 _PLAIN_FILES = (  # what a folder from elsewhere, without model.json, may hold that is of use
+    "answers.json",
     "config.json",
     "generation_config.json",
     "model.safetensors",

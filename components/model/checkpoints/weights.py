@@ -104,9 +104,26 @@ def load_base(
 
 
 def load_vqa(
-    source: Path | str, *, image_size: int | None = None, tokenizer: BlipTokenizer | None = None
+    source: Path | str,
+    *,
+    image_size: int | None = None,
+    tokenizer: BlipTokenizer | None = None,
+    finetuned: bool = False,
 ) -> LoadedModel[BlipVqa]:
-    """A model for visual question answering; see `load_captioner`."""
+    """A model for visual question answering; see `load_captioner`.
+
+    Args:
+        source, image_size, tokenizer: as of `load_captioner`.
+        finetuned: refuse a pre-trained model's folder, which holds one that has yet to learn to answer.
+    """
+    folder = Path(source)
+    if finetuned and folder.is_dir():
+        found = read_config(folder).architectures
+        if found and found != _ARCHITECTURES[BlipVqa]:
+            raise ModelError(
+                f"{folder} is no VQA model but {' and '.join(found)}: give one that was finetuned to answer questions "
+                "(the task vqa, or a BlipForQuestionAnswering)"
+            )
     return _load(Path(source), BlipVqa, image_size, tokenizer)
 
 

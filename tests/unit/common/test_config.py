@@ -131,3 +131,32 @@ def test_the_loader_is_set_where_a_training_is() -> None:
     assert (loader.prefetch, loader.shuffle_shards, loader.cache_decoded_mb, loader.cache_dir) == (5, 3, 64, "/c")
     assert (loader.cache_gb, loader.max_pixels, loader.augment, loader.loader_threads) == (2.0, 9000, False, 2)
     assert not set(LoaderConfig.model_fields) & set(TrainConfig.__annotations__)
+
+
+ASKED = "tasks=[captioning, retrieval, vqa]"
+
+
+def test_questions_are_asked_by_one_setting_and_change_nothing_else() -> None:
+    config = load_config(None, [ASKED])
+    assert config.asks and not load_config().asks
+    assert config.training("vqa").steps == config.vqa.steps  # type: ignore[union-attr]
+    for role in ("pretrain", "captioner", "filter"):
+        assert config.training(role) == load_config().training(role)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="has no vqa"):
+        load_config().training("vqa")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (["tasks=[vqa]"], "`tasks` lacks captioning and retrieval"),
+        ([ASKED, "vqa=null"], "`vqa`, its finetuning, is not set"),
+        ([ASKED, "model.text.width=64"], "for vqa they must be equal"),
+        ([ASKED, "data.source=files", *PATHS], "these are not set: data.questions.train, data.questions.test"),
+        ([ASKED, "vqa.image_size=70"], "`vqa.image_size` is 70"),
+        (["evaluation.gate.metrics=[eval/vqa/accuracy_official]"], "only the task vqa measures"),
+    ],
+)
+def test_what_the_task_needs_is_said_at_once(overrides: list[str], fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        load_config(None, overrides)

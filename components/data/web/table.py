@@ -1,0 +1,251 @@
+"""Import a table of image paths and texts: its images become web shards, read from then on by the rules of all others.
+
+Flickr30k's, SBU's, CC's and LAION's lists are such tables once their images are downloaded. A sample is an image with
+the texts of the rows that name it one after the other; its key is the number of the first of them. Images are copied
+bit by bit.
+
+Paths are those of files: relative to the table, or whole ones (`/…`, `file://…`) that lie below the image folder.
+Addresses on the web are not fetched: img2dataset does that. A row that is of no use is listed with its line among the
+dataset's failed samples, and does not end the import.
+"""
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from components.common.contracts import DatasetRef
+from components.common.errors import ConfigError, DataError, StorageError
+from components.common.seeding import digest_of
+from components.common.storage import Store, join_uri, open_store, sha256_file, sha256_hex, split_uri
+from components.data.candidates import Candidate
+from components.data.coco import extension_of
+from components.data.decoding import BadImage, decode_image
+from components.data.health import Health
+from components.data.manifest import (
+    BadSample,
+    ShardRecord,
+    dataset_store,
+    find_dataset,
+    plan_dataset,
+    recall,
+    seal_dataset,
+)
+from components.data.parallel import default_threads, ordered_map
+from components.data.publish import ShardBuilder
+from components.data.records import Provenance
+from components.data.web.tables import TableImage, check_table, table_images
+from components.data.web.texts import web_texts
+
+logger = logging.getLogger(__name__)
+
+REVISION = 1  # counts changes of what the same input becomes
+_TOLD = 10
+
+
+def import_table(
+    table_uri: str,
+    *,
+    image: str,
+    text: str,
+    store: Store,
+    name: str,
+    images_uri: str | None = None,
+    shard_size: int = 1000,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> DatasetRef:
+    """Make a dataset of a table and its images, or find it made; an interrupted import goes on with the next shard.
+
+    Args:
+        table_uri: a CSV, TSV or parquet file.
+        image, text: names of the columns with paths and texts.
+        store: root of the project's store.
+        name: the dataset's name.
+        images_uri: folder or S3 prefix that paths are relative to; the table's own by default.
+        shard_size: images per shard.
+        limit: use the first so many images only.
+        threads: that read and decode (default: one per CPU).
+        progress: called with the number of images just done.
+
+    Raises:
+        ConfigError: before any work, if a column is not there.
+        DataError: before any work, if the table is missing or of no use; afterwards, if more than half of its images
+            cannot be used.
+    """
+    if shard_size < 1 or (limit is not None and limit < 1):
+        raise ConfigError(f"shard_size and limit must be at least 1, not {shard_size} and {limit}")
+    folder, key = split_uri(table_uri)
+    with _local_copy(open_store(folder), key) as path:
+        where, source = join_uri(open_store(folder).uri, key), open_store(images_uri or folder)
+        check_table(path, where, image=image, text=text)
+        plan = {
+            "kind": "table",
+            "revision": REVISION,
+            "table_sha256": sha256_file(path),
+            "columns": [image, text],
+            "images": _sizes_digest(islice(table_images(path, where, image=image, text=text), limit), source),
+            "shard_size": shard_size,
+            "limit": limit,
+        }
+        target = dataset_store(store, name, digest_of(plan))
+        fingerprint = plan_dataset(target, plan)
+        if (found := find_dataset(target)) is not None:
+            return found
+        images = islice(table_images(path, where, image=image, text=text), limit)
+        work = _TableImport(where, source, target, threads or default_threads(), progress)
+        records = work.run(images, shard_size)
+    config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
+    return seal_dataset(target, Provenance(name, "web", config, fingerprint, origin=where), records)
+
+
+@contextmanager
+def _local_copy(source: Store, key: str) -> Iterator[Path]:
+    """The table as a local file: itself, or a temporary download."""
+    if not source.exists(key):
+        raise DataError(f"{join_uri(source.uri, key)} is no file: give a table, .csv, .tsv or .parquet")
+    if (path := source.local_path(key)) is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="capfilt-table-") as folder:
+        path = Path(folder) / "table"
+        source.download(key, path)
+        yield path
+
+
+class _TableImport:
+    """The work of one import: shard after shard, finished ones found by their commit."""
+
+    def __init__(
+        self, where: str, source: Store, target: Store, threads: int, progress: Callable[[int], object] | None
+    ) -> None:
+        self.where, self.source, self.target, self.threads = where, source, target, threads
+        self.progress = progress or (lambda _: None)
+        self.committed = recall(target)
+        self.health = Health(where)
+        self._told = 0
+
+    def run(self, images: Iterator[TableImage], shard_size: int) -> list[ShardRecord]:
+        """Make all shards.
+
+        Raises:
+            DataError: more than half of the images cannot be used.
+        """
+        records: list[ShardRecord] = []
+        while part := list(islice(images, shard_size)):
+            records.append(self._shard(f"{len(records):05d}", part))
+            self.health.look(records[-1])
+        self.health.refuse()
+        return records
+
+    def _shard(self, name: str, images: list[TableImage]) -> ShardRecord:
+        if (record := self.committed.get(name)) is not None:
+            self.progress(len(images))
+            return record
+        with ShardBuilder(self.target, name) as builder:
+            for image, data in zip(images, ordered_map(self._read, images, threads=self.threads), strict=True):
+                if isinstance(data, BadSample):
+                    self._tell(data)
+                    builder.fail(data.key, data.reason, data.detail)
+                else:
+                    self._add(builder, image, data)
+                self.progress(1)
+            return builder.commit()
+
+    def _read(self, image: TableImage) -> bytes | BadSample:
+        """The file's bytes, if they are an image; else what is wrong, with the row's place."""
+
+        if image.rows[0].fault:
+            return self._bad(image, "bad_row", image.rows[0].fault)
+        key, fault = _key_of(image.image, self.source)
+        if fault:
+            return self._bad(image, fault, f"image {image.image!r}: {_REMEDIES[fault]}")
+        try:
+            data = self.source.read(key)
+            decode_image(data)
+        except BadImage as error:
+            return self._bad(image, error.reason, f"image {image.image!r}: {error}")
+        except StorageError:
+            if self.source.exists(key):
+                raise
+            return self._bad(image, "missing_image", f"there is no {join_uri(self.source.uri, key)}")
+        return data
+
+    def _bad(self, image: TableImage, reason: str, detail: str) -> BadSample:
+        """A sample of no use, with the row's place."""
+        return BadSample(key=image.key, reason=reason, detail=f"{self.where}: {image.place}: {detail}"[:300])
+
+    def _add(self, builder: ShardBuilder, image: TableImage, data: bytes) -> None:
+        """Write one image with its texts; they are read back as CapFilt will read them."""
+        said = [_valid(row.text) for row in image.rows]
+        document = {"caption": said[0] if len(said) == 1 else said, "image": _valid(image.image), "place": image.place}
+        fields = json.dumps(document, ensure_ascii=False).encode()
+        texts, digest = web_texts({"json": fields}), sha256_hex(data)
+        rows = [
+            Candidate(image.key, digest, "web", one.text, None, None, one.problem is None, one.problem or "")
+            for one in texts
+        ]
+        if texts[0].problem is not None:
+            self._tell(self._bad(image, texts[0].problem, f"text is {texts[0].text!r}"))
+        kept = next((row.text for row in rows if row.kept), "")
+        builder.add(image.key, rows, {extension_of(image.image): data, "json": fields, "txt": kept.encode()})
+
+    def _tell(self, bad: BadSample) -> None:
+        """The first rows of no use, by file and line; all that fail are in the dataset's commit records."""
+        self._told += 1
+        if self._told <= _TOLD:
+            logger.warning("of no use: %s (%s)", bad.detail, bad.reason)
+        elif self._told == _TOLD + 1:
+            logger.warning("more rows of no use are not told; the dataset's commit records list them")
+
+
+def _key_of(path: str, source: Store) -> tuple[str, str]:
+    """Where a path lies below the image folder, or why it does not."""
+    path, root = path.strip(), source.local_path("")
+    if path.startswith("file://"):
+        path = unquote(urlparse(path).path)
+    elif "://" in path:
+        return "", "not_local"
+    if path.startswith("/") and root is not None and Path(path).is_relative_to(root):
+        path = Path(path).relative_to(root).as_posix()
+    if not path or "\0" in path:
+        return "", "no_image"
+    if path.startswith("/") or ".." in path.split("/"):
+        return "", "unsafe_name"
+    return path.removeprefix("./"), ""
+
+
+def _sizes_digest(images: Iterable[TableImage], source: Store) -> str:
+    """Digest of which image files are there, and how large they are: one that was added later counts."""
+    root, digest = source.local_path(""), hashlib.sha256()
+    listed = {info.key: info.size for info in source.list()} if root is None else {}
+    for image in images:
+        key, fault = _key_of(image.image, source)
+        size = None if fault else listed.get(key) if root is None else _size(root / key)
+        digest.update(f"{size} ".encode())
+    return digest.hexdigest()
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return None
+
+
+_REMEDIES = {
+    "not_local": "addresses are not fetched: download with img2dataset, and import its tars",
+    "no_image": "there is no path",
+    "unsafe_name": "it lies outside of the image folder: name another one with --images",
+}
+
+
+def _valid(value: object) -> object:
+    """A text without what is no UTF-8: a table's stray bytes become replacement letters, as web texts have them."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if isinstance(value, str) else value

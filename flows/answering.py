@@ -1,0 +1,41 @@
+"""A round's model that answers questions: finetuned from the round's base model, and measured, where vqa is a task."""
+
+from typing import Any
+
+from components.common.contracts import Answering, AskedData, DatasetRef, EvalReport, ModelRef
+from components.common.identity import deciding
+from flows.finetuning import finetune
+from flows.stages import BootstrapContext, Stage, StageContext
+
+
+def answer(context: BootstrapContext, number: int, base: ModelRef, asked: AskedData | None) -> Answering | None:
+    """Finetune a round's base model on questions, and measure it on the test questions; None where none are asked."""
+    if asked is None:
+        return None
+    training = finetune(context, number, "vqa", base, asked.train)
+    return Answering(training=training, report=_measure(context, number, training.model, asked.test))
+
+
+def _measure(context: BootstrapContext, number: int, model: ModelRef, test: DatasetRef) -> EvalReport:
+    from components.evaluation import answering as component
+    from components.inference.settling import settled
+
+    config = context.config.answering
+    evaluation = settled(context.config.evaluation, context.store, "evaluation")
+    depends: dict[str, Any] = {"config": deciding(config), "model": model.digest, "test": test.digest}
+    depends |= {"limit": evaluation.limit, "precision": evaluation.precision}
+
+    def work(stage: StageContext) -> EvalReport:
+        return component.run_answering(
+            model,
+            test,
+            config,
+            evaluation,
+            round=number,
+            store=context.store,
+            tracker=stage.tracker,
+            work_dir=stage.work_dir,
+        )
+
+    name = f"round-{number}/evaluate-vqa"
+    return context.run(Stage(name, "evaluate-vqa", component.REVISION, depends, EvalReport, work))
