@@ -107,7 +107,7 @@ def _is_done(marker: Path, config: SampleWorldConfig) -> bool:
     raise DataError(f"{marker.parent} holds another sample world ({difference}); use another folder or delete it")
 
 
-def _scene_of(config: SampleWorldConfig, *name: str | int) -> tuple[Scene, bytes, random.Random]:
+def picture_of(config: SampleWorldConfig, *name: str | int) -> tuple[Scene, bytes, random.Random]:
     """The scene and picture with this name, and the generator to write its texts with."""
     rng = random.Random(key_seed("sample-world", config.seed, *name))
     scene = sample_scene(rng)
@@ -121,7 +121,7 @@ def _write_human(config: SampleWorldConfig, split: str, paths: SampleWorldPaths)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(count):
-        scene, jpeg, rng = _scene_of(config, split, index)
+        scene, jpeg, rng = picture_of(config, split, index)
         image_id = first + index + 1
         name = f"{split}_{image_id:06d}.jpg"
         (paths.images / name).write_bytes(jpeg)
@@ -163,7 +163,7 @@ def _write_web(config: SampleWorldConfig, paths: SampleWorldPaths) -> None:
 
 
 def _web_sample(config: SampleWorldConfig, shard: int, at: int, index: int, kind: Kind) -> _WebSample:
-    scene, jpeg, rng = _scene_of(config, "web", index)
+    scene, jpeg, rng = picture_of(config, "web", index)
     caption = human_caption(scene, rng)
     return _WebSample(f"{_KEYS_PER_SHARD * shard + at:09d}", kind, web_text(kind, scene, rng), caption, scene, jpeg)
 
