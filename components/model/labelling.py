@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.model.learning import Objective
 from components.model.vision import VisionTransformer, init_weights
 
 _IGNORED = -100
@@ -41,7 +40,7 @@ class LabelBatch:
         return replace(self, **moved)
 
 
-class LabelObjective(Objective):
+class LabelObjective(nn.Module):
     """Cross-entropy of all labels.
 
     Args:
@@ -89,13 +88,16 @@ class LabelObjective(Objective):
 
     def _split(self, logits: Tensor) -> Sequence[Tensor]:
         """Logits `[B, 9, depth * sizes]` to `[B, 9, depth, size]` per attribute."""
-        return logits.unflatten(-1, (self._depth, -1)).split(self._sizes, dim=-1)
+        by_depth = logits.view(*logits.shape[:2], self._depth, -1)
+        parts: Sequence[Tensor] = by_depth.split(self._sizes, dim=-1)  # type: ignore[no-untyped-call]
+        return parts
 
 
 def ninths(patches: Tensor) -> Tensor:
     """Means of the patches `[B, N, D]` in each ninth of the picture: `[B, 9, D]`, row by row."""
-    side = round(patches.shape[1] ** 0.5)
-    return patches.unflatten(1, (_SIDE, side // _SIDE, _SIDE, side // _SIDE)).mean(dim=(2, 4)).flatten(1, 2)
+    inside = round(patches.shape[1] ** 0.5) // _SIDE
+    grid = patches.reshape(len(patches), _SIDE, inside, _SIDE, inside, -1)
+    return grid.mean(dim=(2, 4)).flatten(1, 2)
 
 
 def _wanted(labels: Tensor, none: int) -> Tensor:

@@ -136,11 +136,12 @@ class MomentumEncoders(MomentumAverage):
     def sees_alike(self) -> bool:
         """Whether the student's vision is frozen and its average equal to it: it then stays so to the last bit."""
         if self._sees_alike is None:
-            own, student = self.modules["vision_model"], self._sources["vision_model"]
-            frozen = not any(parameter.requires_grad for parameter in student.parameters())
-            steady = not student.training or getattr(student, "config").drop_path == 0  # noqa: B009 - a module's
+            own: nn.Module = self.modules["vision_model"]
+            student: Any = self._sources["vision_model"]
+            moves = any(parameter.requires_grad for parameter in student.parameters())
+            draws = student.training and student.config.drop_path > 0
             pairs = zip(own.parameters(), student.parameters(), strict=True)
-            self._sees_alike = frozen and steady and all(torch.equal(average, its) for average, its in pairs)
+            self._sees_alike = not moves and not draws and all(torch.equal(average, its) for average, its in pairs)
         return self._sees_alike
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from components.common.progress import Progress
 from components.common.seeding import seed_everything
@@ -50,6 +51,16 @@ class SeeingConfig(BaseModel):
     threads: int = Field(default=1, ge=1, description="CPU threads")
     seed: int = Field(default=0, ge=0, description="seed of weights, order and pictures")
 
+    @field_validator("vision")
+    @classmethod
+    def _patches_of_ninths(cls, vision: VisionConfig) -> VisionConfig:
+        if (vision.image_size // vision.patch_size) % 3:
+            raise ValueError(
+                f"{vision.image_size // vision.patch_size} patches a side do not go into thirds, by which pictures are "
+                "labelled: choose patch_size so that image_size is 3, 6, 9 … patches"
+            )
+        return vision
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, save the folder, and print the share of each attribute that is named right in pictures never seen."""
@@ -57,7 +68,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--config", type=json.loads, default={}, help='JSON, e.g. {"steps": 200, "threads": 2}')
     options = parser.parse_args(arguments)
-    config = SeeingConfig.model_validate(options.config)
+    try:
+        config = SeeingConfig.model_validate(options.config)
+    except ValidationError as error:
+        parser.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     objective, measured = train_to_see(config)
     save_vision(objective.vision_model, options.out, (CLIP_MEAN, CLIP_STD))
@@ -96,7 +110,8 @@ def label_objective(vision: VisionTransformer) -> LabelObjective:
 
 def _batches(config: SeeingConfig, pictures: LabelledPictures) -> Iterator[LabelBatch]:
     """Endless batches in an order of the seed's, every picture once before any comes again."""
-    rng, waiting = np.random.default_rng(config.seed), np.empty(0, np.int64)
+    rng = np.random.default_rng(config.seed)
+    waiting: NDArray[np.int64] = np.empty(0, np.int64)
     while True:
         while len(waiting) < config.batch_size:
             waiting = np.concatenate([waiting, rng.permutation(len(pictures.images))])
@@ -104,7 +119,7 @@ def _batches(config: SeeingConfig, pictures: LabelledPictures) -> Iterator[Label
         waiting = waiting[config.batch_size :]
 
 
-def _batch(pictures: LabelledPictures, rows: np.ndarray) -> LabelBatch:
+def _batch(pictures: LabelledPictures, rows: NDArray[np.int64]) -> LabelBatch:
     pixels = to_pixels(torch.as_tensor(pictures.images[rows]), CLIP_MEAN, CLIP_STD)
     labels = pictures.labels
     return LabelBatch(pixels, torch.as_tensor(labels.things[rows]), torch.as_tensor(labels.ground[rows]))

@@ -109,11 +109,19 @@ def test_the_command_writes_a_folder_that_a_model_starts_from(
     assert not torch.equal(first.vision_proj.weight, again.vision_proj.weight)
 
 
+def test_patches_that_cross_the_thirds_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from components.training.seeing import main
+
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), "--config", '{"vision": {"image_size": 72, "patch_size": 18, "width": 16, "heads": 2}}'])
+    assert "4 patches a side do not go into thirds" in capsys.readouterr().err
+
+
 def test_the_sample_starts_from_the_shipped_encoder() -> None:
     config = load_config(None)
     folder = Path(str(config.encoders.vision))
     assert folder.is_dir()
     model = model_from_encoders(config.model.with_text(vocab_size=50), vision=folder, text=None, seed=0)
     assert model.vision_model.config == config.model.vision
-    assert load_config(None, ["encoders.vision=null"]).encoders.vision is None
+    assert load_config(None, ["encoders.vision=null", "pretrain.optim.freeze=[]"]).encoders.vision is None
     assert load_config(None, ["encoders.vision=/elsewhere/vit"]).encoders.vision == "/elsewhere/vit"
