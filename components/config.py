@@ -176,7 +176,7 @@ class BootstrapConfig(_Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "BootstrapConfig":
-        checks = (self._missing_parts, self._long_texts, self._cut_patches, self._lonely_pairs)
+        checks = (self._missing_parts, self._long_texts, self._cut_patches, self._lonely_pairs, self._frozen_noise)
         if faults := [fault for check in checks for fault in check()]:
             raise ValueError("\n".join(faults))
         return self
@@ -230,6 +230,15 @@ class BootstrapConfig(_Config):
             processes = launch.processes and launch.processes * launch.nodes
             if fault := training.lack_of_negatives(role, processes):
                 yield fault
+
+    def _frozen_noise(self) -> Iterator[str]:
+        """Encoders that pre-training is to leave as they are, and which start from random weights."""
+        for part in self.pretrain.optim.freeze:
+            if part not in self.encoders.folders():
+                yield (
+                    f"`pretrain.optim.freeze` holds {part}, which starts from random weights and would stay so: "
+                    f"give encoders.{part}, or take {part} out of pretrain.optim.freeze"
+                )
 
     @property
     def bootstrap_id(self) -> str:
@@ -287,7 +296,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         ConfigError: all that is wrong, with the nearest valid name of an unknown key.
     """
     path = SAMPLE_CONFIG if path is None else Path(path)
-    config = read_config(BootstrapConfig, path, overrides)
+    config = _with_own_encoders(read_config(BootstrapConfig, path, overrides), path)
     vocab = config.tokenizer.vocab_file
     if vocab is None:
         return config
@@ -297,3 +306,13 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         raise ConfigError(f"{path}: `tokenizer.vocab_file`: there is no file {vocab}, nor beside the config file")
     tokenizer = config.tokenizer.model_copy(update={"vocab_file": str(found.resolve())})
     return config.model_copy(update={"tokenizer": tokenizer})
+
+
+def _with_own_encoders(config: BootstrapConfig, path: Path) -> BootstrapConfig:
+    """The config with encoders that lie beside its file, and not where they are named, named in full."""
+    beside = {
+        part: str((path.parent / uri).resolve())
+        for part, uri in config.encoders.folders().items()
+        if "://" not in uri and not expand_home(uri).exists() and (path.parent / uri).is_dir()
+    }
+    return config.model_copy(update={"encoders": config.encoders.model_copy(update=beside)}) if beside else config

@@ -229,7 +229,7 @@ def _truth() -> list[Metric]:
         entry("web_true_before", "web texts true, before", "The share of the web's texts that is true.", 0),
         entry("web_true", "web texts true, kept ones", "The share of the web's kept texts that is true."),
         entry("synthetic_true_before", "synthetic texts true, before", "The captioner's share of true texts."),
-        entry("synthetic_true", "synthetic texts true, kept ones", "The same of those the filter accepts."),
+        entry("synthetic_true", "synthetic texts true, kept ones", "The same of those that are kept."),
         entry("web_facts_right_before", "facts right in web texts, before", "Of what a text says, the right share.", 0),
         entry("web_facts_right", "facts right in web texts, kept ones", "The same of texts the filter accepts."),
         entry(

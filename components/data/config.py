@@ -37,7 +37,8 @@ class LoaderConfig(BaseModel):
     cache_decoded_mb: int = Field(
         default=512,
         ge=0,
-        description="RAM of each process for decoded images, MiB; what fits stays",
+        description="RAM of each process for decoded images, MiB; what fits stays. The same again for what a frozen "
+        "vision transformer makes of images that are shown without change, on CPUs, if all of it fits",
         json_schema_extra=_SPEED,
     )
     cache_dir: str | None = Field(
@@ -51,3 +52,8 @@ class LoaderConfig(BaseModel):
         description="size of that folder, GiB; shards unused longest go first",
         json_schema_extra=_SPEED,
     )
+
+    @property
+    def shows_alike(self) -> bool:
+        """Whether an image is shown without change every time: squared as a whole, if anything."""
+        return not self.augment or (self.min_scale == 1 and not self.flip and not self.randaugment)

@@ -19,7 +19,7 @@ from components.common.storage import normalise_uri, open_store, split_uri
 from components.data.candidates import Candidate
 from components.data.sampleworld import Judgement, Scene, judge_caption
 
-REVISION = 2
+REVISION = 3
 MATCH = "match"
 UNKNOWN_KINDS = frozenset(["cc12m", "unknown"])  # real pairs nobody judged: not scored
 REJECTED = frozenset(["below_threshold", "coin"])  # the filter's own no
@@ -98,7 +98,8 @@ def score_against_truth(
         `truth/rejected/<kind>`: share of the wrong texts of a kind that the filter rejected.
         `truth/auc/<kind>`: ROC-AUC of scores, `match` against that kind.
         `truth/web_true_before`, `web_true`: share of right web texts before and after the filter.
-        `truth/synthetic_true_before`, `synthetic_true`: share of synthetic captions true of the image (sample world).
+        `truth/synthetic_true_before`, `synthetic_true`: share of the synthetic captions, of all and of
+            the kept ones, that is true of the image (sample world).
         `truth/web_facts_right_before`, `web_facts_right`, `truth/synthetic_facts_right_before`,
             `synthetic_facts_right`: mean share of a text's claims (a colour, shape, size, texture, place, relation …)
             that hold (sample world), before and after the filter; texts that claim nothing do not count.
@@ -160,7 +161,7 @@ def _web_metrics(web: Sequence[Candidate], kinds: Sequence[str], weights: ScoreW
 
 def _synthetic_metrics(pairs: Sequence[tuple[Candidate, bool]]) -> dict[str, float]:
     metrics = _share("truth/synthetic_true_before", [true for _, true in pairs])
-    metrics |= _share("truth/synthetic_true", [true for row, true in pairs if filter_verdict(row)])
+    metrics |= _share("truth/synthetic_true", [true for row, true in pairs if row.kept])
     judged = [(verdict, true) for row, true in pairs if (verdict := filter_verdict(row)) is not None]
     return metrics | _share("truth/synthetic_recall", [verdict for verdict, true in judged if true])
 

@@ -124,10 +124,14 @@ class EncodersConfig(_Config):
     """What a model from scratch starts from; the paper: an ImageNet ViT and BERT-base, all else fresh (section 4.1)."""
 
     vision: str | None = Field(
-        default=None, description="URI of a ViT's folder as transformers or timm save it; null: random weights"
+        default=None,
+        description="URI of a ViT's folder as transformers or timm save it, or a folder beside the config file; null: "
+        "random weights",
     )
     text: str | None = Field(
-        default=None, description="URI of a BERT's folder as transformers saves it; null: random weights"
+        default=None,
+        description="URI of a BERT's folder as transformers saves it, or a folder beside the config file; null: random "
+        "weights",
     )
     as_released: bool = Field(
         default=False,

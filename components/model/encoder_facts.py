@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.common.errors import ModelError
+from components.model.config import VisionConfig
 
 Channels = tuple[float, float, float]
 Part = Literal["vision", "text"]
@@ -133,6 +134,32 @@ def read_normalisation(folder: Path) -> tuple[Channels, Channels] | None:
     if "mean" not in values or "std" not in values:
         return None
     return _channels(values["mean"], "mean", path), _channels(values["std"], "std", path)
+
+
+def write_vision(folder: Path, config: VisionConfig, normalisation: tuple[Channels, Channels]) -> None:
+    """Write `config.json` and `preprocessor_config.json` of a vision transformer, for transformers' `ViTModel`."""
+    size, (mean, std) = config.image_size, normalisation
+    facts = {
+        "architectures": ["ViTModel"],
+        "attention_probs_dropout_prob": 0.0,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "hidden_size": config.width,
+        "image_size": size,
+        "intermediate_size": int(config.width * config.mlp_ratio),
+        "layer_norm_eps": config.layer_norm_eps,
+        "model_type": "vit",
+        "num_attention_heads": config.heads,
+        "num_channels": 3,
+        "num_hidden_layers": config.depth,
+        "patch_size": config.patch_size,
+        "qkv_bias": True,
+    }
+    images = {"do_normalize": True, "do_rescale": True, "do_resize": True, "image_mean": list(mean)}
+    images |= {"image_processor_type": "ViTImageProcessor", "image_std": list(std), "resample": 3}
+    images |= {"size": {"height": size, "width": size}}
+    for name, values in (("config.json", facts), ("preprocessor_config.json", images)):
+        (folder / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _channels(values: Sequence[float], name: str, path: Path) -> Channels:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from components.common.contracts import ModelRef
@@ -25,13 +26,13 @@ from components.model.blip import BlipPretrain
 from components.model.checkpoints import layouts
 from components.model.checkpoints.layouts import Slot, module_slots
 from components.model.checkpoints.publishing import fetch_model, fetch_tokenizer, publish_model
-from components.model.checkpoints.tensors import read_tensors
+from components.model.checkpoints.tensors import WEIGHTS_FILE, read_tensors
 from components.model.checkpoints.weights import save_model
-from components.model.config import CLIP_MEAN, CLIP_STD, BlipConfig
-from components.model.encoder_facts import Part, check_facts, read_facts, read_normalisation
+from components.model.config import CLIP_MEAN, CLIP_STD, BlipConfig, VisionConfig
+from components.model.encoder_facts import Channels, Part, check_facts, read_facts, read_normalisation, write_vision
 from components.model.text import ROLES
 from components.model.tokenizer import BLIP_TOKENS, BlipTokenizer
-from components.model.vision import resize_positions
+from components.model.vision import VisionTransformer, resize_positions
 
 REVISION = 2
 """Counts up when the same encoders would give another model."""
@@ -83,6 +84,20 @@ def publish_start(
     mean, std = own or (CLIP_MEAN, CLIP_STD)
     save_model(model, words, work_dir / "model", image_mean=mean, image_std=std)
     return publish_model(work_dir / "model", store, "base")
+
+
+def save_vision(vision: VisionTransformer, folder: Path, normalisation: tuple[Channels, Channels]) -> None:
+    """Write a vision transformer as a folder of transformers' `ViTModel` (without its pooler).
+
+    Args:
+        vision: the network.
+        folder: made if it is not there.
+        normalisation: mean and deviation per channel, of values in 0…1, that its images had.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {f"vision_model.{name}": value for name, value in vision.state_dict().items()}
+    save_file(layouts.to_file(own, _vit_slots(vision.config)), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_vision(folder, vision.config, normalisation)
 
 
 def model_from_encoders(
@@ -139,14 +154,13 @@ def _vit(folder: Path, config: BlipConfig) -> tuple[Mapping[str, Tensor], Iterat
     if "patch_embed.proj.weight" in tensors:
         original = {f"visual_encoder.{name}": value for name, value in tensors.items()}
         return layouts.from_original(original).weights, layouts.vision_slots(config)
-    return {name.removeprefix("vit.").removeprefix("deit."): value for name, value in tensors.items()}, _vit_slots(
-        config
-    )
+    plain = {name.removeprefix("vit.").removeprefix("deit."): value for name, value in tensors.items()}
+    return plain, _vit_slots(config.vision)
 
 
-def _vit_slots(config: BlipConfig) -> Iterator[Slot]:
+def _vit_slots(vision: VisionConfig) -> Iterator[Slot]:
     """The vision transformer under the names of transformers' `ViTModel`."""
-    ours, vision = "vision_model", config.vision
+    ours = "vision_model"
     convolution = (vision.width, 3, vision.patch_size, vision.patch_size)
     yield Slot(f"{ours}.cls", (("embeddings.cls_token",),))
     yield Slot(f"{ours}.positions", (("embeddings.position_embeddings",),))

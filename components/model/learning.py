@@ -22,8 +22,10 @@ from components.common.distributed import all_gather, rank, world_size
 from components.model import objectives
 from components.model.blip import BlipCaptioner, BlipFilter, BlipPretrain
 from components.model.momentum import Teacher
+from components.model.remembered import RememberedTokens
 from components.model.text import ImageKV, with_first
 from components.model.token_loss import projected_token_loss
+from components.model.vision import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,23 @@ class Objective(nn.Module):
 
     `forward` returns scalars by name: `loss` to learn from, the rest detached, to look at. The loop calls `after_step`
     once per optimizer step, and keeps `teacher_state` in its checkpoints beside the model's parameters.
+
+    Attributes:
+        remembered: tokens of images that never look different to a vision transformer that does not learn; None: every
+            image is looked at anew.
     """
+
+    remembered: RememberedTokens | None = None
 
     def forward(self, batch: ModelBatch) -> dict[str, Tensor]:
         """Losses of one micro-batch."""
         raise NotImplementedError
+
+    def see(self, vision: VisionTransformer, batch: ModelBatch) -> Tensor:
+        """Image tokens `[B, 1+N, D]` of a batch."""
+        if self.remembered is not None:
+            return self.remembered(batch.pixels, batch.image_ids)
+        return vision(batch.pixels)  # type: ignore[no-any-return]
 
     def bounds(self) -> list[Bound]:
         """Parameters that every optimizer step must leave within a range; none by default."""
@@ -100,7 +114,7 @@ class CaptionObjective(Objective):
 
     def forward(self, batch: ModelBatch) -> dict[str, Tensor]:
         """`loss`, `loss_lm`, `nll_lm`."""
-        image_kv = self.model.encode_images(batch.pixels)
+        image_kv = self.model.project_images(self.see(self.model.vision_model, batch))
         language = language_loss(self.model, batch.ids, batch.mask, image_kv, prompt_length=self.prompt_length)
         return _report({"loss_lm": language.loss}, {"nll_lm": language.nll})
 
@@ -179,10 +193,10 @@ class ContrastiveObjective(Objective):
         model = self.model
         with torch.no_grad():
             model.temperature.clamp_(*objectives.TEMPERATURE_RANGE)
-        tokens = model.vision_model(batch.pixels)
+        tokens = self.see(model.vision_model, batch)
         image_kv = model.project_images(tokens)
         image_embed, text_embed = model.image_embed(tokens), model.text_features(batch.ids, batch.mask)
-        contrast = self._contrast(batch, image_embed, text_embed)
+        contrast = self._contrast(batch, tokens, image_embed, text_embed)
         if self.all_rank_negatives and world_size() > 1:
             logits, labels = self._match_across_ranks(batch, tokens, image_kv, image_embed, text_embed)
         else:
@@ -195,9 +209,13 @@ class ContrastiveObjective(Objective):
         }
         return losses, watched, image_kv
 
-    def _contrast(self, batch: ModelBatch, image_embed: Tensor, text_embed: Tensor) -> objectives.ItcOutput:
+    def _contrast(
+        self, batch: ModelBatch, tokens: Tensor, image_embed: Tensor, text_embed: Tensor
+    ) -> objectives.ItcOutput:
         """ITC of features `[B, d]` against the teacher's keys."""
-        keys = self.teacher.keys(batch.pixels, batch.ids, batch.mask, batch.image_ids, remember=self.training)
+        keys = self.teacher.keys(
+            batch.pixels, batch.ids, batch.mask, batch.image_ids, remember=self.training, tokens=tokens
+        )
         hard = objectives.itc_targets(batch.image_ids, keys.image_ids, joint_positives=self.joint_positives)
         alpha = objectives.alpha_at(batch.progress, self.model.config.alpha, self.ramp_epochs)
         return objectives.itc_loss(

@@ -114,17 +114,35 @@ class MomentumEncoders(MomentumAverage):
             left_out=[module for module in (*unused, getattr(text, "head", None)) if module is not None],
         )
         self._student = model.vision_proj
+        self._sees_alike: bool | None = None
 
     @torch.no_grad()
-    def features(self, pixels: Tensor, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Momentum features of images `[B, 3, S, S]` and texts `[B, T]`: two of `[B, d]`, of length 1, no gradient."""
+    def features(
+        self, pixels: Tensor, ids: Tensor, mask: Tensor | None, tokens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Momentum features of images `[B, 3, S, S]` and texts `[B, T]`: two of `[B, d]`, of length 1, no gradient.
+
+        The student's `tokens` of the images are taken where the momentum encoder would compute the very same.
+        """
         if self.device != pixels.device:
             self.to(pixels.device)
         modules: Any = self.modules
         with self._student_precision(pixels.device.type):
-            image = modules["vision_proj"](modules["vision_model"](pixels)[:, 0])
+            seen = tokens if tokens is not None and self.sees_alike() else modules["vision_model"](pixels)
+            image = modules["vision_proj"](seen[:, 0])
             text = modules["text_proj"](modules["text"].encode(ids, mask))
         return functional.normalize(image.float(), dim=-1), functional.normalize(text.float(), dim=-1)
+
+    def sees_alike(self) -> bool:
+        """Whether the student's vision is frozen and its average equal to it: it then stays so to the last bit."""
+        if self._sees_alike is None:
+            own: nn.Module = self.modules["vision_model"]
+            student: Any = self._sources["vision_model"]
+            moves = any(parameter.requires_grad for parameter in student.parameters())
+            draws = student.training and student.config.drop_path > 0
+            pairs = zip(own.parameters(), student.parameters(), strict=True)
+            self._sees_alike = not moves and not draws and all(torch.equal(average, its) for average, its in pairs)
+        return self._sees_alike
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take averages from a checkpoint; position embeddings of another image size are interpolated, as the model's.
@@ -136,6 +154,7 @@ class MomentumEncoders(MomentumAverage):
         if name in state:
             patches = own[name].shape[1] - 1
             state = {**state, name: resize_positions(state[name], patches)}
+        self._sees_alike = None
         super().load_state_dict(state)
 
     def _student_precision(self, device_type: str) -> AbstractContextManager[Any]:
@@ -226,9 +245,21 @@ class Teacher:
         self.queue = FeatureQueue(model.config.queue_size, model.config.embed_dim)
         self._waiting: list[Keys] = []
 
-    def keys(self, pixels: Tensor, ids: Tensor, mask: Tensor | None, image_ids: Tensor, *, remember: bool) -> Keys:
-        """Keys for a batch. With `remember` (in training) its features wait to be enqueued by `advance`."""
-        own = Keys(*self.encoders.features(pixels, ids, mask), image_ids)
+    def keys(
+        self,
+        pixels: Tensor,
+        ids: Tensor,
+        mask: Tensor | None,
+        image_ids: Tensor,
+        *,
+        remember: bool,
+        tokens: Tensor | None = None,
+    ) -> Keys:
+        """Keys for a batch. With `remember` (in training) its features wait to be enqueued by `advance`.
+
+        The student's `tokens` of the images spare a second pass where that would give the same.
+        """
+        own = Keys(*self.encoders.features(pixels, ids, mask, tokens), image_ids)
         if self.queue.image_ids.device != pixels.device:
             self.queue.to(pixels.device)
         if remember:

@@ -130,7 +130,8 @@ class CapfiltConfig(BaseModel):
     )
     policy: Policy = Field(
         default="keep_both",
-        description="keep_both (paper) | replace | best_of | fallback",
+        description="keep_both (paper) | replace | best_of | best_each (the best web text and the best synthetic "
+        "one, for several captions_per_image) | fallback",
         json_schema_extra=_CHOOSING,
     )
     text: TextChoice = Field(

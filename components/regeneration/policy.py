@@ -5,6 +5,7 @@
 | `keep_both` | every text that passes the filter (the paper, section 3.3)                     |
 | `replace`   | the synthetic texts that pass; the web text never                              |
 | `best_of`   | the one text with the highest score, if it passes                              |
+| `best_each` | of the web's texts and of the synthetic ones the best each, if it passes       |
 | `fallback`  | the web text if it passes, otherwise the synthetic texts that do               |
 """
 
@@ -17,7 +18,7 @@ from components.common.contracts import ScoreWeights
 from components.data.scores import ITC, ITM, Reading
 from components.regeneration.rules import Rule, Value
 
-Policy = Literal["keep_both", "replace", "best_of", "fallback"]
+Policy = Literal["keep_both", "replace", "best_of", "best_each", "fallback"]
 Source = Literal["web", "synthetic"]
 TextChoice = Literal["web", "synthetic", "best", "random"]
 
@@ -190,9 +191,17 @@ def _rank(text: Text, score: str) -> float:
 
 def _losers(texts: Sequence[Text], policy: Policy, eligible: Sequence[int], score: str) -> dict[int, str]:
     """Texts that passed the filter but yield to another text of their image, with the reason."""
-    if policy == "best_of" and eligible:
-        best = max(eligible, key=lambda index: (_rank(texts[index], score), -index))
-        return {index: NOT_BEST for index in eligible if index != best}
+    if policy == "best_of":
+        return _all_but_best(texts, eligible, score)
+    if policy == "best_each":
+        alike = [[index for index in eligible if texts[index].source == source] for source in ("web", "synthetic")]
+        return {index: reason for group in alike for index, reason in _all_but_best(texts, group, score).items()}
     if policy == "fallback" and any(texts[index].source == "web" for index in eligible):
         return {index: NOT_NEEDED for index in eligible if texts[index].source == "synthetic"}
     return {}
+
+
+def _all_but_best(texts: Sequence[Text], eligible: Sequence[int], score: str) -> dict[int, str]:
+    """All but the text with the highest score, the first of equal ones."""
+    best = max(eligible, key=lambda index: (_rank(texts[index], score), -index), default=None)
+    return {index: NOT_BEST for index in eligible if index != best}

@@ -45,6 +45,8 @@ class WhatIf:
         eligible: Mask = passed & self._first
         if policy == "best_of":
             return self._best(eligible)
+        if policy == "best_each":
+            return self._best(eligible & self._synthetic) | self._best(eligible & ~self._synthetic)
         if policy == "fallback":
             return eligible & ~(self._synthetic & self._among_images(eligible & ~self._synthetic))
         return eligible

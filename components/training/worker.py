@@ -36,6 +36,7 @@ from components.model.learning import (
     PretrainObjective,
 )
 from components.model.momentum import NO_IMAGE, Teacher
+from components.model.remembered import RememberedTokens, bytes_needed
 from components.model.tokenizer import BlipTokenizer
 from components.model.vqa import VqaObjective
 from components.training.checkpoint import Checkpoints, Saved
@@ -116,6 +117,7 @@ def run(spec: TrainSpec, work_dir: Path, stop: StopSignal) -> TrainResult:
     )
     cursor = LoaderState.model_validate(state["feed"]) if state else None
     loader = _loader(spec, subject.loaded.preprocessor, cursor)
+    _remember_images(subject, config, device, loader.pairs_per_epoch)
     seed_everything(key_seed(config.seed, distributed.rank()) % 2**31)  # dropout differs between processes
     if newest is not None:
         checkpoints.restore(newest, engine, subject.objective)
@@ -180,6 +182,15 @@ def _prepared(subject: Subject, config: TrainConfig) -> Subject:
     if config.compile:
         subject.objective.compile()
     return subject
+
+
+def _remember_images(subject: Subject, config: TrainConfig, device: torch.device, most: int) -> None:
+    """Look at each image once only, where that is enough and its tokens have room: on CPUs, which have little else."""
+    vision = subject.loaded.model.vision_model
+    frozen = "vision" in config.optim.freeze and vision.config.drop_path == 0
+    room = config.cache_decoded_mb << 20
+    if frozen and config.shows_alike and device.type == "cpu" and bytes_needed(vision, most) <= room:
+        subject.objective.remembered = RememberedTokens(vision, most)
 
 
 def _from_scratch(spec: TrainSpec, work_dir: Path) -> Subject:

@@ -69,7 +69,7 @@ def _row(report: dict[str, Any], seed: int, share: float, kind: str) -> dict[str
     row: dict[str, Any] = {"bad share": share, "seed": seed, "kept by": kind}
     for label, key in (("mean recall", RECALL), ("CIDEr", CIDER)):
         row[f"{label} 0"], row[f"{label} 1"] = before[key], after[key]
-    for label in ("filter_precision", "filter_recall", "synthetic_true"):
+    for label in ("filter_precision", "filter_recall", "synthetic_true_before", "synthetic_true"):
         row[label.replace("_", " ")] = after.get(f"truth/{label}", before.get(f"truth/{label}", float("nan")))
     return row
 

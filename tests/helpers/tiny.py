@@ -18,6 +18,8 @@ SETTINGS: dict[str, object] = {
     "model.text.intermediate": 64,
     "model.embed_dim": 16,
     "model.queue_size": 64,
+    "encoders.vision": "null",
+    **{f"{role}.optim.freeze": "[]" for role in ("pretrain", "captioner", "filter")},
     "pretrain.steps": 4,
     "captioner.steps": 3,
     "filter.steps": 3,
@@ -29,6 +31,8 @@ SETTINGS: dict[str, object] = {
     "evaluation.retrieval.top_k": 10,
     "capfilt.guard.max_top_caption_share": 1,
     "capfilt.threshold": 0.2,
+    "capfilt.captions_per_image": 1,
+    "capfilt.policy": "keep_both",
 }
 
 

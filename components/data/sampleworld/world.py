@@ -111,7 +111,7 @@ def _random(config: SampleWorldConfig, *name: str | int) -> random.Random:
     return random.Random(key_seed("sample-world", config.seed, *name))
 
 
-def _scene_of(config: SampleWorldConfig, *name: str | int) -> tuple[Scene, bytes, random.Random]:
+def picture_of(config: SampleWorldConfig, *name: str | int) -> tuple[Scene, bytes, random.Random]:
     """The scene and picture with this name, and the generator to write its texts with."""
     rng = _random(config, *name)
     scene = sample_scene(rng)
@@ -123,7 +123,7 @@ def _write_human(config: SampleWorldConfig, split: str, paths: SampleWorldPaths)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index, image_id in enumerate(_human_ids(config, split)):
-        scene, jpeg, rng = _scene_of(config, split, index)
+        scene, jpeg, rng = picture_of(config, split, index)
         name = _human_name(split, image_id)
         (paths.images / name).write_bytes(jpeg)
         images.append({"id": image_id, "file_name": name, "width": config.image_size, "height": config.image_size})
@@ -181,7 +181,7 @@ def _write_web(config: SampleWorldConfig, paths: SampleWorldPaths) -> None:
 
 
 def _web_sample(config: SampleWorldConfig, shard: int, at: int, index: int, kind: Kind) -> _WebSample:
-    scene, jpeg, rng = _scene_of(config, "web", index)
+    scene, jpeg, rng = picture_of(config, "web", index)
     caption = human_caption(scene, rng)
     return _WebSample(f"{_KEYS_PER_SHARD * shard + at:09d}", kind, web_text(kind, scene, rng), caption, scene, jpeg)
 

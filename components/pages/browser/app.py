@@ -33,6 +33,7 @@ _POLICIES = {
     "keep_both": "keep both: every text that passes",
     "replace": "replace: synthetic texts that pass",
     "best_of": "best of: the best text that passes",
+    "best_each": "best each: the best web text and the best synthetic one that pass",
     "fallback": "fallback: synthetic only without web",
 }
 

@@ -8,7 +8,7 @@ LABELS = {"itm_probability": "match", "itc_similarity": "cosine"}
 _BY_POLICY = {
     "duplicate": "its image has the same text already",
     "replaced": "the policy `replace` takes no web texts",
-    "not_best": "it passed, but the policy `best_of` keeps one text per image and another scored higher",
+    "not_best": "it passed, but the policy keeps the best text alone, and another scored higher",
     "not_needed": "it passed, but the policy `fallback` needs no synthetic text where the web text passes",
     "coin": "a coin decided, not the score (a control experiment)",
     "empty_text": "there is no text",

@@ -14,8 +14,17 @@ PATHS = ["data.human.train=t.json", "data.human.val=v.json", "data.human.images=
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configs_load(path: Path) -> None:
-    config = load_config(path, PATHS if path.stem == "flickr8k" else ())
+    config = load_config(path, PATHS if path.stem.startswith("flickr8k") else ())
     assert config.name == path.stem
+
+
+@pytest.mark.parametrize("part", ["vision", "text"])
+def test_random_weights_are_not_frozen(part: str) -> None:
+    given = "encoders.vision=/vit" if part == "text" else "encoders.vision=null"
+    with pytest.raises(ConfigError, match=f"freeze` holds {part}, which starts from random weights"):
+        load_config(None, [given, f"pretrain.optim.freeze=[{part}]"])
+    load_config(None, [f"encoders.{part}=/given", f"pretrain.optim.freeze=[{part}]"])
+    load_config(None, [given, "pretrain.optim.freeze=[]", f"captioner.optim.freeze=[{part}]"])
 
 
 @pytest.mark.parametrize(
@@ -66,7 +75,7 @@ def test_tracking_is_no_part_of_what_a_bootstrap_is() -> None:
         ("capfilt.decoding.max_length=65", "`capfilt.decoding.max_length`"),
         ("evaluation.decoding.max_length=65", "`evaluation.decoding.max_length`"),
         ("evaluation.retrieval.max_tokens=65", "`evaluation.retrieval.max_tokens`"),
-        ("filter.image_size=100", r"`filter.image_size` is 100: it must be a multiple of model.vision.patch_size, 24"),
+        ("filter.image_size=100", r"`filter.image_size` is 100: it must be a multiple of model.vision.patch_size, 12"),
         ("capfilt.image_size=100", "`capfilt.image_size`"),
         ("evaluation.gate.metrics=[eval/captions/cider]", "did you mean 'eval/caption/cider'"),
         ("evaluation.gate.metrics=[]", "at least 1"),

@@ -82,6 +82,19 @@ def test_synthetic_captions_are_judged_against_the_scene():
     assert got["truth/pairs_true"] == pytest.approx(5 / 6)
 
 
+def test_a_caption_that_lost_to_a_better_one_is_accepted_but_not_kept():
+    rng = random.Random(0)
+    scene = sample_scene(rng)
+    rows = [
+        row("0", "web", 0.9, True),
+        row("0", "synthetic", 0.8, False, "not_best", text=human_caption(scene, rng)),
+        row("0", "synthetic", 0.9, True, text="a circle and a square and a star and a moon and a ring"),
+    ]
+    got = score_against_truth(rows, {"0": Truth("match", scene)})
+    assert (got["truth/synthetic_true_before"], got["truth/synthetic_true"]) == (0.5, 0.0)
+    assert got["truth/synthetic_recall"] == 1.0
+
+
 def test_facts_are_counted_one_by_one():
     red = Thing("circle", "red", "large", "plain", 1 / 6, 0.5, 0.15)
     blue = Thing("star", "blue", "small", "striped", 5 / 6, 0.5, 0.08)

@@ -8,6 +8,7 @@ import torch
 
 from components.model.blip import BlipCaptioner, BlipFilter, BlipPretrain
 from components.model.config import BlipConfig, TextConfig, VisionConfig
+from components.model.groups import freeze
 from components.model.learning import (
     CaptionObjective,
     FilterObjective,
@@ -18,6 +19,8 @@ from components.model.learning import (
 )
 from components.model.momentum import NO_IMAGE, Teacher
 from components.model.objectives import lm_loss, lm_targets
+from components.model.remembered import RememberedTokens
+from components.model.vision import VisionTransformer
 
 CONFIG = BlipConfig(
     vision=VisionConfig(image_size=32, patch_size=16, width=24, depth=2, heads=2),
@@ -130,6 +133,83 @@ def test_teacher_advances_once_per_optimizer_step() -> None:
     torch.testing.assert_close(moved, torch.full_like(moved, 0.005), rtol=1e-3, atol=1e-6)
     stage.after_step()
     assert int(stage.teacher_state()["queue.pointer"]) == 6  # enqueued once
+
+
+def trained(stage: Objective, *, steps: int, shared: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Weights, teacher and passes of the momentum vision encoder after some steps of a frozen vision encoder."""
+    assert isinstance(stage, PretrainObjective | FilterObjective)
+    freeze(stage, ["vision"])
+    if not shared:
+        monkeypatch.setattr(stage.teacher.encoders, "sees_alike", lambda: False)
+    passes = []
+    stage.teacher.encoders["vision_model"].register_forward_hook(lambda *_: passes.append(1))
+    optimizer = torch.optim.AdamW([one for one in stage.parameters() if one.requires_grad], lr=1e-2)
+    torch.manual_seed(5)
+    for step in range(steps):
+        optimizer.zero_grad()
+        stage(batch(seed=step))["loss"].backward()
+        optimizer.step()
+        stage.after_step()
+    return {**stage.state_dict(), **stage.teacher_state(), "passes": torch.tensor(len(passes))}
+
+
+@pytest.mark.parametrize("kind", ["filter", "pretrain"])
+def test_a_frozen_vision_encoder_is_run_once_for_student_and_teacher(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = trained(objective(kind), steps=4, shared=True, monkeypatch=monkeypatch)
+    twice = trained(objective(kind), steps=4, shared=False, monkeypatch=monkeypatch)
+    assert (int(once.pop("passes")), int(twice.pop("passes"))) == (0, 4)
+    assert all(torch.equal(value, twice[name]) for name, value in once.items())
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_remembered_images_are_looked_at_once_and_teach_the_same(kind: str) -> None:
+    def trained_on(*, remembered: bool) -> tuple[dict[str, torch.Tensor], int]:
+        stage, looks = objective(kind), []
+        freeze(stage, ["vision"])
+        vision = stage.model.vision_model
+        assert isinstance(vision, VisionTransformer)
+        vision.register_forward_hook(lambda _, pixels, __: looks.append(len(pixels[0])))
+        stage.remembered = RememberedTokens(vision, 6) if remembered else None
+        optimizer = torch.optim.SGD([one for one in stage.parameters() if one.requires_grad], lr=1e-2)
+        torch.manual_seed(5)
+        for rows in ([0, 1, 2, 3], [3, 4, 1, 5], [2, 5, 0, 4]):
+            pixels = batch(6).pixels[rows]
+            optimizer.zero_grad()
+            stage(replace(batch(), pixels=pixels, image_ids=torch.tensor(rows)))["loss"].backward()
+            optimizer.step()
+            stage.after_step()
+        return stage.state_dict(), sum(looks)
+
+    (once, few), (anew, many) = trained_on(remembered=True), trained_on(remembered=False)
+    assert (few, many) == (6, 12)
+    for name, value in once.items():
+        torch.testing.assert_close(value, anew[name], rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_remembered_does_not_depend_on_the_batch_it_came_in() -> None:
+    vision = VisionTransformer(CONFIG.vision).eval()
+    pixels, ids = batch(6).pixels, torch.arange(6)
+    together, in_turns = RememberedTokens(vision, 6), RememberedTokens(vision, 6)
+    for rows in ([5, 2], [0, 5, 1], [3, 4]):
+        in_turns(pixels[rows], ids[rows])
+    assert torch.equal(together(pixels, ids), in_turns(pixels, ids))
+
+
+def test_a_teacher_that_sees_otherwise_runs_its_own_encoder() -> None:
+    stage = objective("filter")
+    assert isinstance(stage, FilterObjective)
+    encoders = stage.teacher.encoders
+    assert not encoders.sees_alike(), "the student may move"
+    stage = objective("filter")
+    assert isinstance(stage, FilterObjective)
+    freeze(stage, ["vision"])
+    assert stage.teacher.encoders.sees_alike()
+    state = {name: value.clone() for name, value in stage.teacher_state().items()}
+    state["encoders.vision_model.norm.bias"] += 1e-3
+    stage.load_teacher_state(state)
+    assert not stage.teacher.encoders.sees_alike(), "the checkpoint's teacher is another"
 
 
 def test_evaluation_leaves_the_queue_alone() -> None:

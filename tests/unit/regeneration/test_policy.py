@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from components.regeneration.policy import Decision, Text, choose_text, coin_passes, decide, passes
 
-POLICIES = ("keep_both", "replace", "best_of", "fallback")
+POLICIES = ("keep_both", "replace", "best_of", "best_each", "fallback")
 
 
 def texts(web: float | None, *synthetic: float) -> list[Text]:
@@ -31,6 +31,10 @@ def reasons(candidates: list[Text], policy: str, threshold: float = 0.5) -> list
         ("best_of", 0.8, [0.9, 0.95], ["not_best", "not_best", "kept"]),
         ("best_of", 0.8, [0.8], ["kept", "not_best"]),
         ("best_of", 0.1, [0.2], ["below_threshold", "below_threshold"]),
+        ("best_each", 0.9, [0.8, 0.95, 0.6], ["kept", "not_best", "kept", "not_best"]),
+        ("best_each", 0.9, [0.1, 0.2], ["kept", "below_threshold", "below_threshold"]),
+        ("best_each", 0.1, [0.6, 0.6], ["below_threshold", "kept", "not_best"]),
+        ("best_each", None, [0.6, 0.1, 0.7], ["not_best", "below_threshold", "kept"]),
         ("fallback", 0.9, [0.95], ["kept", "not_needed"]),
         ("fallback", 0.9, [0.1], ["kept", "below_threshold"]),
         ("fallback", 0.1, [0.9, 0.8], ["below_threshold", "kept", "kept"]),
@@ -83,6 +87,13 @@ def test_nothing_below_the_threshold_is_kept_and_policies_only_take_away(
             assert not decision.kept or paper.kept
         if policy == "best_of":
             assert sum(decision.kept for decision in decisions) == min(1, sum(paper.kept for paper in both))
+        if policy == "best_each":
+            for source in ("web", "synthetic"):
+                of_source = [at for at, text in enumerate(candidates) if text.source == source and both[at].kept]
+                kept = [at for at in of_source if decisions[at].kept]
+                assert [candidates[at].probability for at in kept] == (
+                    [max(candidates[at].probability or 0.0 for at in of_source)] if of_source else []
+                )
 
 
 def test_the_coin_ignores_scores_and_depends_on_the_seed_alone() -> None:
