@@ -187,7 +187,7 @@ class BootstrapConfig(_Config):
             yield f"`tasks` lacks {' and '.join(lacking)}: CapFilt itself needs the captioner and the filter"
         if not self.asks:
             gate = self.evaluation.gate
-            if named := [name for name in (*gate.metrics, *gate.floors) if name.startswith("eval/vqa/")]:
+            if named := [name for name in gate.floors if name.startswith("eval/vqa/")]:
                 yield f"`evaluation.gate` names {named[0]}, which only the task vqa measures: add it to `tasks`"
             return
         if self.vqa is None:

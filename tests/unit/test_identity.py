@@ -236,7 +236,7 @@ def test_what_is_found_out_by_a_probe_is_found_done_on_other_machines(
     places = [*(f"{role}.precision" for role in ROLES), "evaluation.precision", "capfilt.precision"]
     begun, went_on = (digests(*(f"{place}={name}" for place in places)) for name in ("bf16", "auto"))
     stages = begun.keys() - {"plan", "checkpoint", "bootstrap"}
-    assert len(stages) == 6
+    assert len(stages) == 7
     assert {name: went_on[name] for name in stages} == {name: begun[name] for name in stages}
     fp32 = digests()
     assert all(fp32[name] != begun[name] for name in stages)

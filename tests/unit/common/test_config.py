@@ -163,7 +163,8 @@ def test_questions_are_asked_by_one_setting_and_change_nothing_else() -> None:
         ([ASKED, "model.text.width=64"], "for vqa they must be equal"),
         ([ASKED, "data.source=files", *PATHS], "these are not set: data.questions.train, data.questions.test"),
         ([ASKED, "vqa.image_size=70"], "`vqa.image_size` is 70"),
-        (["evaluation.gate.metrics=[eval/vqa/accuracy_official]"], "only the task vqa measures"),
+        (["evaluation.gate.floors={eval/vqa/accuracy_official: 0.5}"], "only the task vqa measures"),
+        (["evaluation.gate.metrics=[eval/vqa/accuracy_official]"], "has no interval, so it cannot decide"),
     ],
 )
 def test_what_the_task_needs_is_said_at_once(overrides: list[str], fault: str) -> None:
