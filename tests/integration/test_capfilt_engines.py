@@ -14,6 +14,7 @@ import pytest
 from components.common.contracts import CapfiltResult, ModelRef
 from components.common.errors import CapfiltError, ConfigError, GateError
 from components.common.storage import open_store
+from components.inference.probe import fast_precision
 from components.regeneration import engines as engine
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import GuardConfig
@@ -161,6 +162,23 @@ def test_no_room_in_the_cluster_ends_with_what_is_missing(
     try:
         with pytest.raises(CapfiltError, match=r"a worker needs 2 CPU and 0 GPU, free .* 1 CPU and 0 GPU"):
             run(web, models, tmp_path, engine="ray", threads=2)
+    finally:
+        ray.kill(guest)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_auto_is_tried_where_the_actors_will_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    there = CapfiltConfig(engine="ray")
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere:1")  # the session is open already
+    assert engine.engine_precision(there) == fast_precision()
+    monkeypatch.setattr(engine, "_ROOM_SECONDS", 1.0)
+    guest = ray.remote(num_cpus=2)(Guest).remote()
+    ray.get(guest.here.remote())
+    try:
+        with pytest.raises(CapfiltError, match="had a free CPU within 1 s .* set capfilt.precision to fp32 or bf16"):
+            engine.engine_precision(there)
     finally:
         ray.kill(guest)
 

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from capfilt.cli.main import app
 from components.common.cache import check_cache_folder
 from components.common.errors import StorageError
+from tests.helpers.served import clean_environment, cli, table
+from tests.helpers.tiny import options
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import write_web
 
@@ -91,3 +93,29 @@ def test_a_full_home_is_named(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("XDG_CACHE_HOME", str(disk.folder))
     with pytest.raises(StorageError, match="the disk is full.*free space there, or set XDG_CACHE_HOME"):
         check_cache_folder()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("full", ["store", "home and temporary files"])
+def test_a_bootstrap_says_that_the_disk_is_full_and_ends_well_when_there_is_room(tmp_path: Path, full: str) -> None:
+    disk = Disk(tmp_path / "disk", 3 << 10)
+    try:
+        at = {"store": disk.folder} if full == "store" else {"store": tmp_path}
+        words = cli("run", "--json", *options(store=f"{at['store']}/root", rounds=0))
+        here = {} if full == "store" else {"HOME": str(disk.folder), "TMPDIR": str(disk.folder)}
+        if here:
+            disk.fill()
+        environment = clean_environment(here)
+        first = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert first.returncode == 1, first.stderr
+        said = json.loads(first.stdout)["error"]
+        assert "the disk is full" in said and "free space" in said, said
+        assert "defect" not in first.stderr and "Traceback" not in first.stderr
+        (disk.folder / "ballast").unlink(missing_ok=True)
+        disk.grow(1 << 20)
+        again = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert again.returncode == 0, again.stderr
+        assert table(json.loads(again.stdout))
+    finally:
+        disk.close()
