@@ -106,8 +106,8 @@ def _calibration_files(
         raise ConfigError("--threshold and --target-precision: give one of them, the other would be ignored")
     if annotations is None or images is None:
         raise ConfigError(
-            "--target-precision and --calibrated measure the filter on human captions: give --calibration FILE.json "
-            "and --calibration-images FOLDER, of images that the filter was not trained on"
+            "--target-precision and --calibrated measure the filter on human captions that it was not trained on: "
+            "give --calibration captions.json and --calibration-images FOLDER"
         )
     return annotations, images
 

@@ -143,9 +143,9 @@ def test_regenerate_by_both_scores(world: Path, tmp_path: Path) -> None:
         (["--target-precision", "0.9", "--calibration", "x.json"], "--calibration-images FOLDER"),
         (
             ["--calibration", "x.json", "--calibration-images", "y"],
-            "give --target-precision, e.g. 0.95, or --score too",
+            "give --target-precision, e.g. 0.95, or --calibrated too",
         ),
-        (["--score", "both"], "give --calibration captions.json and --calibration-images FOLDER"),
+        (["--calibrated", "both"], "give --calibration captions.json and --calibration-images FOLDER"),
         (["--target-precision", "0.9", "--threshold", "0.5"], "give one of them"),
         ([*HUMAN, "--target-precision", "1.5"], "--target-precision: Input should be less than 1"),
         ([*HUMAN, "--target-precision", "0.4"], "asks for no filter"),

@@ -201,8 +201,10 @@ def test_a_killed_actor_costs_time_only(tmp_path: Path, web: Path, models: Model
 
 @pytest.mark.usefixtures("cluster")
 def test_actors_that_cannot_load_the_models_end_the_run(tmp_path: Path, web: Path, models: Models) -> None:
-    lost = models[0].model_copy(update={"uri": str(tmp_path / "nowhere")})
-    with pytest.raises(CapfiltError, match="workers that load the models died 2 times(.|\n)*there is no config.json"):
+    lost = models[0].model_copy(update={"uri": str(tmp_path / "emptied")})
+    shutil.copytree(models[0].uri, lost.uri)
+    Path(lost.uri, "model.safetensors").unlink()
+    with pytest.raises(CapfiltError, match="workers that load the models died 2 times(.|\n)*model.safetensors"):
         run(web, (lost, models[1]), tmp_path, engine="ray", workers=1, retries=1)
 
 

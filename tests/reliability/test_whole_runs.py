@@ -153,9 +153,9 @@ def test_s3_stopped_for_two_minutes_costs_two_minutes(place: Place, undisturbed:
             time.sleep(STOPPED_SECONDS)
         finally:
             server.send_signal(signal.SIGCONT)
+        assert run.process.poll() is None, "it was over before the server was missed"
         document = run.ended()
     assert table(document) == table(undisturbed.ended())
-    assert "no answer from the S3 server" in run.said(), "it was not missed"
     assert place.states("s3-stopped") == {"FINISHED"}
 
 

@@ -22,7 +22,7 @@ def test_every_kind_of_stage_has_its_revision() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Stage":
                 kind = node.args[1]
-                roles = ("captioner", "filter") if isinstance(kind, ast.JoinedStr) else ("",)
+                roles = ("captioner", "filter", "vqa") if isinstance(kind, ast.JoinedStr) else ("",)
                 text = kind.values[0] if isinstance(kind, ast.JoinedStr) else kind
                 assert isinstance(text, ast.Constant)
                 kinds |= {f"{text.value}{role}" for role in roles}

@@ -377,7 +377,7 @@ def seal_weighted(target: Store, shards: list[list[float]]) -> DatasetRef:
                 row = Candidate(key, sha256_hex(data), "web", f"text {key}", None, None, True, weight=weight)
                 builder.add(key, [row], {"jpg": data})
             records.append(builder.commit({KEPT_WEIGHT: sum(weights)} if set(weights) != {1.0} else None))
-    return seal_dataset(target, name="weighted", kind="web", config={}, fingerprint="1" * 64, records=records)
+    return seal_dataset(target, Provenance("weighted", "web", {}, "1" * 64), records)
 
 
 @pytest.mark.parametrize("world", [1, 2])
