@@ -96,7 +96,6 @@ def run_capfilt(
     """
     if config.needs_calibration:
         raise ConfigError("a threshold or weights have yet to be chosen on human captions: see calibration.settle")
-    (store if out is None else out).check()
     base = None if extend is None else open_base(extend)
     if base is not None and config.precision == "auto":
         config = config.model_copy(update={"precision": base.precision})
@@ -109,6 +108,7 @@ def run_capfilt(
     check_plan(target, plan.as_json())
     if base is not None:
         check_extends(base, plan)
+    target.check()
     run = Run(name, plan, target, tracker, base, confirm)
     todo = run.recall()
     if base is not None:
