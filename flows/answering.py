@@ -18,10 +18,8 @@ def answer(context: BootstrapContext, number: int, base: ModelRef, asked: AskedD
 
 def _measure(context: BootstrapContext, number: int, model: ModelRef, test: DatasetRef) -> EvalReport:
     from components.evaluation import answering as component
-    from components.inference.settling import settled
 
-    config = context.config.answering
-    evaluation = settled(context.config.evaluation, context.store, "evaluation")
+    config, evaluation = context.config.answering, context.evaluation()
     depends: dict[str, Any] = {"config": deciding(config), "model": model.digest, "test": test.digest}
     depends |= {"limit": evaluation.limit, "precision": evaluation.precision}
 

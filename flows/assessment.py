@@ -42,9 +42,8 @@ def measure(
     """The stage of this name: any captioner and filter measured on a test split, or found to have been."""
     from components.evaluation import run as component
     from components.evaluation.config import MEASUREMENT
-    from components.inference.settling import settled
 
-    config = settled(context.config.evaluation, context.store, "evaluation")
+    config = context.evaluation()
     measured = deciding(config, MEASUREMENT)
     depends = {"config": measured, "captioner": captioner.digest, "filter": filter.digest, "test": test.digest}
 
@@ -69,9 +68,8 @@ def assess_base(context: BootstrapContext, number: int, base: ModelRef, test: Da
     What pre-training has gained is seen here: finetuning on the same human captions evens rounds out.
     """
     from components.evaluation import run as component
-    from components.inference.settling import settled
 
-    config = settled(context.config.evaluation, context.store, "evaluation")
+    config = context.evaluation()
     if not config.base_models:
         return None
     names = ("precision", "limit", "position_zero")

@@ -19,10 +19,9 @@ def finetune(
     context: BootstrapContext, number: int, role: FinetunedRole, base: ModelRef, human: DatasetRef
 ) -> TrainResult:
     """Finetune a round's base model into its captioner or filter, on human captions alone, or for VQA on questions."""
-    from components.inference.settling import settled
     from components.training import finetune as component
 
-    training = settled(context.config.training(role), context.store, "training")
+    training = context.training(role)
     depends = {"role": role, "config": training, "base": base.digest, "human": human.digest}
 
     name = f"round-{number}/{role}"

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from components.common.locations import texts_in
 from components.common.storage import Store
 
 
@@ -71,7 +72,7 @@ def _why(record: Mapping[str, Any], today: Mapping[str, int], made: Mapping[str,
     known = today.get(record["kind"])
     if known is not None and known != record["revision"]:
         return f"made by revision {record['revision']} of its rules, today's is {known}"
-    sources = sorted({made[text] for text in _texts(record["depends"]) if text in made})
+    sources = sorted({made[text] for text in texts_in(record["depends"]) if text in made})
     return f"made from {', '.join(sources)}" if sources else ""
 
 
@@ -86,11 +87,3 @@ def _digests(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for one in value:
             yield from _digests(one)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _texts(one)

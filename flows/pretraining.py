@@ -17,11 +17,9 @@ def pretrain(
     context: BootstrapContext, number: int, mixture: Mixture, tokenizer: TokenizerRef, init: ModelRef | None
 ) -> TrainResult:
     """Pre-train the base model of a round on a mixture; from `init`, or from fresh weights."""
-    from components.inference.settling import settled
     from components.training import pretrain as component
 
-    config = context.config
-    training = settled(config.training("pretrain"), context.store, "training")
+    config, training = context.config, context.training("pretrain")
     depends = {
         "config": training,
         "model": config.model,

@@ -33,6 +33,8 @@ from components.common.storage import Store, join_uri, open_store, split_uri
 from components.common.surroundings import surroundings
 from components.common.tracking import Tracker, open_tracker
 from components.config import BootstrapConfig
+from components.evaluation.config import EvaluationConfig
+from components.training.config import TrainConfig, TrainedRole
 from flows.layout import LOCK_KEY, parent_run, scratch_folder
 from flows.witness import work_calmly
 
@@ -111,6 +113,18 @@ class BootstrapContext:
     scratch: Path
     reports: list[StageReport] = field(default_factory=list)
     lock: Lock | None = None
+
+    def training(self, role: TrainedRole) -> TrainConfig:
+        """The settings of a training, in the arithmetic of this store."""
+        from components.inference.settling import settled  # torch comes with it
+
+        return settled(self.config.training(role), self.store, "training")
+
+    def evaluation(self) -> EvaluationConfig:
+        """How models are measured, in the arithmetic of this store."""
+        from components.inference.settling import settled
+
+        return settled(self.config.evaluation, self.store, "evaluation")
 
     def run(self, stage: Stage[R]) -> R:
         """The stage's result: from its record if it is finished, else by working, as a Prefect task on this thread.

@@ -6,6 +6,7 @@ keeps its absolute URI.
 """
 
 import posixpath
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from components.common.storage import join_uri
@@ -54,24 +55,37 @@ def store_root(uri: str) -> str:
 
 def relative_values(root: str, value: Any) -> Any:
     """A JSON value whose texts that point into the store at `root` are written `./…`."""
-    if isinstance(value, dict):
-        return {name: relative_values(root, one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [relative_values(root, one) for one in value]
-    if isinstance(value, str) and is_below(root, value):
-        return f"./{value[len(root.rstrip('/')) + 1 :]}"
-    return value
+    start = len(root.rstrip("/")) + 1
+    return map_texts(value, lambda text: f"./{text[start:]}" if is_below(root, text) else text)
 
 
 def absolute_values(root: str, value: Any) -> Any:
     """The JSON value that `relative_values` was given, for the store as it lies now."""
+
+    def absolute(text: str) -> str:
+        if not text.startswith("./"):
+            return text
+        return join_uri(root, text[2:]) if text != "./" else root
+
+    return map_texts(value, absolute)
+
+
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with its texts changed; names of an object's fields are none of them."""
     if isinstance(value, dict):
-        return {name: absolute_values(root, one) for name, one in value.items()}
+        return {name: map_texts(one, change) for name, one in value.items()}
     if isinstance(value, list):
-        return [absolute_values(root, one) for one in value]
-    if isinstance(value, str) and value.startswith("./"):
-        return join_uri(root, value[2:]) if value != "./" else root
-    return value
+        return [map_texts(one, change) for one in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """All texts in a JSON value, but for the names of an object's fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(one)
 
 
 def _path(uri: str) -> str:

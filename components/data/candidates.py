@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from components.common.contracts import ScoreWeights
 from components.common.errors import DataError
 from components.common.locations import absolute_uri
 from components.common.storage import open_store, sha256_hex, split_uri
@@ -251,6 +252,13 @@ def stored_candidates(root: str, record: FileRecord) -> CandidateTable:
 
 MAX_TEXT_BYTES = 20_000
 """Longer texts are pages, not captions: dropped as `text_too_long`. 30 words are ever read of a caption."""
+
+
+def deciding_score(row: Candidate, weights: ScoreWeights | None) -> float | None:
+    """What decided of a text: the match probability, or it weighed with the cosine; None if it had no score."""
+    if weights is None or row.itm_probability is None or row.itc_similarity is None:
+        return row.itm_probability
+    return weights.probability(row.itm_probability, row.itc_similarity)
 
 
 def text_problem(text: object) -> str | None:

@@ -21,7 +21,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from components.common.contracts import DatasetRef
-from components.common.errors import ConfigError, DataError, StorageError
+from components.common.errors import DataError, StorageError
 from components.common.seeding import canonical_json, digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_hex, split_uri
 from components.data.candidates import Candidate, text_problem
@@ -38,7 +38,7 @@ from components.data.manifest import (
     seal_dataset,
 )
 from components.data.parallel import default_threads, ordered_map
-from components.data.publish import ShardBuilder
+from components.data.publish import ShardBuilder, check_sizes
 from components.data.shards import IMAGE_EXTENSIONS
 
 REVISION = 2  # counts changes of what the same input becomes
@@ -90,8 +90,7 @@ def import_coco(
         DataError: before any work, if the JSON or the image folder is missing or of no use; afterwards, if more than
             half of the images cannot be used.
     """
-    if shard_size < 1 or (limit is not None and limit < 1):
-        raise ConfigError(f"shard_size and limit must be at least 1, not {shard_size} and {limit}")
+    check_sizes(shard_size, limit)
     annotations = read_annotations(annotations_uri, limit)
     images, where, source = annotations.images, annotations.where, open_store(images_uri)
     sizes = image_sizes(source, annotations)

@@ -7,12 +7,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from components.common.errors import DataError
+from components.common.errors import ConfigError, DataError
 from components.common.storage import Store, folder_errors, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
 from components.data.commits import commit_shard
 from components.data.records import BadSample, Counts, FileRecord, ShardRecord, own_file
 from components.data.shards import ShardWriter
+
+
+def check_sizes(shard_size: int, limit: int | None) -> None:
+    """ConfigError unless both are positive, or the limit is none."""
+    if shard_size < 1 or (limit is not None and limit < 1):
+        raise ConfigError(f"shard_size and limit must be at least 1, not {shard_size} and {limit}")
 
 
 class ShardBuilder:

@@ -34,7 +34,7 @@ from components.data.coco import (
 from components.data.health import Health
 from components.data.manifest import BadSample, dataset_store, find_dataset, plan_dataset, seal_dataset
 from components.data.parallel import default_threads
-from components.data.publish import ShardBuilder
+from components.data.publish import ShardBuilder, check_sizes
 from components.data.questions import SOURCE, Question
 from components.data.records import Provenance
 
@@ -103,8 +103,7 @@ def import_questions(
         DataError: before any work, if files or image folder are missing or of no use; afterwards, if more than half of
             the images cannot be used.
     """
-    if shard_size < 1 or (limit is not None and limit < 1):
-        raise ConfigError(f"shard_size and limit must be at least 1, not {shard_size} and {limit}")
+    check_sizes(shard_size, limit)
     asked = read_questions(questions_uri, annotations_uri, image_name=image_name, limit=limit)
     source = open_store(images_uri)
     sizes = image_sizes(source, asked.annotations)

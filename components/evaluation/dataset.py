@@ -16,7 +16,7 @@ import numpy.typing as npt
 from components.common.contracts import ScoreWeights
 from components.common.errors import DataError
 from components.common.storage import normalise_uri, open_store, split_uri
-from components.data.candidates import Candidate
+from components.data.candidates import Candidate, deciding_score
 from components.data.sampleworld import Judgement, Scene, judge_caption
 
 REVISION = 3
@@ -132,13 +132,6 @@ def _share(name: str, flags: Sequence[bool]) -> dict[str, float]:
     return {name: sum(flags) / len(flags)} if flags else {}
 
 
-def _score(row: Candidate, weights: ScoreWeights | None) -> float | None:
-    """What decided of a text."""
-    if weights is None or row.itm_probability is None or row.itc_similarity is None:
-        return row.itm_probability
-    return weights.probability(row.itm_probability, row.itc_similarity)
-
-
 def _web_metrics(web: Sequence[Candidate], kinds: Sequence[str], weights: ScoreWeights | None) -> dict[str, float]:
     judged = [
         (row, kind, verdict)
@@ -149,7 +142,7 @@ def _web_metrics(web: Sequence[Candidate], kinds: Sequence[str], weights: ScoreW
     metrics |= _share("truth/web_true", [kind == MATCH for row, kind in zip(web, kinds, strict=True) if row.kept])
     metrics |= _share("truth/filter_precision", [kind == MATCH for _, kind, verdict in judged if verdict])
     metrics |= _share("truth/filter_recall", [verdict for _, kind, verdict in judged if kind == MATCH])
-    scored = [(score, kind) for row, kind, _ in judged if (score := _score(row, weights)) is not None]
+    scored = [(score, kind) for row, kind, _ in judged if (score := deciding_score(row, weights)) is not None]
     scores, labels = np.array([score for score, _ in scored]), np.array([kind for _, kind in scored])
     metrics |= _auc("truth/filter_auc", scores, labels == MATCH)
     for wrong in sorted(set(kinds) - {MATCH}):

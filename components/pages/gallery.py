@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components.common.contracts import DatasetRef, ScoreWeights, score_weights
 from components.common.seeding import key_seed
-from components.data.candidates import Candidate, stored_candidates
+from components.data.candidates import Candidate, deciding_score, stored_candidates
 from components.data.decoding import BadImage
 from components.data.fetch import ShardCache
 from components.data.manifest import Manifest, load_manifest
@@ -150,12 +150,6 @@ def thumbnail(data: bytes, side: int = _SIDE) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(small_jpeg(data, side)).decode()
 
 
-def _score(row: Candidate, weights: ScoreWeights | None) -> float | None:
-    if weights is None or row.itm_probability is None or row.itc_similarity is None:
-        return row.itm_probability
-    return weights.probability(row.itm_probability, row.itc_similarity)
-
-
 def _example(
     key: str, image: str, rows: Sequence[Candidate], truth: Truth | None, weights: ScoreWeights | None
 ) -> Example:
@@ -165,7 +159,7 @@ def _example(
             text=row.text,
             itm_probability=row.itm_probability,
             itc_similarity=row.itc_similarity,
-            score=_score(row, weights),
+            score=deciding_score(row, weights),
             kept=row.kept,
             reason=row.reason,
             true=_truth_of(row, truth),

@@ -36,10 +36,9 @@ def settled_models(
         raise ConfigError("one process asks a server: set engine to local and workers to 1, and endpoint.concurrency")
     writer, judge = captioner_family(captioner.uri), scorer_family(filter.uri)
     others = {check_score_name(name): scorer_family(one.uri) for name, one in scorers.items()}
-    names = _names(judge, others)
-    digests = _digests(judge, filter, others, scorers)
+    digests = _digests([(judge.column, judge, filter), *((name, one, scorers[name]) for name, one in others.items())])
     config = _settled(config, writer, judge)
-    check_names(config, names)
+    check_names(config, list(digests))
     check_thresholds(config, digests)
     roles: dict[str, CaptionerFamily | ScorerFamily] = {
         "captioner": writer,
@@ -82,29 +81,21 @@ def check_belongs(threshold_of: Mapping[str, str], digests: Mapping[str, str]) -
             )
 
 
-def _names(judge: ScorerFamily, others: Mapping[str, ScorerFamily]) -> list[str]:
-    """All scores of a run, in order.
+def _digests(scorers: Sequence[tuple[str, ScorerFamily, ModelRef]]) -> dict[str, str]:
+    """All scores of a run, in order, and the digest of the scorer behind each.
 
     Raises:
         ConfigError: two have one name.
     """
-    blip = [one.name for one in BLIP_COLUMNS]
-    names = blip if judge.name == BLIP else [judge.column]
-    for name, family in others.items():
-        names = names + (blip if family.name == BLIP else [name])
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    found = [
+        (score, ref.digest)
+        for name, family, ref in scorers
+        for score in ([one.name for one in BLIP_COLUMNS] if family.name == BLIP else [name])
+    ]
+    names = [score for score, _ in found]
+    if twice := sorted({score for score in names if names.count(score) > 1}):
         raise ConfigError(f"two scorers give the score {twice[0]}: name one of them otherwise, or leave it out")
-    return names
-
-
-def _digests(
-    judge: ScorerFamily, filter: ModelRef, others: Mapping[str, ScorerFamily], scorers: Mapping[str, ModelRef]
-) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, family, ref in [(judge.column, judge, filter), *((n, f, scorers[n]) for n, f in others.items())]:
-        found |= {one.name: ref.digest for one in BLIP_COLUMNS} if family.name == BLIP else {name: ref.digest}
-    return found
+    return dict(found)
 
 
 def _settled(config: CapfiltConfig, writer: CaptionerFamily, judge: ScorerFamily) -> CapfiltConfig:

@@ -15,7 +15,7 @@ from typing import Any
 
 from components.common.contracts import Contract
 from components.common.errors import DataError
-from components.common.locations import is_below, relative_values, store_root
+from components.common.locations import is_below, map_texts, relative_values, store_root, texts_in
 from components.common.seeding import digest_of
 from components.common.storage import ObjectInfo, Store, join_uri, open_store
 from components.data.commits import commit_shard, load_json
@@ -80,7 +80,7 @@ class _Upgrade:
 
     def _former_roots(self) -> Iterator[str]:
         """Where this store was when its files were written: what lies before a version of it in their URIs."""
-        for text in _texts([self._old, [self._record(info.key) for info in self._records()]]):
+        for text in texts_in([self._old, [self._record(info.key) for info in self._records()]]):
             if (match := _PLACE.fullmatch(text)) and f"datasets/{match['version']}" in self._old:
                 yield match["root"]
 
@@ -159,7 +159,7 @@ class _Upgrade:
         record = self._record(key)
         if not {"kind", "revision", "depends", "result"} <= record.keys():
             return False
-        moved = _mapped(record, lambda text: self.digests.get(text, self.here(text)))
+        moved = map_texts(record, lambda text: self.digests.get(text, self.here(text)))
         new = {**record, "depends": moved["depends"], "result": relative_values(self.store.uri, moved["result"])}
         digest = digest_of({name: new[name] for name in ("kind", "revision", "depends")})
         target = f"{key.rpartition('/')[0]}/{digest}.json"
@@ -174,24 +174,6 @@ class _Upgrade:
 
 def _at(store: Store, root: str) -> Store:
     return store.child(root) if root else store
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _texts(one)
-
-
-def _mapped(value: Any, change: Any) -> Any:
-    """A JSON value with its texts changed."""
-    if isinstance(value, dict):
-        return {name: _mapped(one, change) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_mapped(one, change) for one in value]
-    return change(value) if isinstance(value, str) else value
 
 
 def _without_places(value: Any) -> Any:

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from components.common.contracts import DatasetRef
-from components.common.errors import ConfigError, DataError, StorageError
+from components.common.errors import DataError, StorageError
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_file, sha256_hex, split_uri
 from components.data.candidates import Candidate
@@ -37,7 +37,7 @@ from components.data.manifest import (
     seal_dataset,
 )
 from components.data.parallel import default_threads, ordered_map
-from components.data.publish import ShardBuilder
+from components.data.publish import ShardBuilder, check_sizes
 from components.data.records import Provenance
 from components.data.web.tables import TableImage, check_table, table_images
 from components.data.web.texts import web_texts
@@ -79,8 +79,7 @@ def import_table(
         DataError: before any work, if the table is missing or of no use; afterwards, if more than half of its images
             cannot be used.
     """
-    if shard_size < 1 or (limit is not None and limit < 1):
-        raise ConfigError(f"shard_size and limit must be at least 1, not {shard_size} and {limit}")
+    check_sizes(shard_size, limit)
     folder, key = split_uri(table_uri)
     with _local_copy(open_store(folder), key) as path:
         where, source = join_uri(open_store(folder).uri, key), open_store(images_uri or folder)
