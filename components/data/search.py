@@ -73,6 +73,8 @@ class VectorIndex:
         model: the filter that made the vectors.
         config: settings of that filter.
         cache: for vectors that are not on this machine.
+
+    `mapped` are the vectors of each part, in order.
     """
 
     def __init__(
@@ -86,8 +88,8 @@ class VectorIndex:
         self.root, self.model, self.config = root, model, config
         self.names = [name for name, _ in parts]
         self._parts = [part for _, part in parts]
-        self._vectors = [open_vectors(root, part, cache) for part in self._parts]
-        self.starts = [0, *itertools.accumulate(len(one) for one in self._vectors)]
+        self.mapped = [open_vectors(root, part, cache) for part in self._parts]
+        self.starts = [0, *itertools.accumulate(len(one) for one in self.mapped)]
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -95,19 +97,19 @@ class VectorIndex:
     @property
     def width(self) -> int:
         """Numbers per vector."""
-        return int(self._vectors[0].shape[1]) if self._vectors else 0
+        return int(self.mapped[0].shape[1]) if self.mapped else 0
 
     def vector(self, row: int) -> Floats:
         """The vector `[d]` of an image by its row among all."""
         part, place = self._place(row)
-        found: Floats = self._vectors[part][place].astype(np.float32)
+        found: Floats = self.mapped[part][place].astype(np.float32)
         return found
 
     def scores(self, queries: Floats) -> Floats:
         """Cosines `[Q, N]` of queries `[Q, d]` of length 1 and all images, in fp32."""
         import torch
 
-        if self._vectors and queries.shape[1] != self.width:
+        if self.mapped and queries.shape[1] != self.width:
             raise DataError(f"{self.root}: its vectors have {self.width} numbers, the query {queries.shape[1]}")
         found = np.empty((len(queries), len(self)), np.float32)
         turned = torch.from_numpy(np.ascontiguousarray(queries.T, np.float32))
@@ -144,7 +146,7 @@ class VectorIndex:
         return Found(self.names[part], key, digest, similarity)
 
     def _blocks(self) -> Iterator[tuple[int, Vectors]]:
-        for begin, vectors in zip(self.starts, self._vectors, strict=False):
+        for begin, vectors in zip(self.starts, self.mapped, strict=False):
             for start in range(0, len(vectors), _BLOCK):
                 yield begin + start, vectors[start : start + _BLOCK]
 

@@ -16,7 +16,8 @@ from components.data.commits import commit_of
 from components.data.manifest import MANIFEST_KEY, file_uri, load_manifest
 from components.data.records import Parent, ShardEntry
 from components.data.shards import DUPLICATE_KEY, scan_shard
-from components.data.web.listing import check_listed, counted_samples, list_tars
+from components.data.web.listing import check_listed, counted_samples, list_tars, origin_of
+from components.data.web.named import is_named
 from components.data.web.repeats import KeysMet, own_keys, repeated_in
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.reading import ShardSource, fetch_shard
@@ -159,8 +160,8 @@ def _of_tars(uri: str) -> WebInput:
         where = join_uri(store.uri, tar.key)
         shards.append(ShardSource(tar.name, where, tar.size, digest, etag, expected=counted_samples(store, tar)))
     version = digest_of([[one.name, one.bytes, one.sha256 or one.etag] for one in shards])
-    alone = uri.lower().endswith(".tar") and len(shards) == 1
-    return WebInput(shards[0].uri if alone else store.uri, version, tuple(shards))
+    alone = uri.lower().endswith(".tar") and len(shards) == 1 and not is_named(uri)
+    return WebInput(shards[0].uri if alone else origin_of(uri, store), version, tuple(shards))
 
 
 def _marked(shards: Sequence[ShardSource]) -> Iterator[ShardSource]:

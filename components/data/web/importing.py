@@ -34,7 +34,7 @@ from components.data.parallel import default_threads, ordered_map
 from components.data.publish import ShardBuilder
 from components.data.shards import SampleIndex, scan_shard
 from components.data.web.extending import SOURCES_KEY, Former, find_former, take_over
-from components.data.web.listing import WebTar, check_listed, counted_samples, list_tars
+from components.data.web.listing import WebTar, check_listed, counted_samples, list_tars, origin_of
 from components.data.web.repeats import KeysMet, keys_of_record, own_keys
 from components.data.web.samples import WebSample, lost_behind_break, read_sample, with_repeats
 
@@ -62,7 +62,7 @@ def import_web(
     (`broken_shard`), by img2dataset's stats file where there is one.
 
     Args:
-        uri: folder or S3 prefix with `*.tar`, or one tar.
+        uri: folder or S3 prefix with `*.tar`, one tar, a brace range of tars, or a list of them in a file.
         store: root of the project's store.
         name: the dataset's name.
         limit: use the first so many samples only. The last shard's tar then has more samples than its counts.
@@ -104,7 +104,7 @@ def import_web(
     if former is not None:
         logger.info("%s: %d of %d tars were known from %s", name, work.taken_over, len(shards), former.store.uri)
     parents = [] if former is None else former.parents_of(records)
-    return seal_dataset(target, Provenance(name, "web", config, fingerprint, parents, source.uri), records)
+    return seal_dataset(target, Provenance(name, "web", config, fingerprint, parents, origin_of(uri, source)), records)
 
 
 class _Tags:

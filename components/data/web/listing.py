@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from components.common.storage import ObjectInfo, Store, join_uri, normalise_uri
 from components.data.manifest import PLAN_KEY
 from components.data.shards import split_name
 from components.data.tarwalk import BrokenShard, walk
+from components.data.web.named import NamedTar, common_folder, is_named, named_tars, place_of, shown
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +21,7 @@ _PACKED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|br)|tgz|tbz2?|txz)$", re.IGNOR
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _STATS = "_stats.json"
 _MEMBERS_LOOKED_AT = 100
+_ASKED_ONE_BY_ONE = 8
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,13 @@ class WebTar:
 def list_tars(uri: str) -> tuple[Store, list[WebTar]]:
     """The store that holds the tars of `uri` (a folder, a prefix or one tar), and the tars in order of their keys.
 
+    The tars of a brace range or a list (`named`) come in the order they are named in.
+
     Raises:
-        DataError: there is none; says what was found instead.
+        DataError: there is none; says what was found instead. Or one that was named is not there.
     """
+    if (named := named_tars(uri)) is not None:
+        return _list_named(named)
     whole = normalise_uri(uri)
     if uri.lower().endswith(".tar"):
         # Split as it was given: a link under the name of a tar may lead to a file of any name
@@ -75,6 +82,37 @@ def list_tars(uri: str) -> tuple[Store, list[WebTar]]:
             f"{_unfinished(keys)}"
         )
     return source, tars
+
+
+def origin_of(uri: str, source: Store) -> str:
+    """What is written down as the place of the tars of `uri`, so that `list_tars` finds the same ones again."""
+    return place_of(uri) if is_named(uri) else source.uri
+
+
+def _list_named(named: Sequence[NamedTar]) -> tuple[Store, list[WebTar]]:
+    source = open_store(common_folder(named))
+    start = len(source.uri.rstrip("/")) + 1
+    keys = [tar.uri[start:] for tar in named]
+    infos = _infos(source, keys)
+    missing = [f"{tar.place}: there is no {tar.uri}" for tar, key in zip(named, keys, strict=True) if key not in infos]
+    if missing:
+        count = f"{len(missing)} of the {len(named)} tars that are named are not there; name only those that are"
+        raise DataError(f"{count}:\n{shown(missing)}")
+    return source, [_tar(infos[key], infos) for key in keys]
+
+
+def _infos(source: Store, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+    """Tars that are there, and the statistics beside them. A prefix is listed: that is cheaper than to ask for each."""
+    wanted = [*keys, *map(_stats_key, keys)]
+    if source.local_path("") is not None or len(keys) <= _ASKED_ONE_BY_ONE:
+        found = ((key, source.info(key)) for key in wanted)
+        return {key: info for key, info in found if info is not None}
+    folders: dict[str, list[str]] = {}
+    for key in keys:
+        folders.setdefault(key.rpartition("/")[0], []).append(key)
+    prefixes = [os.path.commonprefix(together) for together in folders.values()]
+    listed = {info.key: info for prefix in prefixes for info in source.list(prefix)}
+    return {key: listed[key] for key in wanted if key in listed}
 
 
 def _tar(info: ObjectInfo, keys: Iterable[str]) -> WebTar:
