@@ -24,7 +24,10 @@ Limit = Annotated[int | None, typer.Option(min=1, help="The first N samples only
 
 @app.command("import-coco")
 def import_coco(
-    annotations: Annotated[str, typer.Option(help="COCO captions JSON or Karpathy JSON.")],
+    annotations: Annotated[
+        str,
+        typer.Option(help="COCO captions JSON or Karpathy JSON; of dataset_coco.json, FILE#SPLIT+SPLIT."),
+    ],
     images: Annotated[str, typer.Option(help="Folder that its file names are relative to.")],
     store: StoreUri,
     name: Annotated[str, typer.Option(help="Name of the dataset.")] = "human",
@@ -37,7 +40,7 @@ def import_coco(
         from components.data.coco import import_coco as work
         from components.data.coco import read_annotations
 
-        with _counting("images", name, len(read_annotations(annotations, limit).images)) as count:
+        with counting("images", name, len(read_annotations(annotations, limit).images)) as count:
             ref = work(
                 annotations,
                 images,
@@ -47,12 +50,12 @@ def import_coco(
                 limit=limit,
                 progress=count,
             )
-        _show_ref(out, ref)
+        show_ref(out, ref)
 
 
 @app.command("import-web")
 def import_web(
-    web: Annotated[str, typer.Option(help="Folder of img2dataset tars.")],
+    web: Annotated[str, typer.Option(help="Folder of img2dataset tars, shard-{00000..00127}.tar, or a list of tars.")],
     store: StoreUri,
     name: Annotated[str, typer.Option(help="Name of the dataset.")] = "web",
     limit: Limit = None,
@@ -63,9 +66,9 @@ def import_web(
         from components.data.web import expected_samples
         from components.data.web import import_web as work
 
-        with _counting("samples", name, expected_samples(web, limit)) as count:
+        with counting("samples", name, expected_samples(web, limit)) as count:
             ref = work(web, store=open_store(store), name=name, limit=limit, progress=count)
-        _show_ref(out, ref)
+        show_ref(out, ref)
 
 
 @app.command("import-table")
@@ -90,8 +93,10 @@ def import_table(
     """
     with command(as_json=as_json) as out:
         from components.data.web import import_table as work
+        from components.data.web.table import count_images
 
-        with _counting("images", name, limit) as count:
+        total = count_images(table, image=image, text=text, limit=limit)
+        with counting("images", name, total) as count:
             ref = work(
                 table,
                 image=image,
@@ -103,7 +108,7 @@ def import_table(
                 limit=limit,
                 progress=count,
             )
-        _show_ref(out, ref)
+        show_ref(out, ref)
 
 
 @app.command("import-questions")
@@ -126,8 +131,10 @@ def import_questions(
     """Import questions about images with all annotators' answers, for finetuning on VQA."""
     with command(as_json=as_json) as out:
         from components.data.vqa import import_questions as work
+        from components.data.vqa import read_questions
 
-        with _counting("images", name, limit) as count:
+        asked = read_questions(questions, annotations, image_name=image_name, limit=limit)
+        with counting("images", name, len(asked.images)) as count:
             ref = work(
                 questions,
                 images,
@@ -139,7 +146,7 @@ def import_questions(
                 limit=limit,
                 progress=count,
             )
-        _show_ref(out, ref)
+        show_ref(out, ref)
 
 
 @app.command()
@@ -201,7 +208,7 @@ def recut(
         from capfilt.api import recut as work
 
         belongs = named_values(threshold_of, "--threshold-of")
-        _show_ref(output, work(uri, out=out, threshold_of=belongs, **given.values).dataset)
+        show_ref(output, work(uri, out=out, threshold_of=belongs, **given.values).dataset)
 
 
 @app.command()
@@ -244,13 +251,15 @@ def export(
         out.result(made, f"{len(made)} tars in {folder}")
 
 
-def _show_ref(out: Output, ref: DatasetRef) -> None:
+def show_ref(out: Output, ref: DatasetRef) -> None:
+    """A dataset that was made, as every import shows it."""
     text = f"{ref.name}: {ref.images:,} images, {ref.pairs:,} pairs\n{ref.uri}\nversion {ref.digest}"
     out.result(ref.model_dump(mode="json"), text)
 
 
 @contextlib.contextmanager
-def _counting(unit: str, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def counting(unit: str, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Progress of an import, with the time that is left where the total is known."""
     from components.common.progress import Progress
 
     with Progress(total, unit, label) as progress:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from capfilt.cli import datasets, store
+from capfilt.cli import datasets, imports, store
 from capfilt.cli.ask import ask
 from capfilt.cli.browse import browse
 from capfilt.cli.console import Output, command, leave
@@ -148,6 +148,8 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
 
 for work in (regenerate, caption, match, ask, search, index, browse, metrics, retrieval, report):
     app.command()(work)
+for work in (imports.import_files, imports.failed):
+    datasets.app.command()(work)
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(store.app, name="store")
 

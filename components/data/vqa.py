@@ -12,7 +12,6 @@ end the import: it is told of with file and place, and listed among the dataset'
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,18 +30,13 @@ from components.data.coco import (
     sizes_digest,
     with_keys,
 )
-from components.data.health import Health
 from components.data.manifest import BadSample, dataset_store, find_dataset, plan_dataset, seal_dataset
-from components.data.parallel import default_threads
 from components.data.publish import ShardBuilder, check_sizes
 from components.data.questions import SOURCE, Question
 from components.data.records import Provenance
 
-logger = logging.getLogger(__name__)
-
 REVISION = 1  # counts changes of what the same input becomes
 VISUAL_GENOME_WEIGHT = 0.2
-_TOLD = 10
 _NO_ANSWERS, _NO_IMAGE, _BAD_ROW = "no_answers", "no_image", "bad_row"
 
 
@@ -58,7 +52,7 @@ class QuestionFile:
     @property
     def annotations(self) -> Annotations:
         """The images as those who look for their files want them."""
-        return Annotations(self.where, self.sha256, self.images)
+        return Annotations(self.where, self.sha256, self.images, self.faults)
 
 
 @dataclass(frozen=True)
@@ -119,17 +113,7 @@ def import_questions(
     fingerprint = plan_dataset(target, plan)
     if (found := find_dataset(target)) is not None:
         return found
-    _tell(asked)
-    work = FolderImport(
-        source,
-        target,
-        sizes,
-        Health(f"{asked.where} with {source.uri}"),
-        threads or default_threads(),
-        progress or (lambda _: None),
-        add=_add,
-        faults=asked.faults,
-    )
+    work = _QuestionImport(asked.annotations, source, target, sizes, threads=threads, progress=progress)
     config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
     made = Provenance(name, "vqa", config, fingerprint, origin=asked.where)
     return seal_dataset(target, made, work.run(asked.images, shard_size))
@@ -289,23 +273,18 @@ def _told(where: str, row: _Row) -> str:
     return f"{where}: {row.place}: {row.detail} ({row.reason})"
 
 
-def _tell(asked: QuestionFile) -> None:
-    """The first entries that are of no use, by file and place; all of them are in the dataset's commit records."""
-    for fault in asked.faults[:_TOLD]:
-        logger.warning("left out: %s", fault.detail)
-    if len(asked.faults) > _TOLD:
-        logger.warning("… and %d more entries of %s are left out", len(asked.faults) - _TOLD, asked.where)
+class _QuestionImport(FolderImport):
+    """The work of one import of questions."""
 
-
-def _add(builder: ShardBuilder, image: HumanImage, data: bytes) -> None:
-    """Write one image with its questions."""
-    digest = sha256_hex(data)
-    rows = [Candidate(image.key, digest, SOURCE, one.question, None, None, True) for one in image.captions]
-    document = {
-        "key": image.key,
-        "file_name": image.file_name,
-        "sha256": digest,
-        "questions": [asdict(one) for one in image.captions],
-    }
-    members = {extension_of(image.file_name): data, "json": json.dumps(document, ensure_ascii=False).encode()}
-    builder.add(image.key, rows, members)
+    def add(self, builder: ShardBuilder, item: HumanImage, data: bytes) -> None:
+        """Write one image with its questions."""
+        digest = sha256_hex(data)
+        rows = [Candidate(item.key, digest, SOURCE, one.question, None, None, True) for one in item.captions]
+        document = {
+            "key": item.key,
+            "file_name": item.file_name,
+            "sha256": digest,
+            "questions": [asdict(one) for one in item.captions],
+        }
+        members = {extension_of(item.file_name): data, "json": json.dumps(document, ensure_ascii=False).encode()}
+        builder.add(item.key, rows, members)

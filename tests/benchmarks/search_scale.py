@@ -3,8 +3,8 @@
     [--vectors 100000 400000 1000000] [--against usearch faiss voyager] [--folder DIR] [--queries 20]
 
 Vectors of width 256 are made up around some thousand centres, as an encoder's lie, written as an index has them, and
-searched for the ten nearest of fresh ones: milliseconds of one thread, the median of the queries; the first one reads
-the files that the system does not hold yet. Memory is what the process holds itself, and what it maps.
+searched for the ten nearest of fresh ones: milliseconds of CPU time of one thread, the median of the queries; the first
+one reads the files that are not mapped yet. Memory is what the process holds itself, and what it maps.
 
 Libraries that are named are measured on the same vectors if they are installed (they are none of this project's):
 seconds to build their index with one thread, its size, and the share of the true ten that it finds.
@@ -58,9 +58,9 @@ def timed(search: Callable[[Floats], Sequence[int]], queries: Floats) -> tuple[l
     """What was found for each query, milliseconds of the first one, and the median of all others."""
     found, times = [], []
     for query in queries:
-        start = time.perf_counter()
+        start = time.process_time()
         found.append(search(query))
-        times.append(1000 * (time.perf_counter() - start))
+        times.append(1000 * (time.process_time() - start))
     return found, round(times[0], 1), round(statistics.median(times[1:] or times), 2)
 
 
@@ -124,9 +124,9 @@ def approximate(name: str, folder: Path, queries: Floats, truth: list[Sequence[i
     """What an index of a library costs, and the share of the true nearest that it finds."""
     index, path = open_index(str(folder)), folder / f"{name}.index"
     vectors = np.concatenate([np.asarray(part, np.float32) for part in index.mapped])
-    start = time.perf_counter()
+    start = time.process_time()
     search = LIBRARIES[name](vectors, path)
-    built = time.perf_counter() - start
+    built = time.process_time() - start
     found, first, median = timed(search, queries)
     recall = statistics.mean(len(set(one) & set(true)) / TOP for one, true in zip(found, truth, strict=True))
     size = path.stat().st_size >> 20

@@ -6,6 +6,7 @@ on the same texts. What cannot be used is counted with a reason; nothing is pass
 Tars (`listing`)
   a folder or prefix             every `.tar` below it, subfolders too, in order of their keys: what lies there is meant
   one `.tar`                     that one
+  a brace range, a list          the tars it names, in its order (`named`); all of them must be there
   `._x.tar`, hidden folders      no shards: macOS and editors leave them
   `<dataset>/shards/*.tar`       not read where `<dataset>/plan.json` lies: CapFilt's own output below its input (told)
   `.tar.gz`, `.tgz`, `.tar.zst`  not read, named with the remedy: tars are used in place and read at any byte, which
@@ -40,8 +41,11 @@ Texts (`texts`)
   no usable text                 the image stays, its text is dropped with the reason: CapFilt can write one
 """
 
+from components.data.web.files import import_files
 from components.data.web.importing import REVISION, import_web
 from components.data.web.listing import WebTar, check_tars, expected_samples, list_tars
 from components.data.web.table import import_table
 
-__all__ = ["REVISION", "WebTar", "check_tars", "expected_samples", "import_table", "import_web", "list_tars"]
+__all__ = [
+    "REVISION", "WebTar", "check_tars", "expected_samples", "import_files", "import_table", "import_web", "list_tars",
+]  # fmt: skip

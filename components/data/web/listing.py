@@ -11,7 +11,7 @@ from itertools import islice
 from components.common.errors import DataError
 from components.common.storage import ObjectInfo, Store, join_uri, normalise_uri, open_store, sha256_hex, split_uri
 from components.data.manifest import PLAN_KEY
-from components.data.shards import split_name
+from components.data.shards import IMAGE_EXTENSIONS, split_name
 from components.data.tarwalk import BrokenShard, walk
 from components.data.web.named import NamedTar, common_folder, is_named, named_tars, place_of, shown
 
@@ -79,7 +79,7 @@ def list_tars(uri: str) -> tuple[Store, list[WebTar]]:
     if not tars:
         raise DataError(
             f"{source.uri} holds no .tar: give the folder that img2dataset wrote with --output_format webdataset"
-            f"{_unfinished(keys)}"
+            f"{_unfinished(keys) or _loose(keys)}"
         )
     return source, tars
 
@@ -153,6 +153,11 @@ def _tell_packed(source: Store, keys: Iterable[str], *, none: bool) -> None:
 
 def _unfinished(keys: Iterable[str]) -> str:
     return "; what lies there is a dataset whose making was not finished: run that again" if PLAN_KEY in keys else ""
+
+
+def _loose(keys: Iterable[str]) -> str:
+    images = any(key.rpartition(".")[2].lower() in IMAGE_EXTENSIONS for key in keys)
+    return "; its images become shards with `capfilt dataset import-files`" if images else ""
 
 
 def counted_samples(source: Store, tar: WebTar) -> int | None:

@@ -11,7 +11,6 @@ dataset's failed samples, and does not end the import.
 
 import hashlib
 import json
-import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,32 +19,26 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from components.common.contracts import DatasetRef
-from components.common.errors import DataError, StorageError
+from components.common.errors import DataError
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_file, sha256_hex, split_uri
 from components.data.candidates import Candidate
 from components.data.coco import extension_of
-from components.data.decoding import BadImage, decode_image
-from components.data.health import Health
+from components.data.decoding import BadImage
+from components.data.imports import ImageImport
 from components.data.manifest import (
     BadSample,
-    ShardRecord,
     dataset_store,
     find_dataset,
     plan_dataset,
-    recall,
     seal_dataset,
 )
-from components.data.parallel import default_threads, ordered_map
 from components.data.publish import ShardBuilder, check_sizes
 from components.data.records import Provenance
 from components.data.web.tables import TableImage, check_table, table_images
 from components.data.web.texts import web_texts
 
-logger = logging.getLogger(__name__)
-
 REVISION = 1  # counts changes of what the same input becomes
-_TOLD = 10
 
 
 def import_table(
@@ -98,10 +91,18 @@ def import_table(
         if (found := find_dataset(target)) is not None:
             return found
         images = islice(table_images(path, where, image=image, text=text), limit)
-        work = _TableImport(where, source, target, threads or default_threads(), progress)
+        work = _TableImport(where, source, target, threads=threads, progress=progress)
         records = work.run(images, shard_size)
     config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
     return seal_dataset(target, Provenance(name, "web", config, fingerprint, origin=where), records)
+
+
+def count_images(table_uri: str, *, image: str, text: str, limit: int | None = None) -> int:
+    """How many images an import of a table will see; raises as it does."""
+    folder, key = split_uri(table_uri)
+    with _local_copy(open_store(folder), key) as path:
+        found = table_images(path, join_uri(open_store(folder).uri, key), image=image, text=text)
+        return sum(1 for _ in islice(found, limit))
 
 
 @contextmanager
@@ -118,90 +119,40 @@ def _local_copy(source: Store, key: str) -> Iterator[Path]:
         yield path
 
 
-class _TableImport:
-    """The work of one import: shard after shard, finished ones found by their commit."""
+class _TableImport(ImageImport[TableImage]):
+    """The work of one import."""
 
-    def __init__(
-        self, where: str, source: Store, target: Store, threads: int, progress: Callable[[int], object] | None
-    ) -> None:
-        self.where, self.source, self.target, self.threads = where, source, target, threads
-        self.progress = progress or (lambda _: None)
-        self.committed = recall(target)
-        self.health = Health(where)
-        self._told = 0
-
-    def run(self, images: Iterator[TableImage], shard_size: int) -> list[ShardRecord]:
-        """Make all shards.
-
-        Raises:
-            DataError: more than half of the images cannot be used.
-        """
-        records: list[ShardRecord] = []
-        while part := list(islice(images, shard_size)):
-            records.append(self._shard(f"{len(records):05d}", part))
-            self.health.look(records[-1])
-        self.health.refuse()
-        return records
-
-    def _shard(self, name: str, images: list[TableImage]) -> ShardRecord:
-        if (record := self.committed.get(name)) is not None:
-            self.progress(len(images))
-            return record
-        with ShardBuilder(self.target, name) as builder:
-            for image, data in zip(images, ordered_map(self._read, images, threads=self.threads), strict=True):
-                if isinstance(data, BadSample):
-                    self._tell(data)
-                    builder.fail(data.key, data.reason, data.detail)
-                else:
-                    self._add(builder, image, data)
-                self.progress(1)
-            return builder.commit()
-
-    def _read(self, image: TableImage) -> bytes | BadSample:
-        """The file's bytes, if they are an image; else what is wrong, with the row's place."""
-
-        if image.rows[0].fault:
-            return self._bad(image, "bad_row", image.rows[0].fault)
-        key, fault = _key_of(image.image, self.source)
+    def read(self, item: TableImage) -> bytes | BadSample:
+        if item.rows[0].fault:
+            return self._bad(item, "bad_row", item.rows[0].fault)
+        key, fault = _key_of(item.image, self.source)
         if fault:
-            return self._bad(image, fault, f"image {image.image!r}: {_REMEDIES[fault]}")
-        try:
-            data = self.source.read(key)
-            decode_image(data)
-        except BadImage as error:
-            return self._bad(image, error.reason, f"image {image.image!r}: {error}")
-        except StorageError:
-            if self.source.exists(key):
-                raise
-            return self._bad(image, "missing_image", f"there is no {join_uri(self.source.uri, key)}")
-        return data
+            return self._bad(item, fault, f"image {item.image!r}: {_REMEDIES[fault]}")
+        found = self.look(key)
+        if found is None:
+            return self._bad(item, "missing_image", f"there is no {join_uri(self.source.uri, key)}")
+        if isinstance(found, BadImage):
+            return self._bad(item, found.reason, f"image {item.image!r}: {found}")
+        return found
 
     def _bad(self, image: TableImage, reason: str, detail: str) -> BadSample:
         """A sample of no use, with the row's place."""
         return BadSample(key=image.key, reason=reason, detail=f"{self.where}: {image.place}: {detail}"[:300])
 
-    def _add(self, builder: ShardBuilder, image: TableImage, data: bytes) -> None:
+    def add(self, builder: ShardBuilder, item: TableImage, data: bytes) -> None:
         """Write one image with its texts; they are read back as CapFilt will read them."""
-        said = [_valid(row.text) for row in image.rows]
-        document = {"caption": said[0] if len(said) == 1 else said, "image": _valid(image.image), "place": image.place}
+        said = [_valid(row.text) for row in item.rows]
+        document = {"caption": said[0] if len(said) == 1 else said, "image": _valid(item.image), "place": item.place}
         fields = json.dumps(document, ensure_ascii=False).encode()
         texts, digest = web_texts({"json": fields}), sha256_hex(data)
         rows = [
-            Candidate(image.key, digest, "web", one.text, None, None, one.problem is None, one.problem or "")
+            Candidate(item.key, digest, "web", one.text, None, None, one.problem is None, one.problem or "")
             for one in texts
         ]
         if texts[0].problem is not None:
-            self._tell(self._bad(image, texts[0].problem, f"text is {texts[0].text!r}"))
+            self.tell(f"{self.where}: {item.place}: text is {texts[0].text!r} ({texts[0].problem})")
         kept = next((row.text for row in rows if row.kept), "")
-        builder.add(image.key, rows, {extension_of(image.image): data, "json": fields, "txt": kept.encode()})
-
-    def _tell(self, bad: BadSample) -> None:
-        """The first rows of no use, by file and line; all that fail are in the dataset's commit records."""
-        self._told += 1
-        if self._told <= _TOLD:
-            logger.warning("of no use: %s (%s)", bad.detail, bad.reason)
-        elif self._told == _TOLD + 1:
-            logger.warning("more rows of no use are not told; the dataset's commit records list them")
+        builder.add(item.key, rows, {extension_of(item.image): data, "json": fields, "txt": kept.encode()})
 
 
 def _key_of(path: str, source: Store) -> tuple[str, str]:

@@ -120,7 +120,7 @@ def test_coco_and_both_karpathy_layouts_say_the_same() -> None:
         {"caption": text, "image": f"p_{i}.jpg", "image_id": f"coco_{i}"} for i in range(3) for text in by_image[i]
     ]
     test = [{"image": f"p_{i}.jpg", "caption": by_image[i]} for i in range(3)]
-    read = [parse_annotations(json.dumps(one).encode()) for one in (document, train, test)]
+    read = [parse_annotations(json.dumps(one).encode()).images for one in (document, train, test)]
     assert len({tuple((image.key, image.file_name, image.captions) for image in one) for one in read}) == 1
     assert [one[0].image_id for one in read] == [10, "coco_0", "p_0.jpg"]
 
@@ -128,7 +128,8 @@ def test_coco_and_both_karpathy_layouts_say_the_same() -> None:
 def test_keys_are_safe_and_unique() -> None:
     def keys(*names: str) -> list[str]:
         return [
-            one.key for one in parse_annotations(json.dumps([{"image": n, "caption": "x"} for n in names]).encode())
+            one.key
+            for one in parse_annotations(json.dumps([{"image": n, "caption": "x"} for n in names]).encode()).images
         ]
 
     assert keys("val2014/COCO_val2014_000000522418.jpg") == ["COCO_val2014_000000522418"]
@@ -156,7 +157,7 @@ def test_one_file_is_one_image_however_often_it_is_listed() -> None:
     document["images"].append(document["images"][1])
     document["images"].append({"id": 99, "file_name": "p_2.jpg"})
     document["annotations"].append({"image_id": 99, "caption": "another of 2"})
-    read = parse_annotations(json.dumps(document).encode())
+    read = parse_annotations(json.dumps(document).encode()).images
     assert [(one.key, one.image_id, one.captions) for one in read] == [
         ("p_0", 10, ("Caption 0 of 0.",)),
         ("p_1", 11, ("Caption 0 of 1.",)),
@@ -175,12 +176,11 @@ def test_one_file_is_one_image_however_often_it_is_listed() -> None:
         ('"x"', "neither COCO captions"),
         ('{"a": 1}', "neither COCO captions"),
         ('{"images": []}', "has images but no `annotations`"),
-        ('{"images": [], "dataset": "coco"}', "raw Karpathy file"),
         ('{"images": [], "annotations": []}', "names no images"),
         ("[]", "names no images"),
         ('{"images": [{"id": 1}], "annotations": []}', r"images\[0\] lacks id or file_name"),
         ('{"images": [], "annotations": [{"image_id": 1, "bbox": []}]}', r"annotations\[0\] lacks image_id or caption"),
-        ('{"images": [], "annotations": [{"image_id": 7, "caption": "x"}]}', "1 image ids have captions but no entry"),
+        ('{"images": [], "annotations": [{"image_id": 7, "caption": "x"}]}', "image 7, which has no entry in `images`"),
     ],
 )
 def test_wrong_annotations_are_refused_before_any_work(tmp_path: Path, text: str, message: str) -> None:
@@ -189,6 +189,77 @@ def test_wrong_annotations_are_refused_before_any_work(tmp_path: Path, text: str
     with pytest.raises(DataError, match=message):
         import_coco(str(path), str(write_images(tmp_path / "i")), store=open_store(str(tmp_path / "s")), name="h")
     assert not (tmp_path / "s").exists()
+
+
+def test_entries_of_no_use_are_named_with_file_and_place(
+    world: tuple[Path, str, Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    images, annotations, store = world
+    document: Any = coco()
+    document["annotations"][3] = {"image_id": 13, "bbox": [1, 2]}
+    document["annotations"][4]["image_id"] = 77
+    document["annotations"][5]["caption"] = " "
+    document["images"] += ["x", {"id": 20, "file_name": "gone.jpg"}]
+    path = write_json(images.parent / "bad.json", document)
+    ref = import_coco(path, str(images), store=store, name="human")
+    record = read_commit(open_store(ref.uri), "00000")
+    assert record is not None
+    assert [(bad.key, bad.reason) for bad in record.bad] == [
+        ("bad.json images[7]", "bad_row"),
+        ("bad.json annotations[3]", "bad_row"),
+        ("bad.json annotations[4]", "bad_row"),
+        ("gone", "missing_image"),
+    ]
+    assert ref.images == 7 and load_manifest(ref.uri).totals.samples == 11
+    for told in (
+        f"{path}: images[7] lacks id or file_name",
+        f"{path}: annotations[3] lacks image_id or caption",
+        f"{path}: annotations[4] is about image 77, which has no entry",
+        f"{path}: images[5]: caption of p_5.jpg is ' ' (empty_text)",
+        f"{path}: images[8]: {images}/gone.jpg does not exist (missing_image)",
+    ):
+        assert f"of no use: {told}" in caplog.text
+    good = [{"image": f"p_{at}.jpg", "caption": "good"} for at in range(2)]
+    rows = json.dumps([good[0], {"image": "p_1.jpg"}, 3, good[1]])
+    (images.parent / "rows.json").write_text(rows)
+    assert import_coco(str(images.parent / "rows.json"), str(images), store=store, name="rows").images == 2
+    assert "rows.json: row 1 lacks image or caption" in caplog.text and "row 2 lacks" in caplog.text
+
+
+def raw_karpathy(*splits: str) -> dict[str, Any]:
+    """As dataset_coco.json has it."""
+
+    def entry(at: int, split: str) -> dict[str, Any]:
+        sentences = [{"raw": f"Caption {one} of {at}.", "tokens": ["caption"], "imgid": at} for one in range(2)]
+        names = {"filename": f"p_{at}.jpg", "filepath": "images", "cocoid": 100 + at, "imgid": at}
+        return {**names, "split": split, "sentences": sentences, "sentids": [1, 2]}
+
+    return {"dataset": "coco", "images": [entry(at, split) for at, split in enumerate(splits)]}
+
+
+def test_the_splits_of_a_raw_karpathy_file(world: tuple[Path, str, Store], caplog: pytest.LogCaptureFixture) -> None:
+    images, _, store = world
+    document = raw_karpathy("train", "restval", "val", "test", "train")
+    document["images"].append({"filename": 7})
+    path = write_json(images.parent / "dataset_coco.json", document)
+
+    def keys(splits: str) -> tuple[str, list[tuple[str, tuple[str, ...]]]]:
+        ref = import_coco(f"{path}{splits}", str(images.parent), store=store, name="human")
+        return ref.digest, [(one.key, one.captions) for one in load_eval_set(ref)]
+
+    assert keys("#val")[1] == [("p_2", ("Caption 0 of 2.", "Caption 1 of 2."))]
+    assert [key for key, _ in keys("#train+restval")[1]] == ["p_0", "p_1", "p_4"]
+    assert keys("#test")[0] != keys("#val")[0]
+    assert f"{path}: images[5] lacks filename or sentences" in caplog.text
+    several = r"several splits, train \(2\), restval \(1\), val \(1\), test \(1\): say which .*coco.json#train\+restval"
+    for splits, message in (("", several), ("#dev", "has no split 'dev': it has train"), ("#", "several splits")):
+        with pytest.raises(DataError, match=message):
+            keys(splits)
+    alone = write_json(images.parent / "alone#1.json", raw_karpathy("train", "train"))
+    assert import_coco(alone, str(images.parent), store=store, name="alone").pairs == 4
+    blip = write_json(images.parent / "blip.json", [{"image": "images/p_0.jpg", "caption": "x"}])
+    with pytest.raises(DataError, match="has no splits to choose from"):
+        import_coco(f"{blip}#train", str(images.parent), store=store, name="blip")
 
 
 def test_missing_places_are_refused_before_any_work(world: tuple[Path, str, Store], tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_an_interrupted_import_goes_on(folder: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(KeyboardInterrupt):
         imported(table, folder, shard_size=1, progress=stop)
     read: list[str] = []
-    monkeypatch.setattr("components.data.web.table.decode_image", lambda data: read.append("image"))
+    monkeypatch.setattr("components.data.imports.decode_image", lambda data: read.append("image"))
     ref = imported(table, folder, shard_size=1)
     assert len(read) == 2  # of four: two shards were committed
     assert ref.digest == whole.digest

@@ -1,0 +1,122 @@
+"""The loop of every import that copies images: shard after shard, read and decoded in parallel.
+
+A shard that is committed is found by its commit record, so an import that was interrupted goes on with the next one.
+What cannot be used is told, the first of it one by one, and listed in full among the failed samples of the dataset.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Generic, TypeVar
+
+from components.common.errors import StorageError
+from components.common.storage import Store
+from components.data.decoding import BadImage, decode_image
+from components.data.health import Health
+from components.data.manifest import BadSample, ShardRecord, recall
+from components.data.parallel import default_threads, ordered_map
+from components.data.publish import ShardBuilder
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+_TOLD = 10
+
+
+class ImageImport(ABC, Generic[Item]):
+    """The work of one import; what an item is, how it is read and what is written of it say those who derive from it.
+
+    Args:
+        where: what is imported, for messages.
+        source: the image folder.
+        target: the dataset.
+        threads: that read and decode (default: one per CPU).
+        progress: called with the number of items just done.
+        faults: entries of the input that are of no use, listed by the first shard.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        source: Store,
+        target: Store,
+        *,
+        threads: int | None = None,
+        progress: Callable[[int], object] | None = None,
+        faults: Sequence[BadSample] = (),
+    ) -> None:
+        self.where, self.source, self.target, self.faults = where, source, target, faults
+        self.threads, self.progress = threads or default_threads(), progress or (lambda _: None)
+        self.committed = recall(target)
+        self.health = Health(where)
+        self._told = 0
+
+    def run(self, items: Iterable[Item], shard_size: int) -> list[ShardRecord]:
+        """Make all shards.
+
+        Raises:
+            DataError: more than half of the items cannot be used.
+        """
+        records: list[ShardRecord] = []
+        for part in _parts(items, shard_size):
+            records.append(self._shard(f"{len(records):05d}", part, () if records else self.faults))
+            self.health.look(records[-1])
+        self.health.refuse()
+        return records
+
+    def _shard(self, name: str, items: Sequence[Item], faults: Sequence[BadSample]) -> ShardRecord:
+        if (record := self.committed.get(name)) is not None:
+            self.progress(len(items))
+            return record
+        with ShardBuilder(self.target, name) as builder:
+            for fault in faults:
+                self.tell(fault.detail)
+                builder.fail(fault.key, fault.reason, fault.detail)
+            for item, data in zip(items, ordered_map(self.read, items, threads=self.threads), strict=True):
+                if isinstance(data, BadSample):
+                    self.tell(f"{self.place(item)}{data.detail} ({data.reason})")
+                    builder.fail(data.key, data.reason, data.detail)
+                else:
+                    self.add(builder, item, data)
+                self.progress(1)
+            return builder.commit()
+
+    @abstractmethod
+    def read(self, item: Item) -> bytes | BadSample:
+        """The bytes of its image, or what is wrong with it. Called by threads."""
+
+    @abstractmethod
+    def add(self, builder: ShardBuilder, item: Item, data: bytes) -> None:
+        """Write one item with what is said of its image."""
+
+    def place(self, item: Item) -> str:
+        """Where the input names the item, as the beginning of what is told; empty if what is wrong with it says so."""
+        return ""
+
+    def tell(self, what: str) -> None:
+        """Tell of the first that are of no use, by file and place."""
+        self._told += 1
+        if self._told <= _TOLD:
+            logger.warning("of no use: %s", what)
+        elif self._told == _TOLD + 1:
+            logger.warning("more of %s is of no use; `capfilt dataset failed` lists all that failed", self.where)
+
+    def look(self, file: str) -> bytes | BadImage | None:
+        """A file's bytes, if they are an image; else why they are none, or None where there is no file."""
+        try:
+            data = self.source.read(file)
+            decode_image(data)
+        except BadImage as error:
+            return error
+        except StorageError:
+            if self.source.exists(file):
+                raise
+            return None
+        return data
+
+
+def _parts(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while part := list(islice(rest, size)):
+        yield part
