@@ -1,5 +1,6 @@
 """Search in the images of a dataset or of an indexed folder, by words or by an image: what `capfilt.search` does."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -12,6 +13,9 @@ from components.data.search import Found, open_index
 
 if TYPE_CHECKING:
     from components.inference.search import Encoder
+
+
+_BATCH = 16  # images that go through the model at a time
 
 
 class HitText(TypedDict):
@@ -53,21 +57,16 @@ def search_images(
     found = index.nearest(query, max(top, rerank))
     matches: dict[Found, float] = {}
     if words is not None and rerank:
-        matches = _judged(uri, manifest, encoder, words, found[:rerank])
+        with contextlib.closing(images_at(uri, manifest)) as pictures:
+            matches = judged(pictures, encoder, words, found[:rerank])
         found = [*sorted(found[:rerank], key=lambda one: -matches[one]), *found[rerank:]]
     return _hits(uri, manifest, found[:top], matches)
 
 
-def _judged(
-    uri: str, manifest: Manifest | None, encoder: "Encoder", words: str, found: list[Found]
-) -> dict[Found, float]:
+def judged(pictures: Images, encoder: "Encoder", words: str, found: list[Found]) -> dict[Found, float]:
     """The probability that the words match, for each image that was found."""
-    pictures = images_at(uri, manifest)
-    try:
-        batches = [found[start : start + 16] for start in range(0, len(found), 16)]
-        scores = [score for batch in batches for score in encoder.match(words, [_read(pictures, one) for one in batch])]
-    finally:
-        pictures.close()
+    batches = [found[start : start + _BATCH] for start in range(0, len(found), _BATCH)]
+    scores = [score for batch in batches for score in encoder.match(words, [_read(pictures, one) for one in batch])]
     return dict(zip(found, scores, strict=True))
 
 

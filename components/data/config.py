@@ -1,8 +1,33 @@
-"""Settings of the loader, which a training's config takes over as they are: one place for each."""
+"""Limits of images, and settings of the loader, which a training's config takes over as they are."""
+
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from components.common.identity import harmless
+
+MAX_PIXELS = 50_000_000
+"""Pixels beyond which an image is refused undecoded."""
+MIN_SIDE = 2
+"""Shortest side in pixels below which an image is refused: tracking pixels are none."""
+
+
+def pixel_limit(mark: JsonDict | None = None) -> Any:
+    """Field of a config that limits the pixels of images.
+
+    Args:
+        mark: why it does not decide there, where it does not (`identity.harmless`).
+    """
+    words = "pixels beyond which an image is refused undecoded"
+    return Field(default=MAX_PIXELS, ge=1, description=words, json_schema_extra=mark)
+
+
+def side_limit(mark: JsonDict | None = None) -> Any:
+    """Field of a config that refuses small images; `mark` as of `pixel_limit`."""
+    words = "shortest side in pixels below which an image is refused"
+    return Field(default=MIN_SIDE, ge=1, description=words, json_schema_extra=mark)
+
 
 _SPEED = harmless("how fast the same batches are made")
 
@@ -14,7 +39,7 @@ class LoaderConfig(BaseModel):
 
     batch_size: int = Field(default=64, ge=1, description="pairs per process and micro-batch")
     image_size: int | None = Field(default=None, ge=8, description="pixels per side; default: the model's own")
-    max_pixels: int = Field(default=50_000_000, ge=1, description="images with more pixels are refused undecoded")
+    max_pixels: int = pixel_limit()
     augment: bool = Field(default=True, description="random views; without, every image is just squared")
     min_scale: float = Field(
         default=0.2, gt=0, le=1, description="smallest area share of the random crop; 1: the whole image is squared"

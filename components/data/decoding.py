@@ -21,17 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from components.common.errors import DataError
+from components.data.config import MAX_PIXELS, MIN_SIDE
 from components.model.config import CLIP_MEAN, CLIP_STD
 
 if TYPE_CHECKING:  # whoever only looks at images, as a page does, must not wait seconds for it
     import torch
 
 Pixels = NDArray[np.uint8]
-
-MAX_PIXELS = 50_000_000
-"""Pixels beyond which an image is refused undecoded."""
-MIN_SIDE = 2
-"""Shortest side in pixels below which an image is refused: tracking pixels are none."""
 
 # Named, so that an image cannot pick a decoder that runs programs (EPS) or has a history of holes.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")

@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from components.common.identity import harmless
 from components.common.precision import AnyPrecision
+from components.data.config import pixel_limit, side_limit
 from components.model.config import AnsweringConfig
 
 _READING = harmless("it decides whether an image is read, not what is said of it")
@@ -22,18 +23,8 @@ class AskConfig(AnsweringConfig):
         description="images per batch",
         json_schema_extra=harmless("the same calculation, rounded otherwise at most"),
     )
-    max_pixels: int = Field(
-        default=50_000_000,
-        ge=1,
-        description="pixels beyond which an image is refused undecoded",
-        json_schema_extra=_READING,
-    )
-    min_side: int = Field(
-        default=2,
-        ge=1,
-        description="shortest side in pixels below which an image is refused",
-        json_schema_extra=_READING,
-    )
+    max_pixels: int = pixel_limit(_READING)
+    min_side: int = side_limit(_READING)
 
 
 class EndpointConfig(BaseModel):

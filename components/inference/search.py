@@ -17,6 +17,7 @@ from components.data.pictures import OpenTar, image_files, tars_of
 from components.data.records import BadSample, Parent
 from components.data.search import INDEX_FOLDER, Floats, IndexPart, IndexRecord, VectorIndex, write_index
 from components.data.vectors import ImageRow, write_vectors
+from components.data.web.named import is_named
 from components.inference.arithmetic import Arithmetic, pick_device
 from components.inference.filter import Filter
 from components.model.checkpoints.publishing import fetch_model, reference_model
@@ -127,9 +128,14 @@ def index_images(
         progress: called with the number of images that were done.
 
     Raises:
-        DataError: there is no image that can be used.
+        DataError: there is no image that can be used, or single tars are named.
         ModelError: there is no such model.
     """
+    if is_named(uri):
+        raise DataError(
+            f"an index lies beside its images, and {uri} names single tars: index the folder they lie in, or import "
+            "them and index that dataset"
+        )
     maker = reference_model(model, "filter")
     encoder = Encoder(_open_filter(fetch_model(maker.uri, cache_dir), {}, precision))
     store = open_store(uri).child(INDEX_FOLDER)

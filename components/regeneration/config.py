@@ -8,6 +8,7 @@ from typing_extensions import Self
 from components.common.contracts import ScoreWeights
 from components.common.identity import deciding, harmless
 from components.common.precision import AnyPrecision
+from components.data.config import pixel_limit, side_limit
 from components.inference.config import EndpointConfig
 from components.model.config import DecodingConfig
 from components.regeneration.guard import GuardConfig
@@ -155,18 +156,8 @@ class CapfiltConfig(BaseModel):
     image_size: int | None = Field(default=None, ge=16, description="image side in pixels; null: the model's own")
     max_words: int = Field(default=30, ge=1, description="words of a text that the filter reads")
     max_tokens: int = Field(default=35, ge=4, description="tokens of a text that the filter reads")
-    max_pixels: int = Field(
-        default=50_000_000,
-        ge=1,
-        description="pixels beyond which an image is refused undecoded",
-        json_schema_extra=_READING,
-    )
-    min_side: int = Field(
-        default=2,
-        ge=1,
-        description="shortest side in pixels below which an image is refused",
-        json_schema_extra=_READING,
-    )
+    max_pixels: int = pixel_limit(_READING)
+    min_side: int = side_limit(_READING)
     precision: AnyPrecision = Field(
         default="auto",
         description="arithmetic of the models; auto: bf16 where a probe finds it 1.3 times faster than fp32, tried "

@@ -17,7 +17,7 @@ from components.common.storage import Store, sha256_hex
 from components.common.tracking import UNTRACKED, Tracker
 from components.data.candidates import read_candidates
 from components.data.commits import READERS, contested, recall
-from components.data.decoding import MAX_PIXELS, MIN_SIDE
+from components.data.config import MAX_PIXELS, MIN_SIDE
 from components.data.health import Health
 from components.data.manifest import (
     check_plan,

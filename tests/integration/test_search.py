@@ -1,6 +1,7 @@
 """Search finds what a slow loop over the model itself finds, in datasets and folders; another model is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from components.regeneration.config import CapfiltConfig
 from components.regeneration.models import open_filter
 from components.regeneration.recut import recut_dataset
 from components.regeneration.run import run_capfilt
+from tests.helpers.s3 import serve_s3
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import write_web
 
@@ -126,6 +128,41 @@ def test_a_folder_and_an_imported_dataset_are_found_in_once_indexed(
         assert len(capfilt.search(place, words, top=2, rerank=4)) == 2
     record = json.loads((photos / "capfilt.index" / "index.json").read_text())
     assert [one["key"] for one in record["failed"]] == ["broken.png"]
+
+
+def test_on_s3_as_in_folders(
+    web: Path,
+    models: tuple[ModelRef, ModelRef],
+    dataset: DatasetRef,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words, run = "a red ball", CliRunner().invoke
+    image = tmp_path / "query.jpg"
+    image.write_bytes(list(read_shard(web / "00002.tar"))[1].members["jpg"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with serve_s3(tmp_path / "s3") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        bucket = server.folder / "capfilt-test"
+        shutil.copytree(dataset.uri, bucket / "out")
+        shutil.copytree(web, bucket / "web")
+        done = run(app, ["index", f"{server.uri}/web", "--model", models[1].uri, "--batch-size", "4", "--json"])
+        assert done.exit_code == 0 and json.loads(done.stdout)["images"] == 15, done.stderr
+        asked: list[list[str]] = [[words, "--rerank", "6"], ["--image", str(image), "--top", "3"]]
+        for options in asked:
+            there, here, indexed = (
+                json.loads(run(app, ["search", uri, *options, "--json"]).stdout)
+                for uri in (f"{server.uri}/out", dataset.uri, f"{server.uri}/web")
+            )
+            assert there == here
+            assert [(hit["shard"], hit["key"]) for hit in indexed] == [(hit["shard"], hit["key"]) for hit in here]
+    assert here[0]["key"] == "000020001" and here[0]["itm_probability"] is None
+
+
+def test_an_index_has_one_place(web: Path, models: tuple[ModelRef, ModelRef]) -> None:
+    with pytest.raises(DataError, match="index the folder they lie in, or import them"):
+        capfilt.index(f"{web}/0000{{0..1}}.tar", models[1].uri)
 
 
 def test_the_command_line(dataset: DatasetRef, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components.common.storage import sha256_hex, split_uri
-from components.data.decoding import MAX_PIXELS, MIN_SIDE, BadImage, Pixels, decode_image
+from components.data.config import MAX_PIXELS, MIN_SIDE
+from components.data.decoding import BadImage, Pixels, decode_image
 from components.data.manifest import BadSample
 from components.data.shards import (
     BROKEN_SHARD,

@@ -1,0 +1,130 @@
+"""Whether search finds what is asked for: recall at 10 of attribute queries on the web images of a sample world.
+
+    python -m tests.benchmarks.search_world DATASET_URI TRUTH [--model DIR] [--rerank 50] [--every 1]
+
+DATASET_URI is a dataset written by CapFilt of the world's web images (or one that was indexed), TRUTH the world's truth
+table (`sampleworld/…/truth` in a store). Queries name a thing by colour and shape (80: "a red circle"), and by size,
+too (240: "a large blue square"); an image is relevant if the query is true of its scene. Recall at 10 is the share of
+what the first ten could hold at most: relevant ones among them, by the smaller of ten and all that are relevant. (By
+all relevant ones alone it could not reach 0.2 here: on average 80 of 4,000 images show a red circle.) With --rerank the
+ITM head orders so many nearest images; --every 4 takes every fourth query. For scoring only: nothing reads the truth.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from capfilt.searching import judged
+from components.common.storage import normalise_uri, open_store
+from components.data.manifest import MANIFEST_KEY, Manifest, load_manifest
+from components.data.pictures import images_at
+from components.data.sampleworld.judge import judge_caption
+from components.data.sampleworld.scene import COLOURS, SHAPES, SIZES, Scene
+from components.data.search import Found, VectorIndex, open_index
+from components.inference.search import Encoder, open_encoder
+
+TOP = 10
+
+
+def queries() -> dict[str, list[str]]:
+    """What is asked for, by kind."""
+    two = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    three = [f"{size} {words}" for size in SIZES for words in two]
+    return {
+        "colour and shape": [_phrase(one) for one in two],
+        "size, colour and shape": [_phrase(one) for one in three],
+    }
+
+
+def _phrase(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def relevant(scenes: Sequence[Scene], query: str) -> npt.NDArray[np.bool_]:
+    """Of which scenes `[N]` a query is true."""
+    return np.array([judge_caption(scene, query).true for scene in scenes])
+
+
+def recall_at(found: Sequence[bool], of: int) -> float:
+    """Relevant images among those found, of as many as there could be."""
+    return sum(found[:TOP]) / min(TOP, of)
+
+
+def scenes_of(index: VectorIndex, truth: str) -> list[Scene]:
+    """The scene behind each vector."""
+    table = pq.read_table(truth, columns=["key", "scene"])
+    by_key = dict(zip(table["key"].to_pylist(), table["scene"].to_pylist(), strict=True))
+    keys = [key for part in range(len(index.names)) for key in index.images(part)["key"].to_pylist()]
+    return [Scene.from_json(by_key[key]) for key in keys]
+
+
+class World:
+    """An index, its filter, and the truth about its images."""
+
+    def __init__(self, uri: str, truth: str, model: str | None, cache: Path) -> None:
+        self.uri = normalise_uri(uri)
+        exists = open_store(self.uri).exists(MANIFEST_KEY)
+        self.manifest: Manifest | None = load_manifest(self.uri) if exists else None
+        self.index = open_index(self.uri, manifest=self.manifest)
+        self.encoder: Encoder = open_encoder(self.index, cache, model=model)
+        self.scenes = scenes_of(self.index, truth)
+        self._rows = {key: row for row, key in enumerate(self._keys())}
+
+    def _keys(self) -> Iterator[tuple[str, str]]:
+        for part, name in enumerate(self.index.names):
+            yield from ((name, key) for key in self.index.images(part)["key"].to_pylist())
+
+    def recalls(self, asked: Sequence[str], rerank: int) -> list[float]:
+        """Recall at 10 of each query of which any image is relevant."""
+        found = list[float]()
+        for query in asked:
+            true = relevant(self.scenes, query)
+            if not true.any():
+                continue
+            nearest = self.index.nearest(self.encoder.words(query), max(TOP, rerank))
+            ranked = self._reranked(query, nearest) if rerank else nearest
+            hits = [bool(true[self._rows[one.shard, one.key]]) for one in ranked]
+            found.append(recall_at(hits, int(true.sum())))
+        return found
+
+    def _reranked(self, query: str, nearest: list[Found]) -> list[Found]:
+        with contextlib.closing(images_at(self.uri, self.manifest)) as pictures:
+            matches = judged(pictures, self.encoder, query, nearest)
+        return sorted(nearest, key=lambda one: -matches[one])
+
+
+def main() -> None:
+    """Print mean recall, the lowest of a query, and CPU seconds a query, for each kind."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("truth")
+    parser.add_argument("--model", help="folder of the filter, if it has moved")
+    parser.add_argument("--rerank", type=int, nargs="*", default=[0], help="images that the ITM head orders; 0: none")
+    parser.add_argument("--every", type=int, default=1, help="take every so many queries")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="capfilt-search-") as cache:
+        world = World(given.dataset, given.truth, given.model, Path(cache))
+        for rerank in given.rerank:
+            for kind, asked in queries().items():
+                start, chosen = time.process_time(), asked[:: given.every]
+                found = world.recalls(chosen, rerank)
+                cost = round((time.process_time() - start) / len(chosen), 3)
+                figures = {
+                    "recall at 10": round(statistics.mean(found), 3),
+                    "lowest": min(found),
+                    "CPU s a query": cost,
+                }
+                print(json.dumps({"queries": kind, "asked": len(found), "rerank": rerank, **figures}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
