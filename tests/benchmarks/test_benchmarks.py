@@ -3,17 +3,21 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from components.common.storage import open_store
+from components.data.sampleworld.scene import COLOURS, Scene, Thing
+from components.model.checkpoints.publishing import reference_model
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.run import run_capfilt
-from tests.benchmarks import loop_study, scale, score_web_truth
+from tests.benchmarks import loop_study, scale, score_web_truth, search_scale, search_world
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import write_web
 
@@ -73,3 +77,51 @@ def test_scale_goes_through_all_its_steps(capsys: pytest.CaptureFixture[str], mo
     scale.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[2] for line in lines] == [step.__name__ for step in scale.STEPS]
+
+
+def test_search_scale_goes_through_all_its_steps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def halved(vectors: np.ndarray, path: Path) -> Callable[[np.ndarray], list[int]]:
+        path.write_bytes(b"index")
+        # as a library that searches every second vector finds half of the nearest, more or less
+        return lambda query: [2 * int(row) for row in np.argsort(-(vectors[::2] @ query))[: search_scale.TOP]]
+
+    monkeypatch.setattr(search_scale, "PART", 400)
+    monkeypatch.setitem(search_scale.LIBRARIES, "usearch", halved)
+    options = ["--vectors", "1000", "--queries", "8", "--folder", str(tmp_path), "--against", "usearch"]
+    monkeypatch.setattr("sys.argv", ["search_scale", *options])
+    search_scale.main()
+    exact, other = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (exact["search"], exact["vectors"], other["search"]) == ("exact", 1000, "usearch")
+    assert 0.2 < other["recall"] < 0.8 and not list(tmp_path.iterdir())
+    vectors = search_scale.made_up(400, 1).astype(np.float16)
+    queries = search_scale.made_up(2, 5)
+    search_scale.write_vectors_of(tmp_path, 400)
+    found, _ = search_scale.exact(tmp_path, queries)
+    true = np.argsort(-(queries @ vectors.astype(np.float32).T), axis=1)[:, : search_scale.TOP]
+    assert [list(one) for one in found] == true.tolist()
+
+
+def test_search_is_scored_against_the_scenes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = save_tiny_models(tmp_path / "models")
+    models = reference_model(made[0].uri, "captioner"), reference_model(made[1].uri, "filter")
+    web = write_web(tmp_path / "web", shards=2, samples=12)
+    config = CapfiltConfig(threads=1, threshold=0.0)
+    uri = run_capfilt(str(web), *models, config, store=open_store(str(tmp_path / "out")), name="out").dataset.uri
+    keys = sorted(score_web_truth.web_scores(uri))
+    things = [Thing("circle", COLOURS[at % 2], "large", "plain", 0.5, 0.5, 0.15) for at in range(len(keys))]
+    scenes = [Scene((thing,), "grey", "plain").to_json() for thing in things]
+    pq.write_table(pa.table({"key": keys, "scene": scenes}), tmp_path / "truth.parquet")
+    monkeypatch.setattr("sys.argv", ["search_world", uri, str(tmp_path / "truth.parquet"), "--rerank", "0", "24"])
+    search_world.main()
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["rerank"], row["asked"]) for row in rows] == [(0, 2), (0, 2), (24, 2), (24, 2)]
+    # a red or a blue circle is every second image: what one query misses of ten, the other may find, and no more
+    assert all(0 <= row["lowest"] <= row["recall at 10"] <= 1 for row in rows)
+    red = search_world.relevant([Scene.from_json(one) for one in scenes], "a red circle")
+    assert red.tolist() == [True, False] * 12
+    assert search_world.recall_at([True, False, True] + [False] * 7 + [True], 4) == 0.5
+    assert search_world.recall_at([True] * 10, 80) == 1

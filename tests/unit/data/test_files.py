@@ -62,9 +62,7 @@ def test_the_same_samples_as_from_tars(tmp_path: Path, web: Path, store: Store) 
     assert import_files(str(folder), store=store, name="files", shard_size=5).digest != ref.digest
 
 
-def test_what_is_of_no_use_is_told_and_listed(
-    tmp_path: Path, web: Path, store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_of_no_use_is_told_and_listed(tmp_path: Path, web: Path, store: Store) -> None:
     folder = unpacked(web, tmp_path / "files")
     image = (folder / "00000" / "000000000.jpg").read_bytes()
     (folder / "00000" / "000000001.jpg").write_bytes(image[:300])
@@ -80,13 +78,13 @@ def test_what_is_of_no_use_is_told_and_listed(
     assert made.exit_code == 0, made.stderr
     ref = json.loads(made.stdout)
     assert (ref["images"], ref["pairs"]) == (12, 12)  # two images have no usable text, and are dropped
-    assert f"{folder}/00000/000000003: text is '!!!' (empty_text)" in caplog.text
-    assert "1 names have texts but no image" in caplog.text
+    assert f"{folder}/00000/000000003: text is '!!!' (empty_text)" in made.stderr
+    assert "1 names have texts but no image" in made.stderr
     listed = json.loads(CliRunner().invoke(app, ["dataset", "failed", ref["uri"], "--json"]).stdout)
     found = [(row["shard"], row["key"], row["reason"]) for row in listed]
-    assert found == [("00000", "00000/000000001", "truncated"), ("00000", "00000/000000002", "several_images")]
+    assert found == [("00000", "00000/000000001", "corrupt"), ("00000", "00000/000000002", "several_images")]
     for _, key, reason in found:
-        assert f"of no use: {folder}/{key}: " in caplog.text and f"({reason})" in caplog.text
+        assert f"of no use: {folder}/{key}: " in made.stderr and f"({reason})" in made.stderr
     text = CliRunner().invoke(app, ["dataset", "failed", ref["uri"]]).stdout
     assert "00000/000000002  several_images  extensions: jpg, json, png, txt" in text
 
