@@ -22,6 +22,7 @@ from components.data.records import FileRecord
 from components.data.search import INDEX_FOLDER
 from components.data.shards import IMAGE_EXTENSIONS, scan_shard
 from components.data.web.listing import list_tars
+from components.data.web.named import is_named
 
 Place = tuple[int, int]
 """Byte offset and size of an image in its tar."""
@@ -44,7 +45,7 @@ def tars_of(uri: str, manifest: Manifest | None = None) -> dict[str, TarPlace]:
     Raises:
         DataError: there are none.
     """
-    if manifest is None and open_store(uri).exists(MANIFEST_KEY):
+    if manifest is None and not is_named(uri) and open_store(uri).exists(MANIFEST_KEY):
         manifest = load_manifest(uri)
     if manifest is not None:
         return {entry.name: TarPlace(file_uri(uri, entry.tar), entry.tar) for entry in manifest.shards}

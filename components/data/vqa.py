@@ -20,11 +20,11 @@ from components.common.contracts import DatasetRef
 from components.common.errors import ConfigError, DataError
 from components.common.seeding import canonical_json, digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_hex, split_uri
+from components.data.annotations import HumanImage
 from components.data.candidates import Candidate, text_problem
 from components.data.coco import (
     Annotations,
     FolderImport,
-    HumanImage,
     extension_of,
     image_sizes,
     sizes_digest,

@@ -108,14 +108,14 @@ def web_input(web: DatasetRef | str, limit: int | None = None) -> WebInput:
     at beforehand, so there a key counts once per shard: import them first if keys may repeat (`repeats` tells).
 
     Args:
-        web: reference or URI.
+        web: reference or URI; also a brace range of tars, or a list of them in a file.
         limit: samples to take from the front; None for all.
 
     Raises:
         DataError: there are no shards, or none of them can be read.
     """
     uri = web if isinstance(web, str) else web.uri
-    sealed = open_store(uri).exists(MANIFEST_KEY)
+    sealed = not is_named(uri) and open_store(uri).exists(MANIFEST_KEY)
     found = _of_manifest(normalise_uri(uri)) if sealed else _of_tars(uri)
     if isinstance(web, DatasetRef) and found.digest != web.digest:
         raise DataError(f"{uri} is version {found.digest[:12]}, not the expected {web.digest[:12]}; name the right one")

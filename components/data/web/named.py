@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from components.common.errors import DataError, StorageError
 from components.common.storage import expand_home, join_uri, normalise_uri, open_store, split_uri
@@ -71,7 +71,7 @@ def common_folder(tars: Sequence[NamedTar]) -> str:
         DataError: they lie in several buckets, or some on this machine.
     """
     folders = [tar.uri.split("/")[:-1] for tar in tars]
-    common: list[str] = os.path.commonprefix(folders)
+    common = list(os.path.commonprefix(folders))
     if tars[0].uri.startswith("s3://") and len(common) < 3 or not common:
         other = next(tar for tar in tars if tar.uri.split("/")[:3] != tars[0].uri.split("/")[:3])
         raise DataError(
@@ -88,7 +88,7 @@ def shown(faults: Sequence[str]) -> str:
 
 
 def _is_range(uri: str) -> bool:
-    return "{" in uri and not ("://" not in uri and expand_home(uri).exists())
+    return "{" in uri and ("://" in uri or not os.path.exists(expand_home(uri)))  # noqa: PTH110 - names may be too long
 
 
 def _is_list(uri: str) -> bool:
@@ -117,7 +117,7 @@ def _lines(uri: str) -> Iterator[tuple[str, str]]:
 def _expanded(name: str) -> Iterator[str]:
     try:
         yield from braceexpand(name) if "{" in name else [name]
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise DataError(f"{name}: its braces do not match; write e.g. shard-{{00000..00127}}.tar") from error
 
 

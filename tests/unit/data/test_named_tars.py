@@ -131,6 +131,14 @@ def test_names_with_braces_that_are_there_are_no_ranges(tmp_path: Path) -> None:
     assert not is_named(str(folder)) and len(uris(str(folder))) == 1
 
 
+def test_a_range_may_be_longer_than_a_name(tmp_path: Path) -> None:
+    names = [f"{number:030d}" for number in range(12)]
+    write_tars(tmp_path, *(f"{name}.tar" for name in names))
+    found = web_input(f"{tmp_path}/{{{','.join(names)}}}.tar")
+    assert [shard.name for shard in found.shards] == names
+    assert list(tars_of(found.uri)) == names
+
+
 def test_ranges_and_lists_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve_s3(tmp_path / "s3") as server:
         for name, value in server.environment().items():
