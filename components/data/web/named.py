@@ -70,21 +70,22 @@ def common_folder(tars: Sequence[NamedTar]) -> str:
     Raises:
         DataError: they lie in several buckets, or some on this machine.
     """
-    folders = [tar.uri.split("/")[:-1] for tar in tars]
-    common = list(os.path.commonprefix(folders))
-    if tars[0].uri.startswith("s3://") and len(common) < 3 or not common:
-        other = next(tar for tar in tars if tar.uri.split("/")[:3] != tars[0].uri.split("/")[:3])
+    first = tars[0].uri
+    if (other := next((tar for tar in tars if _bucket(tar.uri) != _bucket(first)), None)) is not None:
         raise DataError(
-            f"{other.place}: {other.uri} does not lie in the same bucket as {tars[0].uri}: import each place"
-            "'s tars alone"
+            f"{other.place}: {other.uri} does not lie in the same bucket as {first}: give the tars of each alone"
         )
-    return "/".join(common) or "/"
+    return "/".join(os.path.commonprefix([tar.uri.split("/")[:-1] for tar in tars])) or "/"
 
 
 def shown(faults: Sequence[str]) -> str:
     """The first of many faults, a line each, and how many more there are."""
     more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
     return "\n".join([*faults[:_SHOWN], *more])
+
+
+def _bucket(uri: str) -> str:
+    return uri.split("/")[2] if uri.startswith("s3://") else ""
 
 
 def _is_range(uri: str) -> bool:

@@ -116,7 +116,9 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path) -> None:
     assert missing.startswith("11 of the 12 tars that are named are not there") and missing.endswith("and 6 more")
     assert f"tars.txt: line 1: there is no {tmp_path}/b.tar" in missing
     assert "names no tars" in refused("# nothing")
-    assert "line 2: s3://bucket/x.tar does not lie in the same bucket" in refused("a.tar", "s3://bucket/x.tar")
+    assert "line 3: s3://bucket/x.tar does not lie in the same bucket" in refused(
+        "a.tar", "/b.tar", "s3://bucket/x.tar"
+    )
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not UTF-8"):
         list_tars(str(path))
