@@ -83,7 +83,7 @@ def pilot(
             config, precision = _measured(judge, calibration, config, target, folder)
         sample = draw_sample(web_input(fspath(web), config.limit), images, config.seed, folder)
         made = open_store(str(folder / "made"))
-        with Watch(len(sample.shard_of), "pilot") as watch:
+        with (watch := Watch(len(sample.shard_of), "pilot")):
             place: dict[str, Any] = {"store": made, "out": made, "name": "pilot", "answers": answers_of(target.uri)}
             alone = config.model_copy(update={"limit": None})
             result = run_capfilt(

@@ -1,6 +1,6 @@
 """The models in a cascade (band.py): the cheap score first, the costly pass and the caption only where they decide."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from components.regeneration.reading import Loaded
 
 Rows = list[list[Text]]
 """Texts of each image."""
+Put = Callable[[Text, float], Text]
+"""A text with a value put in its place."""
 
 
 class SparingModels(CapfiltModels):
@@ -47,12 +49,13 @@ class SparingModels(CapfiltModels):
         """The texts with their cosines, and with match probabilities where those decide or the work is done in full."""
         usable = [[text.problem is None for text in row] for row in texts]
         near = filter.similarities(looked, _chosen(texts, usable))
-        texts = _filled(texts, usable, near, "similarity")
+        texts = _filled(texts, usable, near, lambda text, value: text._replace(similarity=value))
         asked = [
             [ok and (full or is_open(text, self.config)) for text, ok in zip(row, oks, strict=True)]
             for row, oks, full in zip(texts, usable, whole, strict=True)
         ]
-        return _filled(texts, asked, filter.probabilities(looked, _chosen(texts, asked)), "probability")
+        said = filter.probabilities(looked, _chosen(texts, asked))
+        return _filled(texts, asked, said, lambda text, value: text._replace(probability=value))
 
     def _further(self, batch: Sequence[Loaded], texts: Rows) -> Rows:
         """The texts with what further scorers say of them: they are there for the record, and spare nothing."""
@@ -75,14 +78,12 @@ def _chosen(texts: Rows, which: Sequence[Sequence[bool]]) -> list[list[str]]:
     ]
 
 
-def _filled(texts: Rows, which: Sequence[Sequence[bool]], values: Sequence[Sequence[float]], field: str) -> Rows:
+def _filled(texts: Rows, which: Sequence[Sequence[bool]], values: Sequence[Sequence[float]], put: Put) -> Rows:
     """The texts, the chosen ones with their values."""
     found = []
     for row, flags, known in zip(texts, which, values, strict=True):
         left = iter(known)
-        found.append(
-            [text._replace(**{field: next(left)}) if chosen else text for text, chosen in zip(row, flags, strict=True)]
-        )
+        found.append([put(text, next(left)) if chosen else text for text, chosen in zip(row, flags, strict=True)])
     return found
 
 

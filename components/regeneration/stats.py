@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from components.data.candidates import Candidate
 from components.data.records import KEPT_WEIGHT, Counts
@@ -132,7 +133,11 @@ class Totals:
     @property
     def stats(self) -> ShardStats:
         """The figures of all of them."""
-        more = {"unusable": dict(self._unusable), "outcomes": dict(self._outcomes), "weight": self._weight}
+        more: dict[str, Any] = {
+            "unusable": dict(self._unusable),
+            "outcomes": dict(self._outcomes),
+            "weight": self._weight,
+        }
         more |= {"cascade": self._cascade}
         return ShardStats(**self._sources, captions=self._captions.stats(), **more)  # type: ignore[arg-type]
 
