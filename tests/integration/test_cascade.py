@@ -17,6 +17,8 @@ from components.data.versions.verify import verify
 from components.inference.captioner import Captioner
 from components.inference.filter import Filter
 from components.model.blip import BlipFilter
+from components.pages.browser.version import Version
+from components.pages.browser.wording import fate
 from components.regeneration.band import is_audited
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.provenance import explain
@@ -151,6 +153,16 @@ def test_what_is_spared_and_how_it_is_recorded(
     told = explain(made.dataset.uri, kept.key)["candidates"]
     assert "ITC alone" in told[0]["cascade"] and told[0]["reason"] == "kept"
     assert "no caption was written" in told[1]["cascade"]
+    version = Version(made.dataset.uri)
+    words = {fate(version, row)[:40] for row in range(len(version))}
+    assert not version.can_be_cut and version.threshold == 0.5
+    for start in (
+        "Kept: its cosine of",
+        "Dropped, with a cosine of",
+        "Dropped: no caption was written",
+        "Kept: its match",
+    ):
+        assert any(one.startswith(start) for one in words), start
 
 
 def test_without_a_cascade_the_work_is_what_it_was(
