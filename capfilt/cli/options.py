@@ -176,6 +176,7 @@ def field_at(model: type[BaseModel], key: str) -> FieldInfo:
     *groups, name = key.split(".")
     for group in groups:
         inner = model.model_fields[group].annotation
+        inner = next((one for one in get_args(inner) if one is not type(None)), inner)  # a group may be left out
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             raise TypeError(f"{group} of {key} is no group of settings")
         model = inner

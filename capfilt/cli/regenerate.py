@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from capfilt.cli.console import command
+from capfilt.cli.console import Output, command
 from capfilt.cli.options import CAPTIONING, Given, Json, Option, Shown, ThresholdOf, named_values
 from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError
@@ -28,6 +28,11 @@ SETTINGS = Shown(
     "score",
     "keep",
     "weigh",
+    Option("cascade.tolerance", "--cascade-tolerance", default=None),
+    Option("cascade.sample", "--cascade-sample", default=None),
+    Option("cascade.audit", "--cascade-audit", default=None),
+    Option("cascade.web", "--cascade-web"),
+    Option("cascade.synthetic", "--cascade-synthetic"),
     *CAPTIONING,
     "batch_size",
     "image_size",
@@ -62,33 +67,75 @@ def regenerate(
             "and can be asked for in --keep and --weigh."
         ),
     ] = None,
+    cascade: Annotated[
+        bool,
+        typer.Option(
+            "--cascade",
+            help="Ask ITM only where ITC leaves the decision open, and for captions only where --policy fallback needs "
+            "one; the bands are found on a sample. The other options of this name imply it.",
+        ),
+    ] = False,
+    pilot: Annotated[
+        int | None,
+        typer.Option(
+            min=20,
+            help="Work on so many images of all shards and show what the whole would give, how long it would take and "
+            "what it would cost, with a page of examples (OUT.pilot); no dataset is made.",
+        ),
+    ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(help="--pilot: parquet with key and kind of the web texts (match: it fits), where that is known."),
+    ] = None,
     threshold_of: ThresholdOf = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="--target-precision, --calibrated: COCO or Karpathy JSON the filter was not trained on."),
+        typer.Option(
+            help="--target-precision, --calibrated, --pilot: COCO or Karpathy JSON the filter was not trained on."
+        ),
     ] = None,
     calibration_images: Annotated[
         str | None,
         typer.Option(
-            help="--target-precision, --calibrated: folder that the file names of --calibration are relative to."
+            help="--target-precision, --calibrated, --pilot: folder that the file names of --calibration are relative "
+            "to."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """CapFilt over your own shards with any captioner and filter; run again, it goes on where it stopped."""
     with command(as_json=as_json) as output:
-        human = _calibration_files(given, calibration, calibration_images)
-        config = given.config(threshold_of=named_values(threshold_of, "--threshold-of"))
-        from capfilt.api import regenerate as work
-
+        human = _calibration_files(given, calibration, calibration_images, piloting=pilot is not None)
+        if truth is not None and pilot is None:
+            raise ConfigError("--truth says how precise a --pilot is: give both, or neither")
+        more: dict[str, Any] = {"cascade": {}} if cascade else {}
+        config = given.config(threshold_of=named_values(threshold_of, "--threshold-of"), **more)
         models: dict[str, Any] = {"captioner": captioner, "filter": filter}
         models["scorers"] = named_values(scorer, "--scorer")
-        result = work(web=web, **models, out=out, extend=extend, calibration=human, config=config)
+        places: dict[str, Any] = {"web": web, **models, "out": out, "calibration": human}
+        if pilot is not None:
+            if extend is not None:
+                raise ConfigError("--extend takes over what is finished, and a --pilot finishes nothing: give one")
+            _try_out(output, images=pilot, truth=truth, config=config, **places)
+            return
+        from capfilt.api import regenerate as work
+
+        result = work(**places, extend=extend, config=config)
         output.result(result.model_dump(mode="json"), _told(result))
 
 
+def _try_out(output: Output, **asked: Any) -> None:
+    """A pilot, and what it says."""
+    from capfilt.piloting import pilot
+    from components.pages.pilot import pilot_figures
+
+    found = pilot(**asked)
+    figures = [*pilot_figures(found), ("page", found.page)]
+    output.result(found.model_dump(mode="json"), "\n".join(f"{name}: {value}" for name, value in figures))
+
+
 def _calibration_files(
-    given: Given[CapfiltConfig], annotations: str | None, images: str | None
+    given: Given[CapfiltConfig], annotations: str | None, images: str | None, *, piloting: bool
 ) -> tuple[str, str] | None:
     """Annotations and image folder to choose the threshold by; None if it is not to be chosen.
 
@@ -96,10 +143,12 @@ def _calibration_files(
         ConfigError: these options do not go together; says which to give.
     """
     if given["target_precision"] is None and given["calibrated"] is None:
+        if piloting and annotations is not None and images is not None:
+            return annotations, images
         if annotations is not None or images is not None:
             raise ConfigError(
                 "--calibration is for choosing a threshold or weights: give --target-precision, e.g. 0.95, or "
-                "--calibrated too"
+                "--calibrated too; for --pilot give it with --calibration-images"
             )
         return None
     if given["threshold"] is not None and given["target_precision"] is not None:

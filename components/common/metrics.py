@@ -217,6 +217,15 @@ def _regeneration() -> list[Metric]:
             "count",
             "Captions cut, empty, repeated, refused, and so on.",
         ),
+        entry("cascade_itm_passes", "texts scored by ITM", "count", "Where a cascade spares some, and audited ones."),
+        entry("cascade_itm_saved", "ITM passes saved", "share", "Of the texts, the share a cascade never gave to ITM."),
+        entry("cascade_captions_written", "captions written", "count", "Where a cascade spares some."),
+        entry("cascade_captions_saved", "captions saved", "share", "The share that a cascade never had written."),
+        entry("cascade_audited", "images audited", "count", "Worked on in full, to see what a cascade changes."),
+        entry(
+            "cascade_changed", "decisions changed", "share", "Of audited texts: the cascade alone decides otherwise."
+        ),
+        entry("cascade_changed_<end>", "decisions changed, end of interval", "share", "With 95 % certainty."),
         entry("images_per_second", "CapFilt, images per second", "plain", "Speed of captioning and filtering.", 1),
     ]
 
@@ -352,6 +361,9 @@ OF_CAPFILT = (
     "capfilt/noise_ratio_web",
     "capfilt/noise_ratio_synthetic",
     "capfilt/kept_pairs",
+    "capfilt/cascade_itm_saved",
+    "capfilt/cascade_captions_saved",
+    "capfilt/cascade_changed",
     "truth/web_true_before",
     "truth/web_true",
     "truth/synthetic_true_before",

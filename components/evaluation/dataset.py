@@ -22,7 +22,8 @@ from components.data.sampleworld import Judgement, Scene, judge_caption
 REVISION = 3
 MATCH = "match"
 UNKNOWN_KINDS = frozenset(["cc12m", "unknown"])  # real pairs nobody judged: not scored
-REJECTED = frozenset(["below_threshold", "coin"])  # the filter's own no
+REJECTED = frozenset(["below_threshold", "below_band", "coin"])  # the filter's own no
+NOT_WRITTEN = "not_written"  # a caption that a cascade did without: there is no text
 OUTVOTED = frozenset(["not_best", "not_needed"])  # the filter's yes, undone by the policy
 
 
@@ -110,7 +111,7 @@ def score_against_truth(
     Raises:
         DataError: if no candidate's key is in the truth table.
     """
-    rows = list(candidates)
+    rows = [row for row in candidates if row.reason != NOT_WRITTEN]
     known = [row for row in rows if row.key in truth]
     if rows and not known:
         raise DataError("no caption's key is in the truth table: it belongs to other web data")

@@ -3,9 +3,10 @@
 Shapes: B images, S side in pixels, d width of the space shared by images and texts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from components.data.decoding import Pixels, to_pixels
@@ -16,6 +17,15 @@ from components.model.blip import BlipFilter
 from components.model.checkpoints.weights import LoadedModel
 from components.model.text import ImageKV
 from components.model.tokenizer import pre_caption
+
+_DIGITS = 6  # what is beyond them is rounding noise of the arithmetic, and files stay comparable
+
+
+class Looked(NamedTuple):
+    """Images that went through the vision tower: tokens `[B, 1+N, D]` and ITC features `[B, d]`, on the device."""
+
+    tokens: Tensor
+    features: Tensor
 
 
 class Score(NamedTuple):
@@ -76,6 +86,51 @@ class Filter:
             [[(Reading(one.probability), Reading(one.similarity)) for one in row] for row in scores], features
         )
 
+    def look(self, squares: Pixels) -> Looked:
+        """Squares uint8 `[B, S, S, 3]` through the vision tower, for `similarities` and `probabilities`."""
+        with self.arithmetic:
+            tokens = self.model.vision_model(self._pixels(squares))
+            return Looked(tokens, self.model.image_embed(tokens))
+
+    def similarities(self, looked: Looked, texts: Sequence[Sequence[str]]) -> list[list[float]]:
+        """ITC's cosine of every image's texts, without ITM; as `score` has it."""
+
+        def score(ids: Tensor, mask: Tensor, images: Tensor) -> Tensor:
+            return self._similarities(ids, mask, looked.features.index_select(0, images))
+
+        return self._each(texts, score)
+
+    def probabilities(self, looked: Looked, texts: Sequence[Sequence[str]]) -> list[list[float]]:
+        """ITM's match probability of every image's texts, as `score` has it; an image without texts costs nothing."""
+        asked = [number for number, row in enumerate(texts) if row]
+        if not asked:
+            return [[] for _ in texts]
+        with self.arithmetic:
+            index = torch.tensor(asked, device=looked.tokens.device)
+            keys_values = self.model.project_images(looked.tokens.index_select(0, index))
+
+        def score(ids: Tensor, mask: Tensor, images: Tensor) -> Tensor:
+            chosen = keys_values if len(images) == len(asked) else keys_values.select(images)
+            return self.model.match_logits(ids, mask, chosen).float().softmax(-1)[:, 1]
+
+        found = iter(self._each([texts[number] for number in asked], score))
+        return [next(found) if row else [] for row in texts]
+
+    def _each(
+        self, texts: Sequence[Sequence[str]], score: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> list[list[float]]:
+        """A value of every image's texts; `score` gets texts `[R, T]` with their mask, and the image of each `[R]`."""
+        read = [[self.read(text) for text in row] for row in texts]
+        known: list[dict[str, float]] = [{} for _ in read]
+        for slot in self._slots(read):
+            rows = [number for number, text in enumerate(slot) if text in read[number]]
+            with self.arithmetic:
+                ids, mask = self.encode([slot[number] for number in rows])
+                values = score(ids, mask, torch.tensor(rows, device=ids.device)).tolist()
+            for number, value in zip(rows, values, strict=True):
+                known[number][slot[number]] = round(value, _DIGITS)
+        return [[values[text] for text in row] for values, row in zip(known, read, strict=True)]
+
     def read(self, text: str) -> str:
         """A text as it is read: cleaned, and cut to `max_words`. Texts read alike are one text to the filter."""
         return pre_caption(text, self.max_words)
@@ -128,9 +183,8 @@ class Filter:
         ids, mask = self.encode(texts)
         probability = self.model.match_logits(ids, mask, keys_values).float().softmax(-1)[:, 1]
         similarity = self._similarities(ids, mask, images)
-        # Six digits: what is beyond them is rounding noise of the arithmetic, and files stay comparable.
         rows = zip(probability.tolist(), similarity.tolist(), strict=True)
-        return [Score(round(p, 6), round(s, 6)) for p, s in rows]
+        return [Score(round(p, _DIGITS), round(s, _DIGITS)) for p, s in rows]
 
     def _similarities(self, ids: Tensor, mask: Tensor, images: Tensor) -> Tensor:
         """Cosines `[B]` of texts `[B, T]` and image features `[B, d]`: one pass of the text encoder, no image."""

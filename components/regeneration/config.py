@@ -9,6 +9,7 @@ from components.common.contracts import ScoreWeights
 from components.common.identity import deciding, harmless
 from components.common.precision import AnyPrecision
 from components.data.config import pixel_limit, side_limit
+from components.data.scores import ITM
 from components.inference.config import EndpointConfig
 from components.model.config import DecodingConfig
 from components.regeneration.guard import GuardConfig
@@ -49,6 +50,55 @@ class CalibrationConfig(BaseModel):
         description="change of purity or yield from round to round that is told as drift if it is beyond noise too",
         json_schema_extra=harmless("only what is told"),
     )
+
+
+class CascadeConfig(BaseModel):
+    """What is left out because it would hardly change a decision: see band.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    web: tuple[float, float] | None = Field(
+        default=None,
+        description="cosines (ITC) below which a web text is refused and above which it is accepted without ITM; -1 "
+        "and 1: never; null: found on a sample",
+    )
+    synthetic: tuple[float, float] | None = Field(
+        default=None, description="the same of synthetic texts, whose cosines lie elsewhere"
+    )
+    tolerance: float = Field(
+        default=0.005,
+        gt=0,
+        lt=0.5,
+        description="share of the decisions that may be others than those of a full pass: with 95 % certainty the "
+        "bands that are found keep below it, and a run that is clearly above it stops",
+    )
+    sample: int = Field(
+        default=2000, ge=100, description="images of the web data that are worked on in full to find the bands"
+    )
+    audit: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="share of the images, drawn by their keys, that are worked on in full, so that it can be said what "
+        "the cascade changes",
+    )
+
+    @model_validator(mode="after")
+    def _bands_are_bands(self) -> Self:
+        if (self.web is None) != (self.synthetic is None):
+            raise ValueError("set bands for web and for synthetic texts (-1 1: ITM always), or neither")
+        for name in ("web", "synthetic"):
+            low, high = getattr(self, name) or (-1, 1)
+            if not -1 <= low <= high <= 1:
+                raise ValueError(f"cascade.{name} {low:g} {high:g}: two cosines are needed, the lower one first")
+        return self
+
+    def band(self, source: str) -> tuple[float, float]:
+        """The cosines of a source's texts between which ITM decides, ends included."""
+        found = self.web if source == "web" else self.synthetic
+        if found is None:
+            raise ValueError("the bands have yet to be found")
+        return found
 
 
 class CapfiltConfig(BaseModel):
@@ -141,6 +191,12 @@ class CapfiltConfig(BaseModel):
         "first synthetic one) | synthetic (the other way round) | best (the highest match probability) | random (drawn "
         "per image); the .json holds all",
         json_schema_extra=_CHOOSING,
+    )
+    cascade: CascadeConfig | None = Field(
+        default=None,
+        description="ask ITM only where ITC leaves the decision open, and for captions only where `fallback` needs "
+        "one; null: every text is scored, every image captioned",
+        json_schema_extra=_NEWER,
     )
     coin: float | None = Field(
         default=None,
@@ -243,6 +299,18 @@ class CapfiltConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _a_cascade_decides_by_a_threshold(self) -> Self:
+        others = [name for name in ("coin", "keep", "weigh", "calibrated") if getattr(self, name) is not None]
+        if self.score not in (None, ITM):
+            others.append("score")
+        if self.cascade is not None and others:
+            raise ValueError(
+                f"cascade spares ITM where a threshold of it decides, and {others[0]} decides otherwise: set one of "
+                "them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_target_means_something(self) -> Self:
         target, without = self.target_precision, 1 - self.calibration.bad_share
         if target is not None and self.coin is not None:
@@ -260,6 +328,11 @@ class CapfiltConfig(BaseModel):
     def needs_calibration(self) -> bool:
         """Whether a threshold or weights have yet to be found on human captions (calibration.settle)."""
         return self.target_precision is not None or (self.calibrated is not None and self.weights is None)
+
+    @property
+    def needs_band(self) -> bool:
+        """Whether a cascade's bands have yet to be found on a sample (finding.settled_bands)."""
+        return self.cascade is not None and self.cascade.web is None
 
     def effective(self) -> dict[str, Any]:
         """The settings that decide the output, as plain JSON: part of the fingerprint.

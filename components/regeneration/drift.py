@@ -59,7 +59,7 @@ def find_drift(before: Calibration | None, after: Calibration, limit: float, int
     """
     if before is None or before.scores_uri is None or after.scores_uri is None or before.human != after.human:
         return None
-    common = _common(_scores(before.scores_uri), _scores(after.scores_uri))
+    common = _common(stored_scores(before.scores_uri), stored_scores(after.scores_uri))
     if len(common) < 2:
         return None
     threshold = before.chosen.threshold
@@ -74,7 +74,12 @@ def find_drift(before: Calibration | None, after: Calibration, limit: float, int
     return Drift(worse=min(signs) < 0 and max(signs) <= 0, text=text)
 
 
-def _scores(uri: str) -> list[ScoredImage]:
+def stored_scores(uri: str) -> list[ScoredImage]:
+    """The scores of all texts that a calibration has kept (`Calibration.scores_uri`).
+
+    Raises:
+        DataError: they are gone, or cannot be read.
+    """
     folder, name = split_uri(uri)
     try:
         return _IMAGES.validate_python(json.loads(open_store(folder).read(name))["images"])

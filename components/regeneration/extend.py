@@ -16,6 +16,7 @@ from components.common.storage import Store, join_uri, open_store
 from components.data.commits import READERS, commit_of, commit_shard, load_json
 from components.data.manifest import PLAN_KEY, Manifest, load_manifest, plan_differences
 from components.data.records import Parent, ShardRecord
+from components.regeneration.config import CapfiltConfig
 from components.regeneration.plan import Plan, shard_as_planned
 from components.regeneration.reading import ShardSource
 
@@ -33,6 +34,15 @@ class Base:
         """The arithmetic it was made in."""
         precision: Precision = self.plan["config"]["precision"]
         return precision
+
+    def settled(self, config: CapfiltConfig) -> CapfiltConfig:
+        """The config with what this version settled for itself: its arithmetic, its cascade's bands."""
+        changes: dict[str, Any] = {"precision": self.precision} if config.precision == "auto" else {}
+        found = self.plan["config"].get("cascade")
+        if config.cascade is not None and config.needs_band and found is not None:
+            bands = {name: tuple(found[name]) for name in ("web", "synthetic")}
+            changes["cascade"] = config.cascade.model_copy(update=bands)
+        return config.model_copy(update=changes) if changes else config
 
     @property
     def parent(self) -> Parent:

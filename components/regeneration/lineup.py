@@ -110,6 +110,10 @@ def _settled(config: CapfiltConfig, writer: CaptionerFamily, judge: ScorerFamily
             f"calibrated weighs a BLIP filter's two scores, and the filter is of family {judge.name}: leave it out, "
             "and set a threshold or a target_precision"
         )
+    if judge.name != BLIP and config.cascade is not None:
+        raise ConfigError(
+            f"a cascade asks BLIP's ITC before its ITM, and the filter is of family {judge.name}: leave cascade out"
+        )
     if judge.name != BLIP and config.score is None:
         changes["score"] = judge.column
     return config.model_copy(update=changes) if changes else config

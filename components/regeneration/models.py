@@ -95,7 +95,7 @@ class CapfiltModels:
         vectors = next((one.vectors.numpy().astype(np.float16) for _, one in found if one.vectors is not None), None)
         return [
             Scored(
-                _scored((*item.texts, *made), [(columns, one.readings[at]) for columns, one in found]),
+                with_readings((*item.texts, *made), [(columns, one.readings[at]) for columns, one in found]),
                 None if vectors is None else vectors[at],
             )
             for at, (item, made) in enumerate(zip(batch, captions, strict=True))
@@ -110,11 +110,14 @@ class CapfiltModels:
         judged = scorer.judge_all(self._images(batch, scorer.size), asked)
         if not _finite(judged):
             at = next(at for at in range(len(batch)) if not _finite(judged, slice(at, at + 1)))
-            raise ModelError(
-                f"{name}: its scores of image {batch[at].sample.key} are not finite: its weights are damaged, its "
-                f"training diverged, or {self.config.precision} is too coarse for it (precision: fp32)"
-            )
+            raise self._not_finite(name, batch[at])
         return judged
+
+    def _not_finite(self, name: str, item: Loaded) -> ModelError:
+        return ModelError(
+            f"{name}: its scores of image {item.sample.key} are not finite: its weights are damaged, its "
+            f"training diverged, or {self.config.precision} is too coarse for it (precision: fp32)"
+        )
 
     def _caption(self, batch: Sequence[Loaded]) -> list[list[Written]]:
         count = self.config.captions_per_image
@@ -142,7 +145,7 @@ def _finite(judged: Judged, images: slice = slice(None)) -> bool:
     return vectors and bool(np.isfinite(np.array(values, float)).all())
 
 
-def _scored(
+def with_readings(
     texts: Sequence[Text], found: Sequence[tuple[tuple[Column, ...], Sequence[tuple[Reading, ...]]]]
 ) -> list[Text]:
     """The texts with what every scorer said of those it was asked about, in order."""
@@ -183,7 +186,7 @@ def load_models(
         answers: where a server's answers are kept.
     """
     arithmetic = Arithmetic(pick_device(slot), config.precision)
-    return CapfiltModels(
+    return _kind(config)(
         open_captioner(
             captioner,
             config.decoding,
@@ -198,6 +201,15 @@ def load_models(
         filter_name or str(filter),
         [(uri, open_any_filter(folder, config, arithmetic, name)) for name, uri, folder in scorers],
     )
+
+
+def _kind(config: CapfiltConfig) -> type[CapfiltModels]:
+    """Who does the work: everything for every image, or in a cascade."""
+    if config.cascade is None:
+        return CapfiltModels
+    from components.regeneration.sparing import SparingModels
+
+    return SparingModels
 
 
 def open_any_filter(folder: Path, config: CapfiltConfig, arithmetic: Arithmetic, name: str = "") -> AnyScorer:

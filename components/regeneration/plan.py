@@ -54,6 +54,8 @@ class Plan:
     """Further scorers by the names of their scores."""
     engines: tuple[tuple[str, Any], ...] = ()
     """What besides weights decides the results of models that are not BLIP, by role (families.engine_of)."""
+    answers: str = ""
+    """Where the answers of a captioner's server are kept; empty: beside the output."""
 
     def at(self, precision: Precision) -> "Plan":
         """This plan in other arithmetic."""

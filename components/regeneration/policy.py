@@ -24,6 +24,8 @@ TextChoice = Literal["web", "synthetic", "best", "random"]
 
 KEPT = "kept"
 BELOW_THRESHOLD = "below_threshold"
+BELOW_BAND = "below_band"  # a cascade's: refused by ITC, never scored by ITM
+NOT_WRITTEN = "not_written"  # a cascade's: a caption that the policy does not need was never made
 DUPLICATE = "duplicate"
 REPLACED = "replaced"
 NOT_BEST = "not_best"
@@ -56,7 +58,7 @@ class Text(NamedTuple):
     @property
     def scored(self) -> bool:
         """Whether any scorer looked."""
-        return self.probability is not None or bool(self.others)
+        return self.probability is not None or self.similarity is not None or bool(self.others)
 
     def deciding(self, score: str) -> float | None:
         """What a threshold is held against: the score of that name, unless it was weighed with another."""

@@ -6,6 +6,7 @@ from components.data.manifest import is_planned
 from components.inference.settling import settled
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.engines import engine_precision
+from components.regeneration.finding import bands_key
 from components.regeneration.plan import Plan
 
 
@@ -23,5 +24,10 @@ def settled_alone(plan: Plan, out: Store) -> Plan:
     if plan.config.precision != "auto":
         return plan
     choices = {precision: plan.at(precision) for precision in AUTOMATIC}
-    begun = (one for one in choices.values() if is_planned(out, one.as_json()))
+    begun = (one for one in choices.values() if is_planned(out, one.as_json()) or _has_bands(one, out))
     return next(begun, None) or plan.at(engine_precision(plan.config))
+
+
+def _has_bands(plan: Plan, out: Store) -> bool:
+    """Whether the bands of a plan that has none were found already: then its sample was worked on in its arithmetic."""
+    return plan.config.needs_band and out.exists(bands_key(plan))

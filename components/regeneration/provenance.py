@@ -13,6 +13,7 @@ from components.data.commits import commit_of
 from components.data.manifest import PLAN_KEY, Manifest, file_uri, load_manifest
 from components.data.records import ShardEntry
 from components.data.versions.verify import shard_rows
+from components.regeneration.policy import NOT_WRITTEN
 from components.regeneration.reading import fetch_shard
 from components.regeneration.recut import origin_of
 from components.regeneration.seeds import caption_seeds, stream_of
@@ -62,6 +63,7 @@ def _explanation(
                 **({"scores": {name: one._asdict() for name, one in row.others.items()}} if row.others else {}),
                 **({"outcome": row.outcome, "rule": row.rule} if row.outcome else {}),
                 **({"weight": row.weight} if row.weight != 1 else {}),
+                **_cascaded(row),
             }
             for row in rows
         ],
@@ -70,6 +72,15 @@ def _explanation(
         "parents": [parent.model_dump() for parent in manifest.parents],
         "config": manifest.config,
     }
+
+
+def _cascaded(row: Candidate) -> dict[str, str]:
+    """What a cascade did without, in words; of all other candidates nothing."""
+    if row.reason == NOT_WRITTEN:
+        return {"cascade": "no caption was written: the web text was kept, and the policy needs no other"}
+    if row.itc_similarity is not None and row.itm_probability is None:
+        return {"cascade": "decided by ITC alone, never scored by ITM"}
+    return {}
 
 
 def _seeds(manifest: Manifest, uri: str, key: str, image_sha256: str, count: int) -> list[int]:

@@ -23,6 +23,7 @@ from components.data.manifest import Manifest, dataset_store, load_manifest, pla
 from components.data.records import BadSample, Parent, Provenance, ShardEntry
 from components.data.scores import ITC, ITM
 from components.data.shards import BROKEN_SHARD
+from components.regeneration.cascaded import check_known, inherited_cascade
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.lineup import check_names, check_thresholds
@@ -30,7 +31,8 @@ from components.regeneration.plan import WebInput, web_input
 from components.regeneration.policy import Policy, TextChoice
 from components.regeneration.reading import Loaded, OpenShard, fetch_shard
 from components.regeneration.shard import Beside, Finished, JudgedSample, ShardWork, finish_shard, judge, stats_of
-from components.regeneration.stats import Totals, run_metrics, text_of
+from components.regeneration.stats import Totals, run_metrics
+from components.regeneration.texts import text_of
 
 REVISION = 2  # 2: files named by content
 """Raised when the same dataset and settings would give another output."""
@@ -86,10 +88,12 @@ def recut_dataset(
         inherited |= {name: manifest.config[name] for name in _WEIGHED if manifest.config.get(name) is not None}
     given = {"text": text, "keep": keep, "weigh": weigh, "score": score, "threshold": threshold}
     inherited |= {"guard": _GUARD_OFF} | {field: value for field, value in given.items() if value is not None}
+    inherited |= inherited_cascade(manifest, threshold, score, keep, weigh)
     config = _config(policy=policy, threshold_of=dict(threshold_of or {}), **inherited)
     check_thresholds(config, _digests(manifest))
     check_names(config, _stored_names(manifest, uri))
-    named = {field for field in ("keep", "weigh", "score", *_WEIGHED) if getattr(config, field) is not None}
+    check_known(config, uri, manifest)
+    named = {field for field in ("keep", "weigh", "score", "cascade", *_WEIGHED) if getattr(config, field) is not None}
     settings = config.model_dump(mode="json", include={"threshold", "policy", "limit", "seed", "text"} | named)
     plan = {"kind": "recut", "version": REVISION, "dataset": manifest.digest, "config": settings}
     target = out or dataset_store(store, name, digest_of(plan))
@@ -126,7 +130,7 @@ def _stored_names(manifest: Manifest, uri: str) -> list[str]:
     for entry in manifest.shards:
         table = stored_candidates(uri, entry.parquet)
         rows = table.rows()
-        blip = any(row.itm_probability is not None for row in rows)
+        blip = any(row.itc_similarity is not None for row in rows)
         if blip or any(row.others for row in rows):
             return [*((ITM, ITC) if blip else ()), *(one.name for one in table.scores)]
     return [ITM, ITC]

@@ -29,9 +29,11 @@ from components.data.manifest import (
 )
 from components.data.records import Provenance, ShardEntry, ShardRecord
 from components.data.shardtable import ShardTable
+from components.regeneration.band import check_tolerance
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.engines import run_engine
 from components.regeneration.extend import Base, adopt, check_extends, open_base
+from components.regeneration.finding import settled_bands
 from components.regeneration.guard import check_collapse
 from components.regeneration.lineup import settled_models
 from components.regeneration.plan import Plan, web_input
@@ -40,6 +42,7 @@ from components.regeneration.reading import ShardSource
 from components.regeneration.repeats import tell_repeats
 from components.regeneration.shard import Finished, stats_of
 from components.regeneration.stats import ShardStats, Totals, run_metrics
+from components.regeneration.worker import answers_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ def run_capfilt(
     out: Store | None = None,
     extend: str | None = None,
     scorers: Mapping[str, ModelRef] | None = None,
+    answers: str = "",
     confirm: Callable[[], None] = lambda: None,
 ) -> CapfiltResult:
     """Caption every web image, filter web and synthetic texts, and seal what is left as a new dataset.
@@ -85,6 +89,7 @@ def run_capfilt(
         extend: a version that CapFilt made of earlier web data with the same models and settings: its shards are
             taken over where they are the same, and the new version names it as a parent.
         scorers: further scorers by the names of their scores, each a column of the candidate tables.
+        answers: where the answers of a captioner's server are kept; empty: beside the dataset.
         confirm: called after every shard and before the manifest; raises where the work is no longer ours.
 
     Raises:
@@ -97,11 +102,14 @@ def run_capfilt(
     if config.needs_calibration:
         raise ConfigError("a threshold or weights have yet to be chosen on human captions: see calibration.settle")
     base = None if extend is None else open_base(extend)
-    if base is not None and config.precision == "auto":
-        config = config.model_copy(update={"precision": base.precision})
+    if base is not None:
+        config = base.settled(config)
     config, more = settled_models(captioner, filter, scorers or {}, config)
-    plan = Plan(web_input(web, config.limit), captioner, filter, config, **more)
+    kept = answers or ("" if out is None else answers_of(out.uri))
+    plan = Plan(web_input(web, config.limit), captioner, filter, config, answers=kept, **more)
     plan = replace(plan, config=settled_in_store(config, store)) if out is None else settled_alone(plan, out)
+    if plan.config.needs_band:
+        plan = _with_bands(plan, store if out is None else out, work_dir, name)
     logger.info("%s: arithmetic in %s", name, plan.config.precision)
     target = out if out is not None else dataset_store(store, name, plan.fingerprint)
     _refuse_inside(plan.web.uri, target.uri)
@@ -117,6 +125,12 @@ def run_capfilt(
         if todo:
             run_engine(plan, todo, target, folder, on_images=run.count_images, on_shard=run.finished)
     return run.seal()
+
+
+def _with_bands(plan: Plan, place: Store, work_dir: Path | None, name: str) -> Plan:
+    """The plan with its cascade's bands, which cost a pass over a sample where they were not found before."""
+    with _folder(work_dir) as folder:
+        return replace(plan, config=settled_bands(plan, place, folder, name))
 
 
 def _refuse_inside(web: str, out: str) -> None:
@@ -203,6 +217,8 @@ class Run:
         self._remember(shard)
         stats = self._totals.stats
         check_collapse(stats.captions, self.plan.config.guard, f"dataset {self.name}")
+        if stats.cascade is not None:
+            check_tolerance(stats.cascade, self.plan.config, f"dataset {self.name}")
         every = max(1, len(self.plan.web.shards) // _POINTS)
         if len(self._entries) % every == 0:
             self.tracker.log_metrics(self._metrics(), step=self._totals.counts.samples)

@@ -8,7 +8,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +26,7 @@ from components.data.shards import SampleIndex, write_shard
 from components.data.vectors import ImageRow, write_vectors
 from components.data.web.samples import lost_behind_break
 from components.data.web.texts import companion
+from components.regeneration.band import band_passes, cascade_stats, told
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.guard import check_collapse
 from components.regeneration.policy import (
@@ -90,18 +91,22 @@ def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, stream: 
     else:
         passed, rejection = coin_passes(texts, config.coin, coin_seed(stream, loaded.sample.key, loaded.sha256)), COIN
     decisions = decide(texts, config.policy, passed, rejection=rejection, score=config.score or ITM)
+    if config.cascade is not None:
+        decisions = told(texts, decisions)
     if config.weigh is not None:
         decisions = weighed(texts, decisions, _rule(config.weigh, float))
     return JudgedSample(loaded, tuple(texts), tuple(decisions))
 
 
 def accepts(config: CapfiltConfig) -> Accepts:
-    """Which texts of an image pass: by the rule, by having a score at all where pairs are weighed, by the threshold."""
+    """Which texts of an image pass: by the rule, by any score where pairs are weighed, by a threshold."""
     if config.keep is not None:
         rule = _rule(config.keep, bool)
         return lambda texts: rule_passes(texts, rule)
     if config.weigh is not None:
         return lambda texts: [text.scored for text in texts]
+    if config.cascade is not None:
+        return lambda texts: band_passes(texts, config)
     return lambda texts: passes(texts, config.threshold, config.score or ITM)
 
 
@@ -110,11 +115,14 @@ _rule = cache(Rule)
 
 def stats_of(rows: Iterable[Candidate], config: CapfiltConfig) -> ShardStats:
     """The figures of a shard's rows, which these settings decided."""
-    return shard_stats(rows, config.threshold, by_coin=config.coin is not None, accepts=_other_ways(config))
+    rows = list(rows)
+    stats = shard_stats(rows, config.threshold, by_coin=config.coin is not None, accepts=_other_ways(config))
+    return stats if config.cascade is None else replace(stats, cascade=cascade_stats(rows, config))
 
 
 def _other_ways(config: CapfiltConfig) -> Accepts | None:
-    plain = (config.keep, config.weigh, config.weights) == (None, None, None) and config.score in (None, ITM)
+    others = (config.keep, config.weigh, config.weights, config.cascade)
+    plain = all(one is None for one in others) and config.score in (None, ITM)
     return None if plain else lambda texts: accepts(config)(with_weights(texts, config.weights))
 
 

@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from components.data.candidates import Candidate
 from components.data.records import KEPT_WEIGHT, Counts
+from components.regeneration.band import CascadeStats
 from components.regeneration.guard import CaptionStats, CaptionTotals, caption_stats
 from components.regeneration.outcomes import NOT_OK
-from components.regeneration.policy import COIN, DUPLICATE, Text
-from components.regeneration.texts import UNUSABLE
+from components.regeneration.policy import COIN, DUPLICATE, NOT_WRITTEN, Text
+from components.regeneration.texts import UNUSABLE, text_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class ShardStats:
     """Captions that were not ok, by outcome."""
     weight: float | None = None
     """Sum of the weights of what was kept, where not all are 1."""
+    cascade: CascadeStats | None = None
+    """What a cascade left out, where there is one."""
 
     def figures(self) -> dict[str, float]:
         """Flat names and values for the commit record and the tracker."""
@@ -53,6 +57,7 @@ class ShardStats:
             "mean_length": self.captions.mean_words,
         }
         values |= {f"caption_{name}": count for name, count in sorted(self.outcomes.items())}
+        values |= {} if self.cascade is None else self.cascade.figures()
         return {name: round(float(value), 6) for name, value in values.items() if value is not None} | (
             {} if self.weight is None else {KEPT_WEIGHT: round(self.weight, 6)}
         )
@@ -67,7 +72,7 @@ def shard_stats(
 ) -> ShardStats:
     """Count the candidate rows of one shard that were decided by this threshold, by a coin, or by other rules."""
     rows = list(rows)
-    captions = [row.text for row in rows if row.source == "synthetic" and row.outcome in (None, "ok")]
+    captions = [row.text for row in rows if _is_caption(row)]
     web, synthetic = (_of_source(rows, source, threshold, by_coin, accepts) for source in ("web", "synthetic"))
     unusable = Counter(row.reason for row in rows if row.source == "web" and row.reason in UNUSABLE)
     outcomes = Counter(row.outcome for row in rows if row.outcome in NOT_OK)
@@ -76,29 +81,19 @@ def shard_stats(
     return ShardStats(web, synthetic, caption_stats(captions), unusable, dict(outcomes), weight)
 
 
-def text_of(row: Candidate) -> Text:
-    """A stored candidate as the policies see it."""
-    scored = row.itm_probability is not None or bool(row.others)
-    return Text(
-        "synthetic" if row.source == "synthetic" else "web",
-        row.text,
-        row.itm_probability,
-        row.itc_similarity,
-        None if scored else row.reason,
-        row.others,
-        row.outcome,
-        row.rule,
-    )
+def _is_scored(row: Candidate) -> bool:
+    return row.itm_probability is not None or row.itc_similarity is not None or bool(row.others)
+
+
+def _is_caption(row: Candidate) -> bool:
+    """Whether a row is a caption that was written, and is one."""
+    return row.source == "synthetic" and row.outcome in (None, "ok") and row.reason != NOT_WRITTEN
 
 
 def _of_source(
     rows: Sequence[Candidate], source: str, threshold: float, by_coin: bool, accepts: Accepts | None
 ) -> SourceStats:
-    judged = [
-        row
-        for row in rows
-        if row.source == source and (row.itm_probability is not None or row.others) and row.reason != DUPLICATE
-    ]
+    judged = [row for row in rows if row.source == source and _is_scored(row) and row.reason != DUPLICATE]
     if accepts is not None and not by_coin:
         rejected = len(judged) - sum(accepts([text_of(row) for row in judged]))
     else:
@@ -116,6 +111,7 @@ class Totals:
         self._unusable = Counter[str]()
         self._outcomes = Counter[str]()
         self._weight: float | None = None
+        self._cascade: CascadeStats | None = None
 
     def add(self, stats: ShardStats, counts: Counts) -> None:
         """One more shard."""
@@ -128,6 +124,8 @@ class Totals:
         self._captions.add(stats.captions)
         self._unusable.update(stats.unusable)
         self._outcomes.update(stats.outcomes)
+        if stats.cascade is not None:
+            self._cascade = (self._cascade or CascadeStats()) + stats.cascade
         if stats.weight is not None or self._weight is not None:
             so_far = self.counts.kept_pairs - counts.kept_pairs if self._weight is None else self._weight
             self._weight = so_far + (counts.kept_pairs if stats.weight is None else stats.weight)
@@ -135,7 +133,12 @@ class Totals:
     @property
     def stats(self) -> ShardStats:
         """The figures of all of them."""
-        more = {"unusable": dict(self._unusable), "outcomes": dict(self._outcomes), "weight": self._weight}
+        more: dict[str, Any] = {
+            "unusable": dict(self._unusable),
+            "outcomes": dict(self._outcomes),
+            "weight": self._weight,
+        }
+        more |= {"cascade": self._cascade}
         return ShardStats(**self._sources, captions=self._captions.stats(), **more)  # type: ignore[arg-type]
 
 

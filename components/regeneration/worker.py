@@ -22,11 +22,13 @@ from components.regeneration.plan import Plan
 from components.regeneration.reading import ShardSource
 from components.regeneration.shard import Finished
 
-ANSWERS = ".answers"
-"""Behind the root of a dataset: where the answers of a captioner's server are kept."""
-
 SHARDS_AT_ONCE = 2
 """Shards a worker has begun: while one is being written, the models work on the other."""
+
+
+def answers_of(dataset: str) -> str:
+    """Where the answers of a captioner's server are kept, by the root of the dataset they are for."""
+    return f"{dataset}.answers"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Assignment:
         served = is_endpoint(plan.captioner.uri)
         captioner = plan.captioner.uri if served else fetch_model(plan.captioner.uri, folder / "models")
         filter = fetch_model(plan.filter.uri, folder / "models")
-        answers = open_store(f"{self.store_uri}{ANSWERS}") if served else None
+        answers = open_store(plan.answers or answers_of(self.store_uri)) if served else None
         scorers = [(name, one.uri, fetch_model(one.uri, folder / "models")) for name, one in plan.scorers]
         models = load_models(
             captioner,

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import capfilt
 from capfilt import api
 from components.common.errors import CapfiltError, ConfigError, ModelError
 from components.data.candidates import stored_candidates
@@ -146,6 +147,7 @@ def test_trouble_that_passes_costs_nothing_and_bad_texts_are_kept_out(
 
 RUN = """
 import sys
+import capfilt
 from capfilt import api
 web, filter, place, out = sys.argv[1:]
 api.regenerate(web=web, filter=filter, captioner=place, out=out, precision="fp32", read_threads=1, threshold=0.0,
@@ -216,3 +218,15 @@ def test_what_cannot_be_asked_is_said_before(
     monkeypatch.setenv("CAPFILT_ENDPOINT_KEY", "a-key")
     with pytest.raises(ConfigError, match="would be sent in the open: use https"):
         api.regenerate(**run, captioner="http://models.example/v1#m", **quick())
+
+
+def test_a_pilot_says_what_the_whole_costs_and_its_answers_are_not_paid_for_again(
+    server: tuple[Server, str], parts: dict[str, Any], tmp_path: Path
+) -> None:
+    ours, address = server
+    asked = {**parts, "captioner": address, "out": tmp_path / "o", **quick()}
+    found = capfilt.pilot(**asked, images=6)
+    assert (found.requests, found.tokens, sum(ours.met.values())) == (16, 7 * 16, 6)
+    api.regenerate(**asked)
+    assert sum(ours.met.values()) == 16 and set(ours.met.values()) == {1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o", "o.answers", "o.pilot"]

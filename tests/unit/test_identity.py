@@ -113,7 +113,7 @@ NOT_ALWAYS = {
     MEASUREMENT: {"evaluation.gate", "evaluation.intervals", "evaluation.base_models"},
 }  # fmt: skip
 NEWER = {
-    *(f"capfilt.{name}" for name in ("calibrated", "weights", "score", "keep", "weigh", "check_captions")),
+    *(f"capfilt.{name}" for name in ("calibrated", "weights", "score", "keep", "weigh", "check_captions", "cascade")),
     *(f"{role}.optim.{name}" for role in ROLES for name in ("lr_vision", "lr_text", "layer_decay", "freeze")),
 }  # fmt: skip
 NEWER |= {f"{role}.max_answer_tokens" for role in ROLES} | {"tasks", "vqa", "answering", "data.questions"}

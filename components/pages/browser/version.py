@@ -34,6 +34,8 @@ Kind = TypeVar("Kind", bound=np.generic)
 
 MAIN_SCORE = "itm_probability"
 """The score that the threshold is held against."""
+CHEAP_SCORE = "itc_similarity"
+"""The one that a cascade asks first."""
 _NO_SCORES = ("weight",)
 
 
@@ -115,7 +117,9 @@ class Version:
     def can_be_cut(self) -> bool:
         """Whether `recut` takes it."""
         config = dict(self.manifest.config) | {"coin": None}  # a coin is not inherited
-        return self.manifest.kind in ("capfilt", "recut") and MAIN_SCORE in self.scores and self._by_match(config)
+        if self.manifest.kind not in ("capfilt", "recut") or config.get("cascade") is not None:
+            return False  # of what a cascade left out, no other threshold can say anything
+        return MAIN_SCORE in self.scores and self._by_match(config)
 
     def rows_of(self, image: int) -> range:
         """The candidates of an image."""

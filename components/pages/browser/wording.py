@@ -1,6 +1,6 @@
 """Why a caption was kept or not, as a sentence."""
 
-from components.pages.browser.version import MAIN_SCORE, Version
+from components.pages.browser.version import CHEAP_SCORE, MAIN_SCORE, Version
 
 LABELS = {"itm_probability": "match", "itc_similarity": "cosine"}
 """Words for scores on cards; others go by their own names."""
@@ -10,6 +10,7 @@ _BY_POLICY = {
     "replaced": "the policy `replace` takes no web texts",
     "not_best": "it passed, but the policy keeps the best text alone, and another scored higher",
     "not_needed": "it passed, but the policy `fallback` needs no synthetic text where the web text passes",
+    "not_written": "no caption was written, as the policy `fallback` needs none where the web text passes (a cascade)",
     "coin": "a coin decided, not the score (a control experiment)",
     "empty_text": "there is no text",
     "missing_text": "there is no text",
@@ -34,6 +35,12 @@ def fate(version: Version, row: int) -> str:
     """Why a candidate was kept or not."""
     probability = version.scores[MAIN_SCORE][row] if MAIN_SCORE in version.scores else float("nan")
     known = probability == probability
+    if (
+        not known
+        and CHEAP_SCORE in version.scores
+        and version.scores[CHEAP_SCORE][row] == version.scores[CHEAP_SCORE][row]
+    ):
+        return _by_cosine(version, row)
     if version.kept[row]:
         return _kept(version, row, probability if known else None)
     reason = version.reason.names[version.reason.codes[row]]
@@ -44,6 +51,16 @@ def fate(version: Version, row: int) -> str:
     if not known and reason:
         return f"Not judged: the image could not be used ({reason_words(reason)})."
     return f"Dropped: {reason_words(reason) or 'no reason was noted'}."
+
+
+def _by_cosine(version: Version, row: int) -> str:
+    """Of a text that a cascade decided by its cosine, and ITM never saw."""
+    cosine = version.scores[CHEAP_SCORE][row]
+    if version.kept[row]:
+        return f"Kept: its cosine of {cosine:.3g} is high enough, so that a cascade asked for no match probability."
+    reason = version.reason.names[version.reason.codes[row]]
+    why = _BY_POLICY.get(reason, "it is too low, so that a cascade asked for no match probability")
+    return f"Dropped, with a cosine of {cosine:.3g} and no match probability: {why}."
 
 
 def _kept(version: Version, row: int, probability: float | None) -> str:
