@@ -175,12 +175,12 @@ class BootstrapConfig(_Config):
     @classmethod
     def _retrieval_as_filter(cls, values: Any) -> Any:
         """What the settings under `retrieval` leave open is as under `filter`."""
-        own, filter = (
-            (values.get(name) for name in ("retrieval", "filter")) if isinstance(values, dict) else (None, None)
-        )
+        if not isinstance(values, dict):
+            return values
+        own, filter = values.get("retrieval"), values.get("filter")
         if not isinstance(own, dict) or not isinstance(filter, dict):
             return values
-        if own.keys() & {"steps", "epochs"}:
+        if own.keys() & {"steps", "epochs"}:  # either says how long
             filter = {name: value for name, value in filter.items() if name not in ("steps", "epochs")}
         return values | {"retrieval": _laid_over(filter, own)}
 

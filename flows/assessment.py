@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 def assess(
     context: BootstrapContext, number: int, captioner: ModelRef, retrieval: ModelRef, test: DatasetRef
 ) -> EvalReport:
-    """Captioning and retrieval, by a filter or its like, on the human test split: the same and alike in every round."""
+    """Captioning, and retrieval by a filter or its like: the same human test split and code in every round."""
     return measure(context, f"round-{number}/evaluate", captioner, retrieval, test, number)
 
 

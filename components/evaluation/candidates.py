@@ -13,7 +13,7 @@ from components.evaluation.nearest import room
 from components.inference.memory import batches
 
 ROWS = 1 << 14  # queries whose candidates are looked at together
-PAIRS = 1 << 20  # pairs scored before the next ones are looked for, some 100 MiB
+PAIRS = 1 << 18  # pairs scored before the next ones are looked for, some 30 MiB
 
 
 class Candidates:

@@ -215,8 +215,8 @@ def _check_same(before: Sequence[AnyImage], after: Sequence[AnyImage]) -> None:
     differing = sorted(key for key in truths.keys() | others.keys() if truths.get(key) != others.get(key))
     if differing:
         raise DataError(
-            f"the two rounds were not measured on the same test images: {len(differing)} differ in key or references "
-            f"(first: {', '.join(differing[:3])}); evaluate both on the same split, with the same limit"
+            f"the two rounds were not measured on the same test images: {len(differing)} differ in key, references "
+            f"or questions (first: {', '.join(differing[:3])}); evaluate both on the same split, with the same limit"
         )
 
 

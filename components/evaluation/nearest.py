@@ -16,8 +16,9 @@ from torch import Tensor
 from components.common.errors import StorageError
 from components.inference.memory import batches
 
-ROWS = 1024  # queries compared at a time
-COLUMNS = 1 << 15  # keys they are compared with at a time: 128 MiB of similarities; COCO's 25,000 captions are one tile
+ROWS = 1024  # queries compared at a time, at most
+COLUMNS = 1 << 15  # keys they are compared with at a time, at most
+TILE = 1 << 23  # similarities held at a time, at most: 32 MiB
 IN_MEMORY = 256 << 20  # bytes; a matrix that is larger lies in a file
 
 
@@ -61,6 +62,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.features if self.which is None else self.which)
 
+    @property
+    def fitting(self) -> int:
+        """Queries that may be compared with a tile of them at a time."""
+        return max(1, min(ROWS, TILE // max(1, min(len(self), COLUMNS))))
+
     def part(self, numbers: range) -> Tensor:
         """Those of a range."""
         span = slice(numbers.start, numbers.stop)
@@ -80,7 +86,7 @@ class Rows:
 def nearest(queries: Rows, keys: Rows, count: int) -> Tensor:
     """Numbers [Q,K] of the keys with the highest cosine to each query, on the CPU."""
     found = room((len(queries), count), torch.int64)
-    for numbers in batches(len(queries), ROWS):
+    for numbers in batches(len(queries), keys.fitting):
         found[numbers.start : numbers.stop] = _nearest(queries.part(numbers), keys, count)
     return found
 
@@ -103,7 +109,7 @@ def cosine_ranks(queries: Rows, keys: Rows, query_ids: Tensor, key_ids: Tensor) 
     return torch.cat(
         [
             _cosine_ranks(queries.part(numbers), keys, query_ids[numbers.start : numbers.stop, None], key_ids)
-            for numbers in batches(len(queries), ROWS)
+            for numbers in batches(len(queries), keys.fitting)
         ]
     )
 
