@@ -18,7 +18,7 @@ from components.inference.memory import batches
 
 ROWS = 1024  # queries compared at a time, at most
 COLUMNS = 1 << 15  # keys they are compared with at a time, at most
-TILE = 1 << 23  # similarities held at a time, at most: 32 MiB
+TILE = 1 << 21  # similarities held at a time, at most: 8 MiB. Of blocks of 32 glibc kept a gigabyte for itself
 IN_MEMORY = 256 << 20  # bytes; a matrix that is larger lies in a file
 
 

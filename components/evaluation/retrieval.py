@@ -25,7 +25,7 @@ from components.evaluation.nearest import Rows, cosine_ranks, nearest, room
 from components.inference.memory import batches, with_halving
 
 RECALL_AT = (1, 5, 10)
-_AT_ONCE = 1 << 16  # pairs whose cosine is taken at a time
+_AT_ONCE = 1 << 15  # pairs whose cosine is taken at a time
 
 
 class MatchingModel(Protocol):
