@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -16,10 +16,12 @@ from components.data.sampleworld.config import SampleWorldConfig
 from components.evaluation.config import EvaluationConfig
 from components.model.config import AnsweringConfig, BlipConfig, EncodersConfig
 from components.regeneration.config import CapfiltConfig
-from components.training.config import TrainConfig, TrainedRole
+from components.training.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 Task = Literal["captioning", "retrieval", "vqa"]
+Training = Literal["pretrain", "captioner", "filter", "retrieval", "vqa"]
+"""A training of a round, by the key of its settings."""
 TASKS: tuple[Task, ...] = ("captioning", "retrieval")
 """What every round is finetuned and measured for."""
 SAMPLE_CONFIG = CONFIGS / "sample.yaml"
@@ -145,6 +147,12 @@ class BootstrapConfig(_Config):
     pretrain: TrainConfig = Field(description="pre-training on web and human pairs: ITC, ITM and LM")
     captioner: TrainConfig = Field(description="finetuning of the captioner on human captions: LM")
     filter: TrainConfig = Field(description="finetuning of the filter on human captions: ITC and ITM")
+    retrieval: TrainConfig | None = Field(
+        default=None,
+        description="finetuning on human captions of a model for retrieval alone, ITC and ITM as the filter's: what is "
+        "not given is as under filter; null: the filter is measured",
+        json_schema_extra=harmless("the filter was measured before there was this field", at=None),
+    )
     vqa: TrainConfig | None = Field(
         default=None,
         description="finetuning on questions and answers, for the task vqa",
@@ -162,6 +170,19 @@ class BootstrapConfig(_Config):
         description="where MLflow writes",
         json_schema_extra=harmless("where it is told, not what"),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _retrieval_as_filter(cls, values: Any) -> Any:
+        """What the settings under `retrieval` leave open is as under `filter`."""
+        if not isinstance(values, dict):
+            return values
+        own, filter = values.get("retrieval"), values.get("filter")
+        if not isinstance(own, dict) or not isinstance(filter, dict):
+            return values
+        if own.keys() & {"steps", "epochs"}:  # either says how long
+            filter = {name: value for name, value in filter.items() if name not in ("steps", "epochs")}
+        return values | {"retrieval": _laid_over(filter, own)}
 
     @field_validator("store")
     @classmethod
@@ -187,7 +208,7 @@ class BootstrapConfig(_Config):
             yield f"`tasks` lacks {' and '.join(lacking)}: CapFilt itself needs the captioner and the filter"
         if not self.asks:
             gate = self.evaluation.gate
-            if named := [name for name in gate.floors if name.startswith("eval/vqa/")]:
+            if named := [name for name in (*gate.metrics, *gate.floors) if name.startswith("eval/vqa/")]:
                 yield f"`evaluation.gate` names {named[0]}, which only the task vqa measures: add it to `tasks`"
             return
         if self.vqa is None:
@@ -250,13 +271,15 @@ class BootstrapConfig(_Config):
         """Whether rounds answer questions."""
         return "vqa" in self.tasks
 
-    def trainings(self) -> dict[TrainedRole, TrainConfig]:
+    def trainings(self) -> dict[Training, TrainConfig]:
         """A round's trainings, by what they make."""
-        roles = [role for role in get_args(TrainedRole) if role != "vqa" or self.asks]
+        roles = [role for role in get_args(Training) if role != "vqa" or self.asks]
         return {role: config for role in roles if (config := getattr(self, role)) is not None}
 
-    def training(self, role: TrainedRole) -> TrainConfig:
+    def training(self, role: Training) -> TrainConfig:
         """A training's config, its seed combined with the bootstrap's (equal in every round: rounds are compared).
+
+        Retrieval has the filter's seed: with the filter's settings, its model is the filter.
 
         Raises:
             ConfigError: the tasks have no such training.
@@ -264,7 +287,8 @@ class BootstrapConfig(_Config):
         config = self.trainings().get(role)
         if config is None:
             raise ConfigError(f"`tasks` has no {role}: add it, with its settings under `{role}`")
-        return config.model_copy(update={"seed": self._mixed(config.seed, role)})
+        purpose = "filter" if role == "retrieval" else role
+        return config.model_copy(update={"seed": self._mixed(config.seed, purpose)})
 
     def captioning(self) -> CapfiltConfig:
         """CapFilt's config, its seed combined with the bootstrap's."""
@@ -283,6 +307,16 @@ class BootstrapConfig(_Config):
 
     def _mixed(self, seed: int, purpose: str) -> int:
         return key_seed(self.seed, seed, purpose) % 2**31
+
+
+def _laid_over(values: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings, of which `own` ones win."""
+    inner = {
+        name: _laid_over(values[name], value)
+        for name, value in own.items()
+        if isinstance(value, dict) and isinstance(values.get(name), dict)
+    }
+    return values | own | inner
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> BootstrapConfig:

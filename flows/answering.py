@@ -13,10 +13,14 @@ def answer(context: BootstrapContext, number: int, base: ModelRef, asked: AskedD
     if asked is None:
         return None
     training = finetune(context, number, "vqa", base, asked.train)
-    return Answering(training=training, report=_measure(context, number, training.model, asked.test))
+    report = measure_answers(context, f"round-{number}/evaluate-vqa", training.model, asked.test, number)
+    return Answering(training=training, report=report)
 
 
-def _measure(context: BootstrapContext, number: int, model: ModelRef, test: DatasetRef) -> EvalReport:
+def measure_answers(
+    context: BootstrapContext, name: str, model: ModelRef, test: DatasetRef, number: int = 0
+) -> EvalReport:
+    """The stage of this name: any model that answers measured on test questions, or found to have been."""
     from components.evaluation import answering as component
 
     config, evaluation = context.config.answering, context.evaluation()
@@ -35,5 +39,4 @@ def _measure(context: BootstrapContext, number: int, model: ModelRef, test: Data
             work_dir=stage.work_dir,
         )
 
-    name = f"round-{number}/evaluate-vqa"
     return context.run(Stage(name, "evaluate-vqa", component.REVISION, depends, EvalReport, work))

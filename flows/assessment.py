@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 def assess(
-    context: BootstrapContext, number: int, captioner: ModelRef, filter: ModelRef, test: DatasetRef
+    context: BootstrapContext, number: int, captioner: ModelRef, retrieval: ModelRef, test: DatasetRef
 ) -> EvalReport:
-    """Captioning and retrieval on the human test split: the same split and code in every round."""
-    return measure(context, f"round-{number}/evaluate", captioner, filter, test, number)
+    """Captioning, and retrieval by a filter or its like: the same human test split and code in every round."""
+    return measure(context, f"round-{number}/evaluate", captioner, retrieval, test, number)
 
 
 def measure(
@@ -86,7 +86,11 @@ def assess_base(context: BootstrapContext, number: int, base: ModelRef, test: Da
 
 
 def weigh_up(
-    context: BootstrapContext, rounds: Sequence[RoundResult], report: EvalReport, base: EvalReport | None
+    context: BootstrapContext,
+    rounds: Sequence[RoundResult],
+    report: EvalReport,
+    base: EvalReport | None,
+    answers: Answering | None = None,
 ) -> Uncertainty | None:
     """How sure a new round's figures are, and their changes since round 0; None where its details do not say.
 
@@ -95,8 +99,8 @@ def weigh_up(
     from components.evaluation.intervals import read_measured, uncertainty
 
     first = rounds[0] if rounds else None
-    now = (report.uri, base.uri if base else None)
-    then = (first.details_uri, first.base_details_uri) if first else (None, None)
+    now = (report.uri, base.uri if base else None, answers.report.uri if answers else None)
+    then = (first.details_uri, first.base_details_uri, first.answers_uri) if first else (None, None, None)
     try:
         parts = [
             (read_measured(new), read_measured(old) if old else None)
@@ -144,14 +148,16 @@ def sum_up(
     report: EvalReport,
     base_report: EvalReport | None,
     calibration: Calibration,
-    *,
     drift: Drift | None,
     uncertainty: Uncertainty | None,
-    answering: Answering | None = None,
+    retrieval: TrainResult | None,
+    answering: Answering | None,
 ) -> RoundResult:
     """A round's models, data and figures, each training's under its role, and where its curves lie."""
     zero_shot = base_report or EvalReport(round=number, metrics={})
     trainings = {"pretrain": base, "captioner": captioner, "filter": filter}
+    if retrieval is not None:
+        trainings["retrieval"] = retrieval
     if answering is not None:
         trainings["vqa"] = answering.training
     figures = {
@@ -165,6 +171,7 @@ def sum_up(
         base=base.model,
         captioner=captioner.model,
         filter=filter.model,
+        retrieval=retrieval.model if retrieval else None,
         vqa=answering.training.model if answering else None,
         metrics=web.metrics
         | figures

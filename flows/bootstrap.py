@@ -9,7 +9,7 @@ from components.common.contracts import BootstrapResult, CapfiltResult, RoundRes
 from components.config import load_config
 from flows.answering import answer
 from flows.assessment import assess, assess_base, judge, sum_up, weigh_up
-from flows.finetuning import finetune
+from flows.finetuning import finetune, finetune_retrieval
 from flows.hooks import mark_killed
 from flows.layout import parent_run
 from flows.preparation import make_tokenizer, prepare
@@ -51,16 +51,17 @@ def bootstrap(config_path: str | None = None, overrides: Sequence[str] = ()) -> 
             alone = assess_base(context, number, base.model, raw.test)
             captioner = finetune(context, number, "captioner", base.model, raw.train)
             filter = finetune(context, number, "filter", base.model, raw.train)
-            report = assess(context, number, captioner.model, filter.model, raw.test)
+            retrieval = finetune_retrieval(context, number, base.model, raw.train)
+            report = assess(context, number, captioner.model, (retrieval or filter).model, raw.test)
             calibration = calibrate(context, number, filter.model, raw.val)
             drift = compare_filters(context, rounds, calibration)
-            sure = weigh_up(context, rounds, report, alone)
             answers = answer(context, number, base.model, asked)
-            parts = (web, base, captioner, filter, report, alone, calibration)
-            rounds.append(sum_up(number, *parts, drift=drift, uncertainty=sure, answering=answers))
+            sure = weigh_up(context, rounds, report, alone, answers)
+            parts = (web, base, captioner, filter, report, alone, calibration, drift, sure, retrieval, answers)
+            rounds.append(sum_up(number, *parts))
             if config.init == "continue":
                 init = base.model
             if number < config.rounds:
                 web = regenerate(context, number + 1, raw.web, captioner.model, filter.model, calibration)
                 web = judge(context, number + 1, web, raw.truth_uri)
-        return conclude(context, raw, rounds, promote(context, rounds, raw.test))
+        return conclude(context, raw, rounds, promote(context, rounds, raw.test, asked))

@@ -12,23 +12,27 @@ from flows.questions import prepare_questions
 from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
 from flows.witness import orderly
 
-FinetunedRole = Literal["captioner", "filter", "vqa"]
+FinetunedRole = Literal["captioner", "filter", "retrieval", "vqa"]
 
 
 def finetune(
     context: BootstrapContext, number: int, role: FinetunedRole, base: ModelRef, human: DatasetRef
 ) -> TrainResult:
-    """Finetune a round's base model into its captioner or filter, on human captions alone, or for VQA on questions."""
+    """Finetune a round's base model into its captioner or filter, on human captions alone, or for VQA on questions.
+
+    A model for retrieval learns what a filter learns. With the filter's settings it is the filter, which is found done.
+    """
     from components.training import finetune as component
 
+    objective = "filter" if role == "retrieval" else role
     training = context.training(role)
-    depends = {"role": role, "config": training, "base": base.digest, "human": human.digest}
+    depends = {"role": objective, "config": training, "base": base.digest, "human": human.digest}
 
     name = f"round-{number}/{role}"
 
     def work(stage: StageContext) -> TrainResult:
         return component.run_finetuning(
-            role,
+            objective,
             base,
             [(human, 1)],
             training,
@@ -38,7 +42,15 @@ def finetune(
             label=name,
         )
 
-    return context.run(Stage(name, f"finetune-{role}", component.REVISION, depends, TrainResult, work))
+    return context.run(Stage(name, f"finetune-{objective}", component.REVISION, depends, TrainResult, work))
+
+
+def finetune_retrieval(context: BootstrapContext, number: int, base: ModelRef, human: DatasetRef) -> TrainResult | None:
+    """A round's model for retrieval alone; None where the config has no settings for one, and the filter is it."""
+    if context.config.retrieval is None:
+        return None
+    found = finetune(context, number, "retrieval", base, human)
+    return found.model_copy(update={"model": found.model.model_copy(update={"role": "retrieval"})})
 
 
 @flow(name="finetuning", flow_run_name="finetuning-{role}")

@@ -49,7 +49,7 @@ def _sum_up(
         rounds=tuple(rounds),
         **promotion.model_dump(),
         datasets=(raw.train, raw.val, raw.test, *dict.fromkeys(one.web for one in rounds)),
-        models=tuple(m for one in rounds for m in (one.base, one.captioner, one.filter, one.vqa) if m is not None),
+        models=tuple(model for one in rounds for model in one.models),
         stages=tuple(context.reports),
         report=None,
         mlflow_uri=tracker.uri,

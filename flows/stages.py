@@ -32,9 +32,9 @@ from components.common.seeding import canonical_json, digest_of
 from components.common.storage import Store, join_uri, open_store, split_uri
 from components.common.surroundings import surroundings
 from components.common.tracking import Tracker, open_tracker
-from components.config import BootstrapConfig
+from components.config import BootstrapConfig, Training
 from components.evaluation.config import EvaluationConfig
-from components.training.config import TrainConfig, TrainedRole
+from components.training.config import TrainConfig
 from flows.layout import LOCK_KEY, parent_run, scratch_folder
 from flows.witness import work_calmly
 
@@ -114,7 +114,7 @@ class BootstrapContext:
     reports: list[StageReport] = field(default_factory=list)
     lock: Lock | None = None
 
-    def training(self, role: TrainedRole) -> TrainConfig:
+    def training(self, role: Training) -> TrainConfig:
         """The settings of a training, in the arithmetic of this store."""
         from components.inference.settling import settled  # torch comes with it
 

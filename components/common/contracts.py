@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ModelRole = Literal["base", "captioner", "filter", "vqa"]
+ModelRole = Literal["base", "captioner", "filter", "retrieval", "vqa"]
 
 
 class Contract(BaseModel):
@@ -239,6 +239,9 @@ class RoundResult(Contract):
     base: ModelRef
     captioner: ModelRef
     filter: ModelRef
+    retrieval: ModelRef | None = Field(
+        default=None, description="its model for retrieval, where it was finetuned apart; null: the filter is it"
+    )
     vqa: ModelRef | None = Field(default=None, description="its model that answers questions, where that was asked for")
     metrics: dict[str, float] = Field(
         description="`eval/…` and `calibration/…` of its models, `capfilt/…` and `truth/…` of its data, and each "
@@ -257,6 +260,12 @@ class RoundResult(Contract):
     )
     calibration: Calibration = Field(description="its filter measured on human captions")
     drift: Drift | None = Field(default=None, description="how its filter judges otherwise than the round's before")
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """All that it made."""
+        made = (self.base, self.captioner, self.filter, self.retrieval, self.vqa)
+        return tuple(model for model in made if model is not None)
 
 
 class Promotion(Contract):

@@ -14,10 +14,12 @@ Direction = Literal[-1, 0, 1]
 RECALL, CIDER, BLEU_4 = "eval/retrieval/mean_recall", "eval/caption/cider", "eval/caption/bleu_4"
 VQA = "eval/vqa/accuracy_official"
 PRIMARY = (RECALL, CIDER)
-"""What a bootstrap is about: the verdict and, unless the config says otherwise, the gate look at these."""
+"""What every bootstrap is about: the verdict and, unless the config says otherwise, the gate look at these."""
+HEADLINES = (*PRIMARY, VQA)
+"""What the verdict speaks of: that, and answers where they are a task."""
 BASE_RECALL = "base/mean_recall"
 _COMPARED = ("eval/", "base/", "calibration/", "capfilt/", "truth/")
-_ROLES = ("pretrain", "captioner", "filter", "vqa")
+_ROLES = ("pretrain", "captioner", "filter", "retrieval", "vqa")
 
 
 class Metric(NamedTuple):

@@ -16,11 +16,9 @@ MEASUREMENT = "measurement"
 
 _ROUNDING = harmless("the same calculation, rounded otherwise at most")
 MEASURED = measured()
-"""What has floors: everything that is measured of a round's captioner and filter."""
+"""What has floors: everything that is measured of a round's finetuned models."""
 _UNWEIGHED = ("eval/caption/distinct_captions", "eval/retrieval/itc_mean_recall")
-WEIGHED = tuple(
-    name for name in MEASURED if name.startswith(("eval/retrieval/", "eval/caption/")) and name not in _UNWEIGHED
-)
+WEIGHED = tuple(name for name in MEASURED if name not in _UNWEIGHED)
 """What can decide which round wins: what has intervals."""
 
 

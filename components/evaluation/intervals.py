@@ -1,14 +1,17 @@
 """Intervals of metrics, and of differences between two rounds: the paired bootstrap over what an evaluation has kept.
 
-Images are resampled, each with all its captions (they are no independent queries), and the same images for both rounds
-(what is hard for one is hard for the other). Nothing is measured again: ranks are those in the full gallery, and CIDEr
-per image has the document frequencies of the whole split. What the details of an evaluation hold suffices, so that old
-runs can be compared too. All metrics here are functions of sums over images (components/common/resampling.py).
+Images are resampled, each with all its captions or questions (they are no independent ones), and the same images for
+both rounds (what is hard for one is hard for the other). Nothing is measured again: ranks are those in the full
+gallery, and CIDEr per image has the document frequencies of the whole split. What the details of an evaluation hold
+suffices, so that old runs can be compared too. All metrics here are functions of sums over images
+(components/common/resampling.py).
 
 Shapes: N images, s sums, m metrics.
 """
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
@@ -23,6 +26,7 @@ from components.common.storage import open_store, split_uri
 from components.evaluation.captions import NGRAM_ORDER, bleu_counts, combine_bleu, rouge_l
 from components.evaluation.ptb import tokenize
 from components.evaluation.retrieval import RECALL_AT
+from components.evaluation.vqa import ANY, OFFICIAL, accuracy, hit, metric_of_kind
 
 
 class ImageDetails(BaseModel):
@@ -35,6 +39,11 @@ class ImageDetails(BaseModel):
     text_rank: FiniteFloat | None
     image_ranks: Annotated[tuple[FiniteFloat | None, ...], Field(min_length=1)]
 
+    @property
+    def truth(self) -> tuple[Any, ...]:
+        """What it was measured against."""
+        return self.references
+
 
 class CaptionedImage(ImageDetails):
     """The same, where a caption was written too."""
@@ -43,8 +52,34 @@ class CaptionedImage(ImageDetails):
     cider: FiniteFloat
 
 
+class Answered(BaseModel):
+    """A question about an image, its answer, and those of the annotators."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    question: str
+    kind: str
+    answer: str
+    answers: tuple[str, ...]
+
+
+class AskedImage(NamedTuple):
+    """All questions about one image: they are no independent ones."""
+
+    key: str
+    questions: tuple[Answered, ...]
+
+    @property
+    def truth(self) -> tuple[Any, ...]:
+        """What it was measured against."""
+        return tuple(sorted((one.question, one.kind, one.answers) for one in self.questions))
+
+
+AnyImage = ImageDetails | AskedImage
 _IMAGES = TypeAdapter(list[CaptionedImage])
 _BARE_IMAGES = TypeAdapter(list[ImageDetails])
+_QUESTIONS = TypeAdapter(list[Answered])
 
 
 @dataclass(frozen=True)
@@ -57,7 +92,7 @@ class Measured:
         sums: per family what is added up, `[N, s]`.
     """
 
-    images: "tuple[ImageDetails, ...]"
+    images: tuple[AnyImage, ...]
     families: "tuple[_Family, ...]"
     sums: tuple[Floats, ...]
 
@@ -72,7 +107,7 @@ class Measured:
 
 
 def read_measured(uri: str) -> Measured:
-    """The details of an evaluation, of a round's or of a base model's, from where they are kept.
+    """The details of an evaluation, of a round's, a base model's or of answers, from where they are kept.
 
     Raises:
         StorageError: they are not there.
@@ -91,23 +126,37 @@ def measured(details: Mapping[str, Any]) -> Measured:
     Raises:
         DataError: they are not an evaluation's, hold fewer than two images, or one of them twice.
     """
-    families = (_BASE,) if "base" in details else _FAMILIES
-    form: TypeAdapter[Any] = _BARE_IMAGES if "base" in details else _IMAGES
-    try:
-        images: list[Any] = sorted(form.validate_python(details.get("images")), key=lambda image: image.key)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, ("images", *first["loc"])))
-        raise DataError(
-            f"these are no details of an evaluation: {place}: {first['msg']}, and {error.error_count() - 1} more; "
-            "evaluate the round again"
-        ) from error
+    images = sorted(_images_of(details), key=lambda image: image.key)
     if len(images) < 2:
         raise DataError(f"an interval needs at least two test images, not {len(images)}; raise evaluation.limit")
     if len({image.key for image in images}) != len(images):
         raise DataError("the details of an evaluation hold an image twice; evaluate the round again")
+    families = _families_of(details, images)
     sums = tuple(np.array([family.row(image) for image in images], dtype=np.float64) for family in families)
     return Measured(tuple(images), families, sums)
+
+
+def _images_of(details: Mapping[str, Any]) -> list[Any]:
+    """What is kept, image by image."""
+    if "questions" not in details:
+        return _read(_BARE_IMAGES if "base" in details else _IMAGES, details, "images")
+    asked: dict[str, list[Answered]] = {}
+    for one in _read(_QUESTIONS, details, "questions"):
+        asked.setdefault(one.key, []).append(one)
+    return [AskedImage(key, tuple(questions)) for key, questions in asked.items()]
+
+
+def _read(form: TypeAdapter[Any], details: Mapping[str, Any], part: str) -> list[Any]:
+    try:
+        found: list[Any] = form.validate_python(details.get(part))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, (part, *first["loc"])))
+        raise DataError(
+            f"these are no details of an evaluation: {place}: {first['msg']}, and {error.error_count() - 1} more; "
+            "evaluate the round again"
+        ) from error
+    return found
 
 
 def estimates(one: Measured, config: IntervalConfig) -> dict[str, Interval]:
@@ -161,13 +210,13 @@ def _comparison(name: str, before: float, after: float, interval: Interval) -> C
     )
 
 
-def _check_same(before: Sequence[ImageDetails], after: Sequence[ImageDetails]) -> None:
-    texts, others = ({image.key: image.references for image in images} for images in (before, after))
-    differing = sorted(key for key in texts.keys() | others.keys() if texts.get(key) != others.get(key))
+def _check_same(before: Sequence[AnyImage], after: Sequence[AnyImage]) -> None:
+    truths, others = ({image.key: image.truth for image in images} for images in (before, after))
+    differing = sorted(key for key in truths.keys() | others.keys() if truths.get(key) != others.get(key))
     if differing:
         raise DataError(
-            f"the two rounds were not measured on the same test images: {len(differing)} differ in key or references "
-            f"(first: {', '.join(differing[:3])}); evaluate both on the same split, with the same limit"
+            f"the two rounds were not measured on the same test images: {len(differing)} differ in key, references "
+            f"or questions (first: {', '.join(differing[:3])}); evaluate both on the same split, with the same limit"
         )
 
 
@@ -214,6 +263,33 @@ def _caption_metrics(sums: Floats) -> Floats:
     return np.concatenate([sums[..., 1:3] / sums[..., :1], bleu.reshape(*sums.shape[:-1], -1)], axis=-1)
 
 
+def _answers(images: Sequence[AskedImage]) -> _Family:
+    """Accuracies of these answers: over all questions, and by kind where enough images have one of the kind."""
+    asked = Counter(name for image in images for name in {metric_of_kind(one.kind) for one in image.questions} if name)
+    kinds = tuple(sorted(name for name, count in asked.items() if count >= _IMAGES_OF_A_KIND))
+
+    def row(image: AskedImage) -> list[float]:
+        marks = [(metric_of_kind(one.kind), accuracy(one.answer, one.answers)) for one in image.questions]
+        hits = sum(hit(one.answer, one.answers) for one in image.questions)
+        own = [[mark for kind, mark in marks if kind == name] for name in kinds]
+        counts = (len(marks), *map(len, own))
+        return [*counts, math.fsum(mark for _, mark in marks), *map(math.fsum, own), hits]
+
+    def combine(sums: Floats) -> Floats:
+        counts, marks, hits = np.split(sums, (1 + len(kinds), 2 + 2 * len(kinds)), axis=-1)
+        # Thirds and tenths add up inexactly, and draws that tie count: what is equal must be so to the last digit.
+        return np.round(np.concatenate([marks / counts, hits / counts[..., :1]], axis=-1), 12)
+
+    return _Family((OFFICIAL, *kinds, ANY), row, combine)
+
+
+def _families_of(details: Mapping[str, Any], images: Sequence[Any]) -> tuple[_Family, ...]:
+    if "questions" in details:
+        return (_answers(images),)
+    return (_BASE,) if "base" in details else _FAMILIES
+
+
+_IMAGES_OF_A_KIND = 30  # so that no draw of the images is without a question of the kind
 _RECALLS = tuple(f"eval/retrieval/{side}_recall_at_{k}" for side in ("text", "image") for k in RECALL_AT)
 _BLEUS = tuple(f"eval/caption/bleu_{order}" for order in range(1, NGRAM_ORDER + 1))
 _FAMILIES = (
@@ -224,4 +300,4 @@ _BASE = _Family(
     tuple(name.replace("eval/retrieval/", "base/") for name in _FAMILIES[0].metrics), _retrieval_row, _recalls
 )
 METRICS = tuple(name for family in _FAMILIES for name in family.metrics)
-"""What of a round has intervals; distinct captions and ITC's own recall are no sums over what the details hold."""
+"""What of captions and retrieval has intervals; distinct captions and ITC's recall are no sums of what is kept."""

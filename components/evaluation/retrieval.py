@@ -6,8 +6,9 @@ with the very score of the right answer count half each: twins neither help nor 
 So that twins do have the very score, equal texts are one text to the model, however they would fall into batches.
 
 Shapes: N images, T texts (T >= N), U different texts, L tokens, d embedding width, K candidates per query, P pairs.
-Memory: image keys and values for `resident_images` at most, similarities `[rows, T]` by chunk; ITM pairs by batch.
-Where it runs out, nothing stays resident any more, and the batch halves.
+Memory: features, candidates and scores in files where they are large (`nearest.room`); similarities by tile; pairs of a
+few images at a time; keys and values of `resident_images` at most. Where it runs out, nothing stays resident any more,
+and the batch halves. What a text is, its tokens and its image, is held for all.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor
 
 from components.common.errors import DataError, ModelError
+from components.evaluation.candidates import ROWS, Candidates, Wanted
 from components.evaluation.config import RetrievalConfig
+from components.evaluation.nearest import Rows, cosine_ranks, nearest, room
 from components.inference.memory import batches, with_halving
 
 RECALL_AT = (1, 5, 10)
-_ROWS = 1024  # rows of a similarity matrix looked at together
+_AT_ONCE = 1 << 15  # pairs whose cosine is taken at a time
 
 
 class MatchingModel(Protocol):
@@ -78,31 +81,44 @@ def retrieval_metrics(
         DataError: if there is no image, or one without a caption.
     """
     task.check()
-    device = task.ids.device
     first, twin = _distinct(task)
     known = replace(task, ids=task.ids[first], mask=task.mask[first])
     kept = _Resident(config.resident_images)
-    images = _image_features(model, task, config, kept)
+    device = task.ids.device
+    features = _image_features(model, task, config, kept)
     embedded = _text_features(model, known, config)
-    texts = embedded[twin]
-    text_candidates = _nearest(images, texts, min(config.top_k, len(texts)))
-    image_candidates = _nearest(texts, images, min(config.top_k, len(images)))
-    own = torch.arange(len(images), device=device)[:, None]
-    # A pair's code is image x U + text: what either direction needs is scored once.
-    asked_texts = own * len(embedded) + twin[text_candidates]
-    asked_images = image_candidates * len(embedded) + twin[:, None]
-    codes = torch.cat([asked_texts.flatten(), asked_images.flatten()]).unique(sorted=True)  # type: ignore[no-untyped-call]
-    rows, columns = codes // len(embedded), codes % len(embedded)
-    scores = _pair_scores(model, known, config, rows, columns, kept, advance or _nobody)
-    scores = _finite(scores + (images[rows] * embedded[columns]).sum(-1), "match scores")
-    text_grid, image_grid = (scores[torch.searchsorted(codes, grid)] for grid in (asked_texts, asked_images))
-    owners = task.owners.to(device)
-    text_ranks = _ranks(text_grid, owners[text_candidates] == own)
-    image_ranks = _ranks(image_grid, image_candidates == owners[:, None])
+    images, texts = Rows(features, device), Rows(embedded, device, twin.to(embedded.device))
+    candidates = Candidates(
+        nearest(images, texts, min(config.top_k, len(texts))), nearest(texts, images, min(config.top_k, len(images)))
+    )
+    for group in candidates.groups(batches(task.images, config.image_batch)):
+        wanted = Wanted.of(candidates, range(group[0].start, group[-1].stop), twin.cpu(), len(embedded))
+        scores = _pair_scores(model, known, config, group, wanted, kept, advance or _nobody)
+        scores = _finite(scores + _cosines(images, Rows(embedded, device), wanted), "match scores")
+        wanted.hand_over(scores, candidates)
+    owners, index = task.owners.cpu(), torch.arange(task.images)
+    text_ranks = _ranks_of(candidates.texts, candidates.text_scores, owners, index)
+    image_ranks = _ranks_of(candidates.images, candidates.image_scores, index, owners)
     metrics = _recalls("text", text_ranks) | _recalls("image", image_ranks)
     metrics["mean_recall"] = sum(metrics.values()) / len(metrics)
-    metrics["itc_mean_recall"] = _itc_recall(images, texts, owners)
+    metrics["itc_mean_recall"] = _itc_recall(images, texts, task.owners.to(device))
     return RetrievalResult(metrics, text_ranks.tolist(), image_ranks.tolist())
+
+
+def _cosines(images: Rows, texts: Rows, wanted: Wanted) -> Tensor:
+    """Cosines [P] of the pairs, on the CPU."""
+    parts = zip(torch.split(wanted.rows, _AT_ONCE), torch.split(wanted.columns, _AT_ONCE), strict=True)
+    return torch.cat([(images.take(rows) * texts.take(columns)).sum(-1).cpu() for rows, columns in parts])
+
+
+def _ranks_of(candidates: Tensor, scores: Tensor, key_ids: Tensor, query_ids: Tensor) -> Tensor:
+    """Rank [Q] of the best candidate [Q,K] of the query's id."""
+    return torch.cat(
+        [
+            _ranks(scores[span], key_ids[candidates[span]] == query_ids[span, None])
+            for span in (slice(part.start, part.stop) for part in batches(len(candidates), ROWS))
+        ]
+    )
 
 
 def _nobody(images: int) -> None:
@@ -127,12 +143,12 @@ def _text_features(model: MatchingModel, task: RetrievalTask, config: RetrievalC
     def embed(rows: Sequence[int]) -> list[Tensor]:
         return [model.text_features(*_trimmed(task, rows)).float()]
 
-    order = task.mask.sum(1).argsort(stable=True)
-    features: list[Tensor] = []
+    order = task.mask.sum(1).argsort(stable=True).tolist()
+    features = _Features(len(order), "text embeddings")
     for batch in batches(len(order), config.text_batch):
-        features += with_halving(embed, order[batch.start : batch.stop].tolist())
-    joined = torch.cat(features)
-    return _finite(torch.empty_like(joined).index_copy_(0, order, joined), "text embeddings")
+        numbers = order[batch.start : batch.stop]
+        features.put(numbers, torch.cat(with_halving(embed, numbers)))
+    return features.rows
 
 
 def _finite(values: Tensor, what: str) -> Tensor:
@@ -177,28 +193,38 @@ def _image_features(model: MatchingModel, task: RetrievalTask, config: Retrieval
         kept.put(numbers, kv)
         return [embedding.float()]
 
-    features: list[Tensor] = []
+    features = _Features(task.images, "image embeddings")
     for batch in batches(task.images, config.image_batch):
-        features += with_halving(embed, batch, release=kept.let_go)
-    return _finite(torch.cat(features), "image embeddings")
+        features.put(batch, torch.cat(with_halving(embed, batch, release=kept.let_go)))
+    return features.rows
 
 
-def _nearest(queries: Tensor, keys: Tensor, count: int) -> Tensor:
-    """Indices [Q,K] of the keys with the highest cosine to each query."""
-    return torch.cat([(part @ keys.T).topk(count).indices for part in torch.split(queries, _ROWS)])
+class _Features:
+    """Embeddings as they come, by number, in a room made for all when the first show how wide they are."""
+
+    def __init__(self, count: int, what: str) -> None:
+        self.rows = torch.empty(0)
+        self._count, self._what = count, what
+
+    def put(self, numbers: Sequence[int], features: Tensor) -> None:
+        """Those of some numbers."""
+        if not self.rows.numel():
+            self.rows = room((self._count, features.shape[1]), features.dtype, features.device)
+        self.rows[torch.as_tensor(numbers)] = _finite(features, self._what).to(self.rows.device)
 
 
 def _pair_scores(
     model: MatchingModel,
     task: RetrievalTask,
     config: RetrievalConfig,
-    rows: Tensor,
-    columns: Tensor,
+    group: Sequence[range],
+    wanted: Wanted,
     kept: _Resident,
     advance: Callable[[int], None],
 ) -> Tensor:
-    """ITM match logits [P] of pairs sorted by image, one batch of images in memory at a time."""
-    ends = torch.searchsorted(rows, torch.arange(task.images + 1, device=rows.device)).tolist()
+    """ITM match logits [P] of a group's pairs, on the CPU, with one batch of images in memory at a time."""
+    first, device = wanted.images.start, task.ids.device
+    ends = torch.searchsorted(wanted.rows, torch.arange(first, wanted.images.stop + 1)).tolist()
 
     def score(numbers: Sequence[int]) -> list[Tensor]:
         kv = kept.take(numbers)
@@ -210,14 +236,14 @@ def _pair_scores(
                 model,
                 task,
                 config,
-                kv.select(torch.tensor([place], device=rows.device)),
-                columns[ends[image] : ends[image + 1]],
-            )
+                kv.select(torch.tensor([place], device=device)),
+                wanted.columns[ends[image - first] : ends[image - first + 1]].to(device),
+            ).cpu()
             for place, image in enumerate(numbers)
         ]
 
     scores: list[Tensor] = []
-    for batch in batches(task.images, config.image_batch):
+    for batch in group:
         scores += with_halving(score, batch, release=kept.let_go)
         advance(len(batch))
     return torch.cat(scores)
@@ -252,16 +278,12 @@ def _recalls(direction: str, ranks: Tensor) -> dict[str, float]:
     return {f"{direction}_recall_at_{k}": float((ranks < k).double().mean()) for k in RECALL_AT}
 
 
-def _itc_recall(images: Tensor, texts: Tensor, owners: Tensor) -> float:
+def _itc_recall(images: Rows, texts: Rows, owners: Tensor) -> float:
     """Mean of the six recalls by cosine alone."""
     index = torch.arange(len(images), device=owners.device)
     recalls: list[float] = []
     for queries, keys, query_ids, key_ids in ((images, texts, index, owners), (texts, images, owners, index)):
-        ranks = [
-            _ranks(part @ keys.T, ids[:, None] == key_ids[None])
-            for part, ids in zip(torch.split(queries, _ROWS), torch.split(query_ids, _ROWS), strict=True)
-        ]
-        recalls += _recalls("", torch.cat(ranks)).values()
+        recalls += _recalls("", cosine_ranks(queries, keys, query_ids, key_ids)).values()
     return sum(recalls) / len(recalls)
 
 

@@ -9,8 +9,9 @@ digit follows), at most 32 periods go, and hyphens become spaces.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean
 
 OFFICIAL, ANY = "eval/vqa/accuracy_official", "eval/vqa/accuracy_any"
@@ -61,6 +62,7 @@ class Scored:
     kind: str = ""
 
 
+@lru_cache(1 << 16)  # the same few answers come again and again
 def normalise(text: str) -> str:
     """A text as the scorer compares it where annotators differ: punctuation, case, number words, articles."""
     return _words(_without_punctuation(text))
@@ -87,15 +89,16 @@ def vqa_metrics(answers: Iterable[Scored]) -> dict[str, float]:
     marks = [accuracy(one.answer, one.truth) for one in answers]
     by_kind: dict[str, list[float]] = {}
     for one, mark in zip(answers, marks, strict=True):
-        by_kind.setdefault(one.kind, []).append(mark)
+        if name := metric_of_kind(one.kind):
+            by_kind.setdefault(name, []).append(mark)
     found = {OFFICIAL: fmean(marks), ANY: fmean(hit(one.answer, one.truth) for one in answers)}
-    return found | _named(by_kind)
+    return found | {name: fmean(by_kind[name]) for name in sorted(by_kind)}
 
 
-def _named(by_kind: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """`eval/vqa/accuracy_official_yes_no` and so on, of the kinds that have a name."""
-    named = ((re.sub(r"[^a-z0-9]+", "_", kind.lower()).strip("_"), marks) for kind, marks in sorted(by_kind.items()))
-    return {f"{TYPED}{name}": fmean(marks) for name, marks in named if name}
+def metric_of_kind(kind: str) -> str | None:
+    """`eval/vqa/accuracy_official_yes_no` of the kind `yes/no` and so on; None of a kind without a name."""
+    name = re.sub(r"[^a-z0-9]+", "_", kind.lower()).strip("_")
+    return f"{TYPED}{name}" if name else None
 
 
 def _trimmed(text: str) -> str:

@@ -78,11 +78,11 @@ class Objective(nn.Module):
         """Losses of one micro-batch."""
         raise NotImplementedError
 
-    def see(self, vision: VisionTransformer, batch: ModelBatch) -> Tensor:
-        """Image tokens `[B, 1+N, D]` of a batch."""
+    def see(self, vision: VisionTransformer, pixels: Tensor, image_ids: Tensor) -> Tensor:
+        """Image tokens `[B, 1+N, D]` of images `[B, 3, S, S]` with ids `[B]`."""
         if self.remembered is not None:
-            return self.remembered(batch.pixels, batch.image_ids)
-        return vision(batch.pixels)  # type: ignore[no-any-return]
+            return self.remembered(pixels, image_ids)
+        return vision(pixels)  # type: ignore[no-any-return]
 
     def bounds(self) -> list[Bound]:
         """Parameters that every optimizer step must leave within a range; none by default."""
@@ -114,7 +114,7 @@ class CaptionObjective(Objective):
 
     def forward(self, batch: ModelBatch) -> dict[str, Tensor]:
         """`loss`, `loss_lm`, `nll_lm`."""
-        image_kv = self.model.project_images(self.see(self.model.vision_model, batch))
+        image_kv = self.model.project_images(self.see(self.model.vision_model, batch.pixels, batch.image_ids))
         language = language_loss(self.model, batch.ids, batch.mask, image_kv, prompt_length=self.prompt_length)
         return _report({"loss_lm": language.loss}, {"nll_lm": language.nll})
 
@@ -193,7 +193,7 @@ class ContrastiveObjective(Objective):
         model = self.model
         with torch.no_grad():
             model.temperature.clamp_(*objectives.TEMPERATURE_RANGE)
-        tokens = self.see(model.vision_model, batch)
+        tokens = self.see(model.vision_model, batch.pixels, batch.image_ids)
         image_kv = model.project_images(tokens)
         image_embed, text_embed = model.image_embed(tokens), model.text_features(batch.ids, batch.mask)
         contrast = self._contrast(batch, tokens, image_embed, text_embed)

@@ -35,6 +35,7 @@ class VqaBatch:
         answers, answer_mask: the same of the answers, `[R, A]`.
         owners: int64 `[R]`, the question of each answer.
         weights: float `[R]`, how much an answer counts: the share of the annotators who gave it.
+        image_ids: int64 `[B]`, equal for questions about the same image.
     """
 
     pixels: Tensor
@@ -44,6 +45,7 @@ class VqaBatch:
     answer_mask: Tensor
     owners: Tensor
     weights: Tensor
+    image_ids: Tensor
 
     def to(self, device: torch.device | str) -> "VqaBatch":
         """The batch on a device (asynchronously from pinned memory)."""
@@ -64,7 +66,9 @@ class VqaObjective(Objective):
 
     def forward(self, batch: VqaBatch) -> dict[str, Tensor]:  # type: ignore[override]
         """`loss` (= `loss_vqa`: weighted sums over answers' tokens, by question), `nll_vqa` (the same unsmoothed)."""
-        question_kv = self.model.encode_questions(batch.pixels, batch.questions, batch.question_mask)
+        tokens = self.see(self.model.vision_model, batch.pixels, batch.image_ids)
+        image_kv = self.model.text_encoder.project_images(tokens)
+        question_kv = self.model.read_questions(image_kv, batch.questions, batch.question_mask)
         found = answer_losses(self.model, batch.answers, batch.answer_mask, question_kv.select(batch.owners))
         questions = batch.questions.shape[0]
         loss = (batch.weights * found.loss).sum() / questions

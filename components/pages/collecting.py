@@ -53,7 +53,7 @@ def _round(result: BootstrapResult, one: RoundResult) -> RoundReport:
         uncertainty=one.uncertainty,
         curves=curves,
         datasets=(one.web, result.raw.train),
-        models=tuple(filter(None, (one.base, one.captioner, one.filter, one.vqa))),
+        models=one.models,
         calibration=one.calibration,
         drift=one.drift.text if one.drift else "",
         drift_worse=bool(one.drift and one.drift.worse),

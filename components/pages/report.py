@@ -15,8 +15,8 @@ from components.common.metrics import (
     BASE_RECALL,
     BLEU_4,
     CIDER,
+    HEADLINES,
     OF_CAPFILT,
-    PRIMARY,
     RECALL,
     VQA,
     Metric,
@@ -71,6 +71,7 @@ STAGES = {
     "base": "Pre-training",
     "captioner": "Captioner",
     "filter": "Filter",
+    "retrieval": "Retrieval model",
     "vqa": "VQA",
 }
 
@@ -159,7 +160,7 @@ def _row(name: str, values: Sequence[float | None], rounds: Sequence[RoundReport
     weighed = known[-1].changes.get(name) if known and known[-1] else None
     words, mood = _change(entry, change(values, len(values) - 1), weighed)
     weight = f"{span(entry, weighed.interval.low, weighed.interval.high)}: {weighed.verdict}" if weighed else ""
-    return Row(entry.label, cells, words, mood, name in PRIMARY, weight)
+    return Row(entry.label, cells, words, mood, name in HEADLINES, weight)
 
 
 def _ends(entry: Metric, interval: Interval | None) -> str:
@@ -219,7 +220,7 @@ def _tiles(data: ReportData) -> list[Tile]:
     first, best = data.rounds[0], spoken_of(data.rounds, data.champion)
     weighed = best.uncertainty.changes if best.uncertainty else {}
     tiles = []
-    for name in PRIMARY:
+    for name in HEADLINES:
         if name in best.metrics:
             entry = metric(name)
             words, mood = _change(entry, change([first.metrics.get(name), best.metrics[name]], 1), weighed.get(name))

@@ -28,6 +28,7 @@ ABOUT: dict[ModelRole, str] = {
     "base": "Pre-trained on web and human pairs (ITC, ITM, LM): its round's captioner and filter start from it.",
     "captioner": "Writes a caption for every web image: a pre-trained model finetuned on human captions (LM).",
     "vqa": "Answers questions about images: a pre-trained model finetuned on annotators' answers.",
+    "retrieval": "Finds images by texts and texts by images: a pre-trained model finetuned on human captions.",
     "filter": "Says whether a text fits its image: a pre-trained model finetuned on human captions (ITC, ITM).",
 }
 ALIASES = (
@@ -95,7 +96,7 @@ def _ends(name: str, interval: Interval) -> dict[str, float]:
 def _register_models(
     run: Tracker, result: BootstrapResult, one: RoundResult, scores: Mapping[str, float], note: str
 ) -> None:
-    for model in filter(None, (one.base, one.captioner, one.filter, one.vqa)):
+    for model in one.models:
         name = f"{result.name}-{model.role}"
         tags = {"round": str(one.round), "web_digest": one.web.digest}
         about = f"{ABOUT[model.role]}\n\n{ALIASES}"

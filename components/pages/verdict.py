@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol, TypeVar
 
 from components.common.contracts import Comparison, Uncertainty
-from components.common.metrics import PRIMARY, Metric, metric
+from components.common.metrics import HEADLINES, Metric, metric
 from components.pages.charts import number
 
 Word = Literal["clear", "mixed", "within noise"]
@@ -60,8 +60,13 @@ def verdict(rounds: Sequence[Round], champion: int | None = None) -> str:
     changes = list(_changes(first, other))
     if not changes:
         return f"{len(rounds)} rounds ended, and nothing was measured that could be compared."
-    words = " and ".join(_told(name, before, after, _weighing(other, name)) for name, before, after in changes)
-    return f"Round {other.round} {_judgement(other)} round {first.round}: {words}."
+    told = [_told(name, before, after, _weighing(other, name)) for name, before, after in changes]
+    return f"Round {other.round} {_judgement(other)} round {first.round}: {_listed(told)}."
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def certainty(rounds: Sequence[Round]) -> str:
@@ -100,7 +105,7 @@ def _told(name: str, before: float, after: float, weighed: Comparison | None) ->
 
 
 def _weighed(one: Round) -> list[Comparison]:
-    return [found for name in PRIMARY if (found := _weighing(one, name)) is not None]
+    return [found for name in HEADLINES if (found := _weighing(one, name)) is not None]
 
 
 def _weighing(one: Round, name: str) -> Comparison | None:
@@ -108,8 +113,8 @@ def _weighing(one: Round, name: str) -> Comparison | None:
 
 
 def _changes(first: Round, other: Round) -> Iterator[tuple[str, float, float]]:
-    """(name, before, after) of the primary metrics that both rounds have, as finite numbers."""
-    for name in PRIMARY:
+    """(name, before, after) of the headline metrics that both rounds have, as finite numbers."""
+    for name in HEADLINES:
         before, after = first.metrics.get(name, math.nan), other.metrics.get(name, math.nan)
         if math.isfinite(before) and math.isfinite(after):
             yield name, before, after
@@ -117,7 +122,7 @@ def _changes(first: Round, other: Round) -> Iterator[tuple[str, float, float]]:
 
 def _figures(one: Round) -> str:
     return ", ".join(
-        f"{metric(name).in_words} {_figure(name, one.metrics[name])}" for name in PRIMARY if name in one.metrics
+        f"{metric(name).in_words} {_figure(name, one.metrics[name])}" for name in HEADLINES if name in one.metrics
     )
 
 

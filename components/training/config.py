@@ -244,14 +244,14 @@ class TrainConfig(LoaderConfig):
     )
     seed: int = Field(default=0, ge=0, description="seed of initial weights, dropout and data order")
 
-    def lack_of_negatives(self, role: TrainedRole, processes: int | None = None) -> str | None:
+    def lack_of_negatives(self, role: str, processes: int | None = None) -> str | None:
         """Why a training of this role would learn of no wrong pair; None if it does.
 
         A match is learned beside texts and images of other pairs in the same micro-batch: without one, accepting
         everything is perfect.
 
         Args:
-            role: what is trained.
+            role: what is trained, as its settings are named.
             processes: in all, where that is known already.
         """
         others = self.all_rank_negatives and processes != 1

@@ -104,4 +104,5 @@ class QuestionFeed(PairFeed):
             answers.mask,
             owners=torch.tensor([owner for owner, _, _ in rows]),
             weights=torch.tensor([share for _, _, share in rows], dtype=torch.float32),
+            image_ids=torch.as_tensor(pairs.image_ids),
         ).to(self._device)

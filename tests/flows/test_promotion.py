@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from components.common.contracts import EvalReport, ModelRef, Promotion, RoundResult
+from components.common.contracts import AskedData, EvalReport, ModelRef, Promotion, RoundResult
 from components.common.errors import ModelError
 from components.common.storage import open_store
 from components.common.tracking import Tracker
@@ -19,11 +19,12 @@ from flows.assessment import measure
 from flows.preparation import prepare
 from flows.promotion import promote
 from flows.stages import BootstrapContext
-from tests.helpers.ended import DATASET, IMAGES, evaluation_details, round_result
+from tests.helpers.ended import DATASET, IMAGES, answers_details, evaluation_details, round_result
 from tests.helpers.tiny import overrides
 from tests.helpers.tiny_models import save_tiny_models
 
-RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
+RECALL, CIDER, VQA = "eval/retrieval/mean_recall", "eval/caption/cider", "eval/vqa/accuracy_official"
+ASKED = AskedData(train=DATASET, test=DATASET)
 
 
 class Registry(Tracker):
@@ -115,6 +116,104 @@ def test_how_far_beyond_noise_is_for_the_config_to_say(
     assert (found.champion, found.reasons[-1]) == (0, "better beyond noise by more than 50.0%: nothing")
     lenient = context(tmp_path, [], evaluation__gate__max_loss=0.05)
     assert promote(lenient, rounds(30, (29, 1.5)), DATASET).champion == 1
+
+
+def asking(tmp_path: Path, held: list[ModelRef] | None) -> BootstrapContext:
+    """Where captions, ranks and answers decide."""
+    vqa = {"vqa__steps": 3, "vqa__batch_size": 8, "vqa__optim__warmup_steps": 1}
+    metrics = f"[{RECALL},{CIDER},{VQA}]"
+    tasks = "[captioning,retrieval,vqa]"
+    return context(tmp_path, held, tasks=tasks, evaluation__gate__metrics=metrics, **vqa)
+
+
+def answered(folder: Path, number: int, right: int) -> EvalReport:
+    uri = answers_details(folder / "answers" / f"{number}.json", right)
+    return EvalReport(round=number, metrics={VQA: right / IMAGES}, uri=uri)
+
+
+def with_answers(one: RoundResult, report: EvalReport) -> RoundResult:
+    return one.model_copy(update={"answers_uri": report.uri, "metrics": {**one.metrics, **report.metrics}})
+
+
+@pytest.mark.parametrize(
+    ("found", "right", "champion", "told"),
+    [
+        (30, (20, 40), 1, "better beyond noise: VQA accuracy"),
+        (30, (20, 21), 0, "better beyond noise: nothing"),
+        (45, (40, 20), 0, "VQA accuracy is worse beyond noise"),
+    ],
+)
+def test_answers_decide_where_the_gate_names_them(
+    tmp_path: Path,
+    rounds: Callable[..., list[RoundResult]],
+    found: int,
+    right: tuple[int, int],
+    champion: int,
+    told: str,
+) -> None:
+    asked = [with_answers(one, answered(tmp_path, one.round, right[one.round])) for one in rounds(30, found)]
+    decided = promote(asking(tmp_path, []), asked, DATASET, ASKED)
+    assert decided.champion == champion
+    assert told in decided.reasons
+    assert [one.metric for one in decided.weighed[0].comparisons] == [RECALL, CIDER, VQA]
+
+
+class Registries(Registry):
+    """A registry that may also hold a model that answers, and one for retrieval."""
+
+    def find_champions(self, names: Sequence[str]) -> list[ModelRef] | None:
+        return [one for one in self.held or [] if f"sample-{one.role}" in names]
+
+
+@pytest.mark.parametrize(("old", "promoted"), [(20, True), (58, False), (None, True)])
+def test_a_registered_champions_answers_are_measured_too(
+    tmp_path: Path,
+    held: list[ModelRef],
+    rounds: Callable[..., list[RoundResult]],
+    monkeypatch: pytest.MonkeyPatch,
+    old: int | None,
+    promoted: bool,
+) -> None:
+    """One that has none does not pass a gate that asks for them."""
+    place = asking(tmp_path, held)
+    vqa = held[0].model_copy(update={"role": "vqa"})
+    place.tracker = Registries(held if old is None else [*held, vqa])
+    monkeypatch.setattr(promotion, "measure", lambda *inputs: evaluated(tmp_path, 99, 30))
+    asked: list[object] = []
+
+    def measure_answers(place: BootstrapContext, *inputs: object) -> EvalReport:
+        asked.append(inputs)
+        return answered(tmp_path, 99, old or 0)
+
+    monkeypatch.setattr(promotion, "measure_answers", measure_answers)
+    best = with_answers(rounds(30)[0], answered(tmp_path, 0, 40))
+    decided = promote(place, [best], DATASET, ASKED)
+    assert decided.promoted is promoted
+    assert asked == ([] if old is None else [("champion/evaluate-vqa", vqa, DATASET)])
+    if old is None:
+        assert "does not pass the gate: VQA accuracy was not measured" in decided.reasons[-1]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_registered_champions_own_model_for_retrieval_is_measured(
+    tmp_path: Path,
+    held: list[ModelRef],
+    rounds: Callable[..., list[RoundResult]],
+    monkeypatch: pytest.MonkeyPatch,
+    apart: bool,
+) -> None:
+    place = context(tmp_path, held, retrieval__steps=2)
+    own = held[1].model_copy(update={"role": "retrieval", "digest": "own"})
+    place.tracker = Registries([*held, own] if apart else held)
+    measured: list[object] = []
+
+    def measure(place: BootstrapContext, name: str, *models: object) -> EvalReport:
+        measured.extend(models)
+        return evaluated(tmp_path, 99, 20)
+
+    monkeypatch.setattr(promotion, "measure", measure)
+    promote(place, rounds(30), DATASET)
+    assert measured == [held[0], own if apart else held[1], DATASET]
 
 
 @pytest.mark.parametrize("details", [None, "gone", "{}"])

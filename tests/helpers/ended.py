@@ -101,4 +101,20 @@ def evaluation_details(path: Path, found: int, cider: float = 1.0) -> str:
     return str(path)
 
 
+def answers_details(path: Path, right: int) -> str:
+    """Details of answers: of 60 images the first so many have theirs right.
+
+    Returns:
+        where they lie.
+    """
+    rows = [
+        {"key": f"{number:03d}", "question": "red?", "kind": "yes/no", "answers": ["yes"] * 10}
+        | {"answer": "yes" if number < right else "no"}
+        for number in range(IMAGES)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"questions": rows}))
+    return str(path)
+
+
 DRIFT = Drift(worse=True, text="at threshold 0.5 its purity fell")

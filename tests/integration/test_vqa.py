@@ -1,4 +1,5 @@
-"""The loop with questions, tiny: each round finetunes and measures a model that answers, and `capfilt ask` uses it."""
+"""The loop with its further tasks, tiny: each round finetunes and measures a model that answers, which `capfilt ask`
+uses, and one for retrieval alone."""
 
 import json
 import subprocess
@@ -8,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from components.common.metrics import find_metric
+from components.common.metrics import RECALL, VQA, find_metric
 from tests.helpers.tiny import options
 from tests.integration.test_bootstrap import _environment, _run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ASKED = {
     "tasks": "[captioning,retrieval,vqa]",
+    "retrieval__steps": 2,
     "vqa__steps": 3,
     "vqa__batch_size": 8,
     "vqa__optim__warmup_steps": 1,
@@ -40,6 +42,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def test_every_round_answers(finished: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
     _, result, _ = finished
     assert [one["vqa"]["role"] for one in result["rounds"]] == ["vqa", "vqa"]
+    assert result["weighed"][0]["against"] == "round 0"
+    assert [one["metric"] for one in result["weighed"][0]["comparisons"]] == [RECALL, VQA]
+    assert VQA in result["rounds"][0]["uncertainty"]["values"] and VQA in result["rounds"][1]["uncertainty"]["changes"]
     assert result["rounds"][0]["vqa"]["digest"] != result["rounds"][1]["vqa"]["digest"]
     for one in result["rounds"]:
         own = {name for name in one["metrics"] if "vqa" in name}
@@ -48,9 +53,18 @@ def test_every_round_answers(finished: tuple[Path, dict[str, Any], dict[str, Any
         assert all(find_metric(name) for name in own)
         told = json.loads(Path(one["answers_uri"]).read_text())
         assert {row["kind"] for row in told["questions"]} <= {"colour", "count", "shape", "place", "yes/no", "relation"}
-        assert one["histories"].keys() == {"pretrain", "captioner", "filter", "vqa"}
+        assert one["histories"].keys() == {"pretrain", "captioner", "filter", "retrieval", "vqa"}
     page = Path(result["report"]).read_text()
     assert "VQA accuracy" in page and "Answering" in page
+
+
+def test_retrieval_is_measured_of_its_own_model(finished: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
+    _, result, _ = finished
+    for one in result["rounds"]:
+        assert one["retrieval"]["role"] == "retrieval"
+        assert one["retrieval"]["digest"] != one["filter"]["digest"]
+        assert json.loads(Path(one["details_uri"]).read_text())["filter"] == one["retrieval"]["digest"]
+        assert {"retrieval/loss_itc", "retrieval/loss_itm", "filter/loss_itm"} <= one["metrics"].keys()
 
 
 def test_again_everything_is_found(finished: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
@@ -59,6 +73,7 @@ def test_again_everything_is_found(finished: tuple[Path, dict[str, Any], dict[st
     assert [one["metrics"] for one in again["rounds"]] == [one["metrics"] for one in first["rounds"]]
     names = {stage["stage"] for stage in again["stages"]}
     assert {"import/questions-train", "import/questions-test", "round-1/vqa", "round-1/evaluate-vqa"} <= names
+    assert "round-1/retrieval" in names
 
 
 def test_the_models_answer_from_the_command_line(finished: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:

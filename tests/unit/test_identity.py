@@ -87,7 +87,7 @@ def fields_of(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, Fi
             yield from fields_of(inner, f"{above}{name}.")
 
 
-ROLES = ("pretrain", "captioner", "filter", "vqa")
+ROLES = ("pretrain", "captioner", "filter", "retrieval", "vqa")
 # Fields that decide nothing at all, or not some result. Who adds one shows here that it was meant.
 TRAINING = {
     "loader_threads", "prefetch", "cache_decoded_mb", "cache_dir", "cache_gb", "checkpointed_layers", "log_every",
@@ -116,7 +116,8 @@ NEWER = {
     *(f"capfilt.{name}" for name in ("calibrated", "weights", "score", "keep", "weigh", "check_captions", "cascade")),
     *(f"{role}.optim.{name}" for role in ROLES for name in ("lr_vision", "lr_text", "layer_decay", "freeze")),
 }  # fmt: skip
-NEWER |= {f"{role}.max_answer_tokens" for role in ROLES} | {"tasks", "vqa", "answering", "data.questions"}
+NEWER |= {f"{role}.max_answer_tokens" for role in ROLES} | {"tasks", "retrieval", "vqa", "answering"}
+NEWER |= {"data.questions"}
 
 
 def test_every_setting_decides_or_says_why_not() -> None:
@@ -223,7 +224,27 @@ CHANGES = {
     "tasks=[captioning,retrieval,vqa]": "bootstrap",
     "vqa.steps=99": "",  # nobody asks
     "answering.top_k=9": "",
+    "retrieval={}": "bootstrap",
 }
+
+
+def test_retrieval_with_the_filters_settings_is_the_filters_stage(tmp_path: Path) -> None:
+    """It is found done; with other settings it is another, and the filter's stays what it was."""
+
+    def stages(*overrides: str) -> tuple[str, str]:
+        config = load_config(None, [f"store={tmp_path}", *overrides])
+        probe = Probe(config, open_store(config.store), Tracker(), tmp_path)
+        found = []
+        for role in ("filter", "retrieval"):
+            finetune(probe, 0, role, BASE, DATA)  # type: ignore[arg-type]
+            found.append(probe.digests["finetune-filter"])
+        return found[0], found[1]
+
+    filter, same = stages("retrieval={}", "retrieval.log_every=3")
+    assert same == filter
+    for change in ("retrieval.steps=99", "retrieval.negative_temperature=null", "retrieval.seed=4"):
+        again, other = stages(change)
+        assert again == filter != other, change
 
 
 def test_what_is_found_out_by_a_probe_is_found_done_on_other_machines(
@@ -233,7 +254,11 @@ def test_what_is_found_out_by_a_probe_is_found_done_on_other_machines(
     store = open_store(str(tmp_path / "store"))
     for work, key in PRECISION_KEYS.items():
         store.write(key, json.dumps({work: "bf16"}).encode())
-    places = [*(f"{role}.precision" for role in ROLES), "evaluation.precision", "capfilt.precision"]
+    places = [
+        *(f"{role}.precision" for role in ROLES if role != "retrieval"),
+        "evaluation.precision",
+        "capfilt.precision",
+    ]
     begun, went_on = (digests(*(f"{place}={name}" for place in places)) for name in ("bf16", "auto"))
     stages = begun.keys() - {"plan", "checkpoint", "bootstrap"}
     assert len(stages) == 7

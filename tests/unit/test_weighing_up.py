@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.common.contracts import EvalReport
+from components.common.contracts import Answering, EvalReport, ModelRef, TrainResult
 from components.common.metrics import find_metric
 from components.common.storage import open_store
 from components.common.tracking import Tracker
@@ -13,9 +13,9 @@ from components.config import load_config
 from components.pages.rounds import log_certainty
 from flows.assessment import weigh_up
 from flows.stages import BootstrapContext
-from tests.helpers.ended import evaluation_details, round_result
+from tests.helpers.ended import answers_details, evaluation_details, round_result
 
-RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
+RECALL, CIDER, VQA = "eval/retrieval/mean_recall", "eval/caption/cider", "eval/vqa/accuracy_official"
 
 
 class Recorder(Tracker):
@@ -52,6 +52,28 @@ def test_round_0_has_intervals_and_later_ones_changes_against_it(context: Bootst
     assert one is not None
     assert (one.changes[RECALL].difference, one.changes[RECALL].verdict) == (0.25, "clear")
     assert one.changes[CIDER].verdict == "within noise"
+
+
+def test_answers_have_intervals_beside_captions_and_ranks(context: BootstrapContext, tmp_path: Path) -> None:
+    training = TrainResult(model=ModelRef(role="vqa", uri="/m", digest="m"), steps=1, metrics={}, seconds=1.0)
+
+    def answering(number: int, right: int) -> Answering:
+        uri = answers_details(tmp_path / f"answers-{number}.json", right)
+        return Answering(training=training, report=EvalReport(round=number, metrics={}, uri=uri))
+
+    reports, answers = (
+        [report(tmp_path, 0, 30, 1.0), report(tmp_path, 1, 45, 1.0)],
+        [answering(0, 20), answering(1, 40)],
+    )
+    zero = weigh_up(context, [], reports[0], None, answers[0])
+    assert zero is not None and zero.values[VQA].low < 1 / 3 < zero.values[VQA].high
+    places = {"details_uri": reports[0].uri, "answers_uri": answers[0].report.uri}
+    one = weigh_up(context, [round_result(0, {}, **places)], reports[1], None, answers[1])
+    assert one is not None and {RECALL, CIDER, VQA} <= one.changes.keys()
+    assert (one.changes[VQA].difference, one.changes[VQA].verdict) == (pytest.approx(1 / 3), "clear")
+    run = Recorder()
+    log_certainty(run, round_result(1, {}, uncertainty=one), 1)
+    assert {"interval/vqa/accuracy_official/low", "change/vqa/accuracy_official"} <= {name for name, _, _ in run.points}
 
 
 @pytest.mark.parametrize("place", ["gone.json", None])

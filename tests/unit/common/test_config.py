@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from components.common.errors import ConfigError
-from components.config import CONFIGS, load_config
+from components.config import CONFIGS, BootstrapConfig, load_config
 from components.data.config import LoaderConfig
 from components.training.config import TrainConfig
 
@@ -155,6 +155,27 @@ def test_questions_are_asked_by_one_setting_and_change_nothing_else() -> None:
         load_config().training("vqa")
 
 
+def test_answers_may_decide_where_they_are_asked_for() -> None:
+    gate = load_config(None, [ASKED, "evaluation.gate.metrics=[eval/vqa/accuracy_official]"]).evaluation.gate
+    assert gate.metrics == ("eval/vqa/accuracy_official",)
+
+
+def test_retrieval_alone_is_trained_as_the_filter_but_for_what_is_set() -> None:
+    assert "retrieval" not in load_config().trainings()
+    with pytest.raises(ConfigError, match="has no retrieval"):
+        load_config().training("retrieval")
+    config = load_config(None, ["retrieval.steps=99", "retrieval.optim.lr=1e-4"])
+    filter = config.training("filter")
+    optim = filter.optim.model_copy(update={"lr": 1e-4})
+    assert config.training("retrieval") == filter.model_copy(update={"steps": 99, "optim": optim})
+    assert load_config(None, ["retrieval={}"]).training("retrieval") == filter
+    epochs = load_config(None, ["retrieval.epochs=2"]).training("retrieval")
+    assert (epochs.steps, epochs.epochs, epochs.negative_temperature) == (None, 2, filter.negative_temperature)
+    assert BootstrapConfig.model_validate(config.model_dump(mode="json")) == config
+    with pytest.raises(ConfigError, match="`retrieval.batch_size` is 1"):
+        load_config(None, ["retrieval.batch_size=1"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "fault"),
     [
@@ -164,7 +185,7 @@ def test_questions_are_asked_by_one_setting_and_change_nothing_else() -> None:
         ([ASKED, "data.source=files", *PATHS], "these are not set: data.questions.train, data.questions.test"),
         ([ASKED, "vqa.image_size=70"], "`vqa.image_size` is 70"),
         (["evaluation.gate.floors={eval/vqa/accuracy_official: 0.5}"], "only the task vqa measures"),
-        (["evaluation.gate.metrics=[eval/vqa/accuracy_official]"], "has no interval, so it cannot decide"),
+        (["evaluation.gate.metrics=[eval/vqa/accuracy_official]"], "only the task vqa measures"),
     ],
 )
 def test_what_the_task_needs_is_said_at_once(overrides: list[str], fault: str) -> None:

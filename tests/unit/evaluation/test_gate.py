@@ -78,7 +78,7 @@ def test_what_can_be_no_champion_whatever_the_others_are(
 
 
 def test_only_what_has_an_interval_decides_and_anything_measured_has_a_floor() -> None:
-    assert set(WEIGHED) == set(METRICS)
+    assert set(WEIGHED) == {*METRICS, "eval/vqa/accuracy_official", "eval/vqa/accuracy_any"}
     with pytest.raises(ValueError, match="distinct_captions has no interval, so it cannot decide"):
         GateConfig(metrics=("eval/caption/distinct_captions",))
     GateConfig(floors={"eval/caption/distinct_captions": 0.2})

@@ -15,6 +15,7 @@ from components.common.resampling import IntervalConfig, bootstrap
 from components.evaluation.captions import bleu_scores, rouge_l
 from components.evaluation.intervals import METRICS, compare, estimates, measured, read_measured, uncertainty
 from components.evaluation.ptb import tokenize
+from components.evaluation.vqa import ANY, OFFICIAL, Scored, vqa_metrics
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -193,6 +194,80 @@ def test_what_is_no_json_is_told(tmp_path: Path) -> None:
     (tmp_path / "details.json").write_text("{")
     with pytest.raises(DataError, match=r"details\.json is no JSON"):
         read_measured(str(tmp_path / "details.json"))
+
+
+# ------------------------------------------------------------------------------------------------------------- answers
+
+KINDS = {"colour": ("red", "dark red", "blue"), "yes/no": ("yes", "no"), "": ("left", "the left")}
+COLOUR = f"{OFFICIAL}_colour"
+
+
+def some_answers(seed: int, images: int = 36, gain: float = 0.0) -> dict[str, Any]:
+    """Details of answers to one to three questions an image; questions and annotators are the same in every round."""
+    rng, truth = np.random.default_rng(seed), np.random.default_rng(98)
+    rows = []
+    for number in range(images):
+        for kind, words in list(KINDS.items())[: 1 + number % 3]:
+            answers = [str(truth.choice(words)) for _ in range(10)]
+            right = rng.random() < 0.5 + gain
+            answer = str(answers[0]) if right else str(rng.choice([*words, "grey"]))
+            row = {"key": f"image-{number:02d}", "question": f"what {kind}?", "kind": kind}
+            rows.append(row | {"answer": answer, "answers": answers})
+    rng.shuffle(rows)
+    return {"round": 0, "questions": rows}
+
+
+def answers_metric(details: dict[str, Any], drawn: Sequence[int], name: str) -> float:
+    """An accuracy made anew of the images drawn, by the scorer."""
+    keys = sorted({row["key"] for row in details["questions"]})
+    rows = [row for number in drawn for row in details["questions"] if row["key"] == keys[number]]
+    found = vqa_metrics(Scored(row["answer"], row["answers"], row["kind"]) for row in rows)[name]
+    return round(found, 12)  # equal ones are equal, however they were added up
+
+
+ANSWERS_0, ANSWERS_1 = some_answers(0), some_answers(1, gain=0.3)
+
+
+@pytest.mark.parametrize("name", [OFFICIAL, ANY, COLOUR])
+def test_an_accuracys_intervals_are_scipys(name: str) -> None:
+    """Of one round, and of the difference of two."""
+    one = estimates(measured(ANSWERS_0), CONFIG)[name]
+    assert (one.low, one.high) == pytest.approx(scipys(lambda drawn: answers_metric(ANSWERS_0, drawn, name), 36))
+    ours = compare(measured(ANSWERS_0), measured(ANSWERS_1), CONFIG)[name]
+    before, after = (answers_metric(details, range(36), name) for details in (ANSWERS_0, ANSWERS_1))
+    assert (ours.before, ours.after) == pytest.approx((before, after))
+
+    def difference(drawn: Sequence[int]) -> float:
+        return answers_metric(ANSWERS_1, drawn, name) - answers_metric(ANSWERS_0, drawn, name)
+
+    assert (ours.interval.low, ours.interval.high) == pytest.approx(scipys(difference, 36), abs=1e-9)
+
+
+def test_a_kind_that_few_images_are_asked_of_has_no_interval() -> None:
+    """A draw of the images could be without any; and questions of no kind make none."""
+    assert set(estimates(measured(ANSWERS_0), CONFIG)) == {OFFICIAL, ANY, COLOUR}
+    assert set(estimates(measured(some_answers(0, images=60)), CONFIG)) == {OFFICIAL, ANY, COLOUR, f"{OFFICIAL}_yes_no"}
+
+
+def test_questions_of_an_image_are_no_independent_ones() -> None:
+    """Five times the same question tells nothing new: the interval is that of one."""
+    once = [row for row in ANSWERS_0["questions"] if row["kind"] == "colour"]
+    single, many = (estimates(measured({"questions": rows}), CONFIG)[OFFICIAL] for rows in (once, 5 * once))
+    assert (many.low, many.high) == pytest.approx((single.low, single.high))
+    assert single.high - single.low > 0.2
+
+
+@pytest.mark.parametrize("change", [{"key": "another"}, {"question": "another"}, {"answers": ["another"]}])
+def test_other_questions_are_refused(change: dict[str, Any]) -> None:
+    first, *others = ANSWERS_1["questions"]
+    with pytest.raises(DataError, match="not measured on the same test images"):
+        compare(measured(ANSWERS_0), measured({"questions": [{**first, **change}, *others]}), CONFIG)
+
+
+@pytest.mark.parametrize("questions", [[], [{"key": "a"}], None])
+def test_what_is_no_record_of_answers_is_refused(questions: Any) -> None:
+    with pytest.raises(DataError, match="no details of an evaluation: questions|at least two test images"):
+        measured({"questions": questions})
 
 
 SPLITS = 2000

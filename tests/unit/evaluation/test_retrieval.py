@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from components.common.errors import DataError, ModelError
+from components.common.errors import DataError, ModelError, StorageError
+from components.evaluation import candidates, nearest, retrieval
 from components.evaluation.config import RetrievalConfig
 from components.evaluation.retrieval import RetrievalTask, owners_of, retrieval_metrics
 
@@ -114,6 +115,72 @@ def test_batches_and_what_stays_in_memory_change_nothing(resident):
     assert got.metrics == pytest.approx(expected.metrics)
     assert got.image_ranks == expected.image_ranks
     assert model.encoded == 20 + (20 - min(resident, 20))
+
+
+@pytest.mark.parametrize("tile", [1, 7, 1000])
+def test_many_images_go_by_tiles_and_through_files(tile, monkeypatch):
+    """As many images as do not fit at once: the same ranks to the last, and no file is left."""
+    captions = [1 + i % 4 for i in range(23)]
+    task, pixels = make_task(captions, seed=1)
+    config = RetrievalConfig(top_k=10, image_batch=5)
+    expected = retrieval_metrics(ToyFilter(seed=1), task, config)
+    scored = ToyFilter(seed=1)
+    places = (
+        (nearest, "ROWS"),
+        (nearest, "COLUMNS"),
+        (candidates, "ROWS"),
+        (retrieval, "ROWS"),
+        (retrieval, "_AT_ONCE"),
+    )
+    for module, name in places:
+        monkeypatch.setattr(module, name, tile)
+    monkeypatch.setattr(nearest, "IN_MEMORY", 0)
+    monkeypatch.setattr(candidates, "PAIRS", 30 * tile)
+    got = retrieval_metrics(scored, task, config)
+    assert got.metrics == expected.metrics
+    assert str((got.text_ranks, got.image_ranks)) == str((expected.text_ranks, expected.image_ranks))  # nan is nan
+    assert {name: got.metrics[name] for name in RECALLS} == pytest.approx(
+        slow_recalls(ToyFilter(seed=1), task, pixels, 10), abs=1e-6
+    )
+
+
+def test_neighbours_and_ranks_by_tiles_are_those_of_one_sort(monkeypatch):
+    """Of whole numbers, whose products are exact in whatever order they are added up; with twins and other ties."""
+    made = torch.Generator().manual_seed(2)
+    keys, queries = (torch.randint(-9, 10, (rows, 6), generator=made).double() for rows in (50, 30))
+    which = torch.arange(50).clamp(max=44)  # the last six are twins
+    cosines = queries @ keys[which].T
+    ids = torch.arange(30)
+    key_ids = torch.arange(50) % 30
+    right = ids[:, None] == key_ids[None]
+    best = cosines.masked_fill(~right, -math.inf).amax(1, keepdim=True)
+    expected = (cosines > best).sum(1) + ((cosines == best) & ~right).sum(1) / 2
+    cpu = torch.device("cpu")
+    for tile in (1, 8, 49, 50, 100):
+        monkeypatch.setattr(nearest, "COLUMNS", tile)
+        monkeypatch.setattr(nearest, "ROWS", tile)
+        rows = nearest.Rows(keys, cpu, which)
+        found = nearest.nearest(nearest.Rows(queries, cpu), rows, 12)
+        torch.testing.assert_close(cosines.gather(1, found), cosines.sort(1, descending=True).values[:, :12])
+        assert all(len(set(row)) == 12 for row in found.tolist())
+        assert nearest.cosine_ranks(nearest.Rows(queries, cpu), rows, ids, key_ids).tolist() == expected.tolist()
+
+
+def test_a_large_matrix_lies_in_a_file_that_goes_with_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(nearest, "IN_MEMORY", 1000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    rows = nearest.room((100, 7), torch.float32)
+    rows[:] = torch.arange(700.0).view(100, 7)
+    assert rows[99, 6] == 699
+    assert list(tmp_path.iterdir()) == []
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(StorageError, match=r"no room for 3 MiB of features .No space left on device.*TMPDIR"):
+        nearest.room((1000, 1000), torch.float32)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pairs_are_scored_once():

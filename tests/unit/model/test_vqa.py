@@ -10,12 +10,14 @@ from torch.nn import functional
 from transformers import BlipForQuestionAnswering
 
 from components.common.errors import ConfigError, ModelError
+from components.data.decoding import to_pixels
 from components.inference.arithmetic import Arithmetic
 from components.inference.vqa import Answerer
 from components.model.blip import BlipPretrain, BlipVqa
-from components.model.checkpoints.weights import load_vqa, save_model, to_original
+from components.model.checkpoints.weights import Preprocessor, load_vqa, save_model, to_original
 from components.model.config import AnsweringConfig
 from components.model.decoding import generate
+from components.model.remembered import RememberedTokens
 from components.model.tokenizer import BlipTokenizer, pre_question
 from components.model.vqa import VqaBatch, VqaObjective, answer_losses, rank_answers
 from tests.helpers.tiny_models import CORPUS, tiny_config
@@ -110,7 +112,7 @@ def test_the_loss_weighs_answers_by_agreement(pair: Pair) -> None:
     chosen = [ANSWERS[at] for at in (0, 2, 5, 1, 3, 7)]
     answers, answer_mask = padded([[1, *answer, SEP] for answer in chosen])
     weights = torch.tensor(shares, dtype=torch.float64)
-    batch = VqaBatch(pixels, ids, mask, answers, answer_mask, torch.tensor(owners), weights)
+    batch = VqaBatch(pixels, ids, mask, answers, answer_mask, torch.tensor(owners), weights, torch.arange(3))
     found = VqaObjective(pair.ours)(batch)
     read = [pair.states(pixels[row : row + 1], ids[row : row + 1, :length]) for row, length in enumerate(LENGTHS)]
     for name, smoothing in (("loss", 0.1), ("nll_vqa", 0.0)):
@@ -152,13 +154,34 @@ def test_gradients_reach_all_parts_and_no_padding(pair: Pair) -> None:
     found = []
     for questions in (ids, other):
         model.zero_grad()
-        VqaObjective(model.eval())(VqaBatch(pixels, questions, mask, answers, answer_mask, torch.arange(3), ones))[
-            "loss"
-        ].backward()
+        own = torch.arange(3)
+        batch = VqaBatch(pixels, questions, mask, answers, answer_mask, own, ones, own)
+        VqaObjective(model.eval())(batch)["loss"].backward()
         found.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})
     assert {name.partition(".")[0] for name in found[0]} == {"vision_model", "text_encoder", "text_decoder"}
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name], msg=name)
+
+
+@torch.no_grad()
+def test_a_frozen_image_is_looked_at_once(pair: Pair) -> None:
+    """Questions about an image read what it looked like the first time; the loss is that of looking again."""
+    pixels, ids, mask = asked(5)
+    answers, answer_mask = padded([[1, *answer, SEP] for answer in ANSWERS[:3]])
+    ones, same = torch.ones(3, dtype=torch.float64), torch.tensor([7, 9, 7])
+    batch = VqaBatch(pixels[[0, 1, 0]], ids, mask, answers, answer_mask, torch.arange(3), ones, same)
+    objective = VqaObjective(pair.ours)
+    expected = objective(batch)["loss"]
+    looked = []
+    objective.remembered = RememberedTokens(pair.ours.vision_model, 2)
+    objective.remembered._tokens = objective.remembered._tokens.double()
+    hook = pair.ours.vision_model.register_forward_hook(lambda module, inputs, output: looked.append(len(inputs[0])))
+    try:
+        for _ in range(2):
+            torch.testing.assert_close(objective(batch)["loss"], expected, atol=1e-10, rtol=0)
+    finally:
+        hook.remove()
+    assert looked == [1, 1]
 
 
 def test_it_learns_what_annotators_agree_on() -> None:
@@ -170,7 +193,7 @@ def test_it_learns_what_annotators_agree_on() -> None:
     questions, question_mask = padded([[1, 20, 21, SEP]] * 3)
     answers, answer_mask = padded([[1, *answer, SEP] for answer in ([5, 6], [9], [9, 13], [10, 11])])
     owners, weights = torch.tensor([0, 0, 1, 2]), torch.tensor([0.7, 0.3, 1.0, 1.0])
-    batch = VqaBatch(pixels, questions, question_mask, answers, answer_mask, owners, weights)
+    batch = VqaBatch(pixels, questions, question_mask, answers, answer_mask, owners, weights, torch.arange(3))
     learning = VqaObjective(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(40):
@@ -198,12 +221,13 @@ def test_an_empty_list_and_a_model_in_training_are_refused(pair: Pair) -> None:
 
 TOKENIZER = BlipTokenizer.train([*CORPUS, "what colour is the ball where yes no ?"] * 2, 250)
 QUESTIONS = ("What colour is the ball?", "is the cat on the house", "where ?")
+PREPROCESSOR = Preprocessor(32)
 LIST = ("red", "blue", "green ball", "on the house", "two", "yes", "no")
 
 
 def tiny_vqa() -> BlipVqa:
     torch.manual_seed(3)
-    model = BlipVqa(tiny_config(32).for_tokenizer(TOKENIZER))
+    model = BlipVqa(tiny_config(32, 128).for_tokenizer(TOKENIZER))  # heads of 64, as in every original file
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.data.mul_(8)
@@ -215,6 +239,22 @@ def answered(source: Path, **config: object) -> list[str]:
     loaded = load_vqa(source, tokenizer=TOKENIZER)
     worker = Answerer(loaded, AnsweringConfig(**config), Arithmetic(torch.device("cpu"), "fp32"), LIST)  # type: ignore[arg-type]
     return worker.answer(squares.numpy(), QUESTIONS, [1, 0, 1])
+
+
+@torch.no_grad()
+def answered_by_theirs(model: BlipForQuestionAnswering) -> list[str]:
+    """The same questions written an answer to by transformers' own `generate`, one at a time, so without padding."""
+    squares = torch.randint(0, 256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    texts = []
+    for text, image in zip(QUESTIONS, [1, 0, 1], strict=True):
+        ids, _ = TOKENIZER.encode([pre_question(text, 50)], 35)
+        ids[:, 0] = TOKENIZER.enc_id
+        pixels = to_pixels(squares[[image]].numpy(), PREPROCESSOR.mean, PREPROCESSOR.std)
+        options = {"do_sample": False, "num_beams": 3, "min_length": 1, "max_length": 10}
+        row = model.generate(input_ids=ids, pixel_values=pixels, **options)[0, 1:].tolist()
+        end = row.index(TOKENIZER.sep_id) if TOKENIZER.sep_id in row else len(row)
+        texts.append(TOKENIZER.decode_batch([row[:end]])[0].strip())
+    return texts
 
 
 def test_weights_to_transformers_and_back_give_the_same_answers(tmp_path: Path) -> None:
@@ -233,7 +273,10 @@ def test_weights_to_transformers_and_back_give_the_same_answers(tmp_path: Path) 
         assert torch.equal(value, again[name]), name
         assert torch.equal(value, original[name]), name
     for method in ("rank", "generate"):
-        assert answered(tmp_path / "theirs", method=method) == answered(tmp_path / "ours", method=method)
+        expected = answered(tmp_path / "ours", method=method)
+        assert answered(tmp_path / "theirs", method=method) == expected
+        assert answered(tmp_path / "model.pth", method=method) == expected
+    assert answered(tmp_path / "ours", method="generate") == answered_by_theirs(other.eval())
 
 
 def test_one_question_alone_and_among_others(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from components.pages.table import markdown_table, mlflow_words, print_result
+from components.pages.verdict import verdict, word
 from tests.helpers.ended import DRIFT, bootstrap_result, round_result, uncertain
 
 RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
@@ -69,6 +70,33 @@ def test_intervals_and_what_changes_are_worth_stand_beside_the_figures(capsys: p
     assert "Round 1 is better than round 0: retrieval recall rises from 50.0 % to 62.5 %" in shown
     assert "warning: round 1: at threshold 0.5 its purity fell" in shown
     assert max(map(len, shown.partition("intervals")[0].splitlines())) <= 80
+
+
+VQA = "eval/vqa/accuracy_official"
+
+
+@pytest.mark.parametrize(
+    ("answers", "said", "begins"),
+    [
+        (0.1, "clear", "Round 1 is better than round 0: retrieval recall rises from 50.0 % to 60.0 % ("),
+        (-0.1, "mixed", "Round 1 is a mixed result against round 0: retrieval recall rises"),
+    ],
+)
+def test_answers_are_spoken_of_where_they_are_a_task(answers: float, said: str, begins: str) -> None:
+    before = {RECALL: 0.5, CIDER: 1.25, VQA: 0.7}
+    after = {RECALL: 0.6, CIDER: 1.26, VQA: 0.7 + answers}
+    changes = {RECALL: (0.1, 0.05), CIDER: (0.01, 0.05), VQA: (answers, 0.05)}
+    rounds = [
+        round_result(0, before, uncertainty=uncertain(before, {})),
+        round_result(1, after, uncertainty=uncertain(after, changes)),
+    ]
+    assert word(rounds[1]) == said
+    told = verdict(rounds)
+    assert told.startswith(begins)
+    assert "clear), CIDEr rises from 1.250 to 1.260 (-0.040 to +0.060: within noise) and VQA accuracy" in told
+    table = markdown_table(rounds)
+    assert f"| answers, VQA accuracy (official) | 0.7000 [0.690–0.710] | {after[VQA]:.4f} [" in table
+    assert f"({answers:+.4f}, " in table
 
 
 def test_where_the_rounds_are_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
