@@ -17,7 +17,7 @@ from components.data.manifest import load_manifest
 from components.data.pictures import pictures_of
 from components.data.sampleworld import Scene, judge_caption
 from components.data.sampleworld.world import scenes_beside
-from components.pages.gallery import facts_of, picture
+from components.pages.gallery import LARGE, Side, facts_of, picture
 from components.pages.report_data import CaptionedImage, CaptionRounds, Told
 from components.pages.verdict import spoken_of
 
@@ -33,13 +33,16 @@ class _Round(NamedTuple):
     images: Details
 
 
-def caption_rounds(result: BootstrapResult, cache_dir: Path, seed: int = 0) -> CaptionRounds | None:
+def caption_rounds(
+    result: BootstrapResult, cache_dir: Path, *, seed: int = 0, side: Side = LARGE
+) -> CaptionRounds | None:
     """The captions of the test split; None where no round has kept any.
 
     Args:
         result: the bootstrap.
         cache_dir: for tars that are not on this machine.
         seed: of the choice of images that are shown whatever became of them.
+        side: of their thumbnails.
     """
     rounds = [_Round(one.round, found) for one in result.rounds if (found := _details(one.details_uri))]
     if not rounds:
@@ -53,7 +56,7 @@ def caption_rounds(result: BootstrapResult, cache_dir: Path, seed: int = 0) -> C
     lost = [key for move, key in moves[:SHOWN] if move < 0]
     won = [key for move, key in moves[: -SHOWN - 1 : -1] if move > 0]
     pinned = sorted(first.images, key=lambda key: key_seed(seed, key))[:PINNED]
-    cards = _cards(result, rounds, {*won, *lost, *pinned}, cache_dir)
+    cards = _cards(result, rounds, _thumbnails(result.raw.test, {*won, *lost, *pinned}, cache_dir, side))
     return CaptionRounds(
         dataset=result.raw.test.uri,
         images=len(first.images),
@@ -89,16 +92,8 @@ def _details(uri: str | None) -> Details:
         return {}
 
 
-def _cards(
-    result: BootstrapResult, rounds: Sequence[_Round], keys: set[str], cache_dir: Path
-) -> dict[str, CaptionedImage]:
-    """The images with these keys, as far as their pictures are still there."""
-    try:
-        images = _thumbnails(result.raw.test, keys, cache_dir)
-        scenes = scenes_beside(result.raw.truth_uri, "test") if result.raw.truth_uri else {}
-    except CapfiltError as error:
-        logger.warning("no test image is shown: %s", error)
-        return {}
+def _cards(result: BootstrapResult, rounds: Sequence[_Round], images: Mapping[str, str]) -> dict[str, CaptionedImage]:
+    scenes = scenes_beside(result.raw.truth_uri, "test") if result.raw.truth_uri else {}
     return {
         key: CaptionedImage(
             key=key,
@@ -110,17 +105,22 @@ def _cards(
     }
 
 
-def _thumbnails(test: DatasetRef, keys: set[str], cache_dir: Path) -> dict[str, str]:
-    manifest = load_manifest(test.uri)
-    images = pictures_of(test.uri, manifest, ShardCache(cache_dir))
+def _thumbnails(test: DatasetRef, keys: set[str], cache_dir: Path, side: Side) -> dict[str, str]:
+    """By key, as far as the pictures are still there."""
     try:
-        found = {
-            key: picture(images, entry.name, key)
-            for entry in manifest.shards
-            for key in keys.intersection(stored_candidates(test.uri, entry.parquet).keys)
-        }
-    finally:
-        images.close()
+        manifest = load_manifest(test.uri)
+        images = pictures_of(test.uri, manifest, ShardCache(cache_dir))
+        try:
+            found = {
+                key: picture(images, entry.name, key, side)
+                for entry in manifest.shards
+                for key in sorted(keys.intersection(stored_candidates(test.uri, entry.parquet).keys))
+            }
+        finally:
+            images.close()
+    except CapfiltError as error:
+        logger.warning("no test image is shown: %s", error)
+        return {}
     return {key: image for key, image in found.items() if image is not None}
 
 

@@ -12,6 +12,7 @@ from components.common.errors import CapfiltError, DataError
 from components.common.storage import open_store, split_uri
 from components.data.manifest import load_manifest
 from components.pages.captions import caption_rounds
+from components.pages.gallery import side_of
 from components.pages.passing import describe_capfilt
 from components.pages.report_data import CapfiltReport, OtherBootstrap, ReportData, RoundReport
 from components.pages.settings import differing
@@ -41,7 +42,7 @@ def report_data(
         name=result.name,
         rounds=tuple(_round(result, one) for one in result.rounds),
         capfilt=_passes(result, images, cache_dir),
-        captions=caption_rounds(result, cache_dir, _seed(result)),
+        captions=caption_rounds(result, cache_dir, seed=_seed(result), side=side_of(images)),
         others=tuple(_other(one, result) for one in sorted(others, key=lambda one: one.finished, reverse=True)),
         human_pairs=result.raw.train.pairs * int(result.config.get("data", {}).get("human_repeat", 1)),
         links=_links(result),

@@ -18,7 +18,9 @@ from components.evaluation.dataset import MATCH, UNKNOWN_KINDS, Truth, filter_ve
 from components.pages.report_data import Example, ExampleText
 
 SHARDS_LOOKED_AT = 4
-_LARGE, _SMALL, _TINY = (224, 70), (112, 50), (96, 40)  # sides in pixels, and qualities of WebP
+LARGE, _SMALL, _TINY = (224, 70), (112, 50), (96, 40)  # sides in pixels, and qualities of WebP
+Side = tuple[int, int]
+"""Of a thumbnail: most pixels, and quality."""
 Name = tuple[str, str]
 """Shard and key of an image."""
 
@@ -124,12 +126,12 @@ def pictures(dataset: DatasetRef, manifest: Manifest, web: DatasetRef | None, ca
     return Pictures(tars_of(web.uri), tars_of(dataset.uri, manifest), cache=cache)
 
 
-def side_of(count: int) -> tuple[int, int]:
-    """Side and quality of thumbnails, so that a page of 1,000 stays below 3 MB (docs/benchmarks.md)."""
-    return _LARGE if count <= 150 else _SMALL if count <= 600 else _TINY
+def side_of(count: int) -> Side:
+    """Side and quality of all thumbnails of a page with so many examples: one of 1,000 stays below 3 MB."""
+    return LARGE if count <= 150 else _SMALL if count <= 600 else _TINY
 
 
-def picture(images: Images, shard: str, key: str, side: tuple[int, int] = _LARGE) -> str | None:
+def picture(images: Images, shard: str, key: str, side: Side) -> str | None:
     """Data URI of an image; None if no tar has it, or it does not decode."""
     data = images.read(shard, key)
     try:
@@ -138,7 +140,7 @@ def picture(images: Images, shard: str, key: str, side: tuple[int, int] = _LARGE
         return None
 
 
-def thumbnail(data: bytes, side: int = _LARGE[0], quality: int = _LARGE[1]) -> str:
+def thumbnail(data: bytes, side: int = LARGE[0], quality: int = LARGE[1]) -> str:
     """An image as a data URI of a small WebP, its sides at most `side` pixels.
 
     Raises:

@@ -9,7 +9,7 @@ from components.data.candidates import Candidate, deciding_score
 from components.data.pictures import Images
 from components.data.sampleworld import judge_caption
 from components.evaluation.dataset import Truth, filter_verdict
-from components.pages.gallery import Name, example, is_true, picture
+from components.pages.gallery import Name, Side, example, is_true, picture
 from components.pages.report_data import Example
 
 SHOWN = 12
@@ -60,21 +60,23 @@ class Mistakes:
         scene = self._truth[row.key].scene
         return (judge_caption(scene, row.text).share or 0.0) if scene else 0.0
 
-    def kept(self, images: Images, shards: Sequence[str]) -> tuple[Example, ...]:
+    def kept(self, images: Images, shards: Sequence[str], side: Side) -> tuple[Example, ...]:
         """The worst of the wrong texts that were kept, as cards."""
-        return self._cards(self._kept, images, shards)
+        return self._cards(self._kept, images, shards, side)
 
-    def refused(self, images: Images, shards: Sequence[str]) -> tuple[Example, ...]:
+    def refused(self, images: Images, shards: Sequence[str], side: Side) -> tuple[Example, ...]:
         """The right texts that the filter refused most firmly, as cards."""
-        return self._cards(self._refused, images, shards)
+        return self._cards(self._refused, images, shards, side)
 
-    def _cards(self, found: Sequence[_Mistake], images: Images, shards: Sequence[str]) -> tuple[Example, ...]:
+    def _cards(
+        self, found: Sequence[_Mistake], images: Images, shards: Sequence[str], side: Side
+    ) -> tuple[Example, ...]:
         """Web texts and written ones by turns, of images that are at hand."""
         cards: list[Example] = []
         for one in _by_turns(mistake for mistake in found if mistake.name[0] in shards):
             if len(cards) == SHOWN:
                 break
-            if (image := picture(images, *one.name)) is not None:
+            if (image := picture(images, *one.name, side)) is not None:
                 key = one.row.key
                 cards.append(example(key, image, [one.row], self._truth.get(key), self._weights))
         return tuple(cards)

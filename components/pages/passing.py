@@ -7,7 +7,7 @@ from components.common.contracts import DatasetRef, score_weights
 from components.data.candidates import Candidate, stored_candidates
 from components.data.manifest import Manifest, load_manifest
 from components.evaluation.dataset import load_truth, noise_metrics
-from components.pages.gallery import SHARDS_LOOKED_AT, pick_examples, pictures, same_examples
+from components.pages.gallery import SHARDS_LOOKED_AT, pick_examples, pictures, same_examples, side_of
 from components.pages.mistakes import Mistakes
 from components.pages.report_data import CapfiltReport, Example
 from components.pages.tally import Tally
@@ -50,7 +50,8 @@ def describe_capfilt(
     near = [entry.name for entry in manifest.shards[:SHARDS_LOOKED_AT]]
     images = pictures(dataset, manifest, web, cache_dir)
     try:
-        wrong, refused = mistakes.kept(images, near), mistakes.refused(images, near)
+        side = side_of(examples)
+        wrong, refused = mistakes.kept(images, near, side), mistakes.refused(images, near, side)
     finally:
         images.close()
     return CapfiltReport(
