@@ -82,7 +82,9 @@ class Told(_Part):
     round: int
     text: str
     cider: float = Field(description="against the references, 0..10")
-    rank: float | None = Field(default=None, description="place of the first of its own texts; 0: found first")
+    rank: float | None = Field(
+        default=None, description="place of the first of its own texts; below 1: found first (ties count half)"
+    )
     true: bool | None = Field(default=None, description="whether it is true of the image, where that is known")
     facts: tuple[int, int] | None = Field(default=None, description="facts it states that are right, of how many")
 

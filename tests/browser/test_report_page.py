@@ -108,9 +108,9 @@ def _photograph(seed: int) -> str:
     """Noise on several scales, as a thumbnail."""
     rng = random.Random(seed)
     whole = Image.new("RGB", (320, 240))
-    for side in (6, 20, 80):
+    for side in (6, 20, 40):
         grain = Image.frombytes("RGB", (side, side), rng.randbytes(side * side * 3))
-        whole = Image.blend(whole, grain.resize((320, 240), Image.Resampling.BICUBIC), 0.3)
+        whole = Image.blend(whole, grain.resize((320, 240), Image.Resampling.BICUBIC), 0.33)
     buffer = io.BytesIO()
     whole.save(buffer, "JPEG", quality=92)
     return thumbnail(buffer.getvalue(), *side_of(1000))

@@ -161,7 +161,8 @@ def _said_otherwise(before: Told | None, now: Told) -> tuple[Flip, ...]:
     """Flips of the caption's truth, and of whether the image's own text is found first."""
     if before is None:
         return ()
-    flips = list(_turned(before.true, now.true))
-    if None not in (before.rank, now.rank) and (before.rank == 0) != (now.rank == 0):
-        flips.append(Flip("text found first", "up") if now.rank == 0 else Flip("text no longer found first", "down"))
-    return tuple(flips)
+    flips = _turned(before.true, now.true)
+    if before.rank is None or now.rank is None or (before.rank < 1) == (now.rank < 1):
+        return flips
+    found = Flip("text found first", "up") if now.rank < 1 else Flip("text no longer found first", "down")
+    return (*flips, found)

@@ -20,6 +20,7 @@ from components.data.sampleworld.scene import Scene, Thing, sample_scene
 from components.evaluation.dataset import Truth
 from components.pages.gallery import example, pick_examples, same_examples, side_of, thumbnail
 from components.pages.passing import describe_capfilt
+from components.pages.results import store_dataset_page
 
 IMAGES = 24
 
@@ -140,6 +141,19 @@ def test_what_the_filter_got_wrong_is_shown_the_worst_first(data):
     assert all(len(one.texts) == 1 and one.texts[0].true is False for one in report.wrongly_kept)
     assert [one.texts[0].source for one in report.wrongly_kept][:4] == ["synthetic", "web"] * 2
     assert describe_capfilt(out, web, made_by=0).mistakes is None
+
+
+def test_the_page_of_a_dataset_alone(data, tmp_path):
+    _, out, truth = data
+    where = store_dataset_page(out, tmp_path / "deep" / "page.html", truth_uri=truth)
+    page = (tmp_path / "deep" / "page.html").read_text()
+    assert where == str(tmp_path / "deep" / "page.html")
+    assert (
+        "<h1>Kept 3 of 24 web texts (12.5 %) and 6 of 24 written captions (25.0 %): 9 pairs over 6 of 24 images."
+        in page
+    )
+    assert f"capfilt dataset explain {out.uri} " in page and 'id="mistakes"' in page
+    assert store_dataset_page(out) == f"{out.uri}/report.html"
 
 
 def test_thumbnails_are_small():
