@@ -17,7 +17,7 @@ from tests.helpers.chromium import Page, chromium, find_chromium
 from tests.unit.pages.demo import alone, capfilt, demo
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: apt-get install chromium")
-PAGES = {"one": lambda: demo(1), "two": lambda: demo(2), "four": lambda: demo(4), "alone": alone}
+PAGES = {"one": lambda: demo(1), "two": lambda: demo(2), "three": lambda: demo(3), "alone": alone}
 HIDDEN = """[...document.querySelectorAll("td, .says, h1, h2, h3, .tile div, .num, svg")].filter(one => {
   let above = one.parentElement;
   while (above && getComputedStyle(above).overflowX == "visible") above = above.parentElement;
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_of_it_is_seen_and_nobody_is_asked(page: Page, folder: Path) -> None:
     for name in PAGES:
-        for width, dark in ((360, False), (768, True), (1440, False)):
+        for width, dark in ((360, False), (390, False), (768, True), (1440, False)):
             page.look(width, dark=dark)
             page.open(f"file://{folder}/{name}.html")
             assert page.run("document.documentElement.scrollWidth") <= width, (name, width)
