@@ -225,10 +225,10 @@ def test_every_text_is_followed_through_the_passes():
 
 def test_capfilt_alone_has_the_same_page():
     page = render_report(alone())
-    text = " ".join("".join(parse(page).text).split())
+    text = " ".join("".join(parse(page.partition("</head>")[2].removesuffix("</html>")).text).split())
     assert text.count("Kept 1,202 of 2,500 web texts") == 1
     assert "From the web to what is kept" in text
-    assert "round" not in text.lower().replace("background", "").replace("ground", "")
+    assert not re.search(r"\bround", text)
     assert [words for _, words in contents(alone())] == [
         "Web data", "Texts", "Web images", "Mistakes", "Left out", "Lineage",
     ]  # fmt: skip
