@@ -73,8 +73,8 @@ def _write_report(context: BootstrapContext, result: BootstrapResult) -> None:
 
 def _log_images(tracker: Tracker, data: ReportData) -> None:
     """Some of the page's example images, with their texts, as MLflow artifacts."""
-    for one in data.capfilt:
-        folder = f"samples/round-{one.made_by + 1}"
+    for number, one in enumerate(data.capfilt, start=1):
+        folder = f"samples/round-{number}"
         for example in one.examples[:IMAGES]:
             content = base64.b64decode(example.image.partition("base64,")[2])
             tracker.log_figure_bytes(small_jpeg(content, SIDE), f"{folder}/{example.key}.jpg")  # MLflow shows no WebP
