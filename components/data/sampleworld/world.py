@@ -147,9 +147,8 @@ def scenes_beside(truth_uri: str, split: str) -> dict[str, Scene]:
     Returns:
         nothing where the table is of no sample world.
     """
-    folder = truth_uri.rpartition("/")[0].rpartition("/")[0]
-    store = open_store(folder)
-    if not store.exists("world.json"):
+    folder, _, name = truth_uri.rpartition("/truth/")
+    if name != "truth.parquet" or not (store := open_store(folder)).exists("world.json"):
         return {}
     config = SampleWorldConfig.model_validate(json.loads(store.read("world.json"))["config"])
     return {name.rpartition(".")[0]: scene for name, scene in human_scenes(config, split)}
