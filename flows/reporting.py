@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from components.common.contracts import BootstrapResult, Promotion, RawData, RoundResult
 from components.common.storage import join_uri, open_store
 from components.common.tracking import Tracker
+from components.data.pictures import small_jpeg
 from components.pages.report_data import ReportData
 from components.pages.results import report_key, store_result, write_page
 from components.pages.rounds import describe_bootstrap, log_certainty, publish_rounds
@@ -20,7 +21,7 @@ from components.pages.verdict import spoken_of, word
 from flows.stages import BootstrapContext
 from flows.witness import tell
 
-IMAGES = 8
+IMAGES, SIDE = 8, 224
 
 
 def conclude(
@@ -72,11 +73,11 @@ def _write_report(context: BootstrapContext, result: BootstrapResult) -> None:
 
 def _log_images(tracker: Tracker, data: ReportData) -> None:
     """Some of the page's example images, with their texts, as MLflow artifacts."""
-    for one in data.capfilt:
-        folder = f"samples/round-{one.made_by + 1}"
+    for number, one in enumerate(data.capfilt, start=1):
+        folder = f"samples/round-{number}"
         for example in one.examples[:IMAGES]:
             content = base64.b64decode(example.image.partition("base64,")[2])
-            tracker.log_figure_bytes(content, f"{folder}/{example.key}.jpg")
+            tracker.log_figure_bytes(small_jpeg(content, SIDE), f"{folder}/{example.key}.jpg")  # MLflow shows no WebP
         texts = [example.model_dump(mode="json", exclude={"image"}) for example in one.examples]
         tracker.log_text(json.dumps(texts, ensure_ascii=False, indent=1), f"{folder}/texts.json")
 

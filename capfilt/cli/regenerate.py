@@ -1,5 +1,6 @@
 """`capfilt regenerate`: CapFilt alone, over your own shards."""
 
+import logging
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,8 @@ from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError
 from components.inference.families import CAPTIONERS, SCORERS
 from components.regeneration.config import CapfiltConfig
+
+logger = logging.getLogger(__name__)
 
 ANY_MODEL = "a model folder, or its name on the Hugging Face hub, of one of the families"
 CAPTIONER = f"Captioner: {ANY_MODEL}, {', '.join(CAPTIONERS)}; or a server, http://HOST:PORT/v1#MODEL."
@@ -121,7 +124,22 @@ def regenerate(
         from capfilt.api import regenerate as work
 
         result = work(**places, extend=extend, config=config)
-        output.result(result.model_dump(mode="json"), _told(result))
+        page = _page(result)
+        document = result.model_dump(mode="json") | ({"report": page} if page else {})
+        output.result(document, _told(result) + (f"\nreport: {page}" if page else ""))
+
+
+def _page(result: CapfiltResult) -> str | None:
+    """Where the page of the new dataset lies; None if it could not be written, which is told."""
+    from components.common.errors import CapfiltError
+    from components.pages.results import store_dataset_page
+
+    ref = result.dataset
+    try:
+        return store_dataset_page(ref, metrics=result.metrics)
+    except CapfiltError as error:
+        logger.warning("no page was written: %s; `capfilt report %s` tries again", error, ref.uri)
+        return None
 
 
 def _try_out(output: Output, **asked: Any) -> None:

@@ -1,4 +1,4 @@
-"""`capfilt report`: the table and the page of a bootstrap that ended, made again from what its store keeps."""
+"""`capfilt report`: the page of a bootstrap, or of a dataset that CapFilt made, again from what its store keeps."""
 
 import shutil
 from pathlib import Path
@@ -6,12 +6,17 @@ from typing import Annotated
 
 import typer
 
-from capfilt.cli.console import command
+from capfilt.cli.console import Output, command
 from capfilt.cli.options import Json
 
 
 def report(
-    store: Annotated[str, typer.Argument(help="Where a bootstrap has worked: a folder or s3://bucket/prefix.")],
+    store: Annotated[
+        str,
+        typer.Argument(
+            help="Where a bootstrap has worked, or a dataset that CapFilt made: a folder or s3://bucket/prefix."
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="Only bootstraps of this name.", show_default=False)] = None,
     bootstrap: Annotated[
         str | None,
@@ -21,29 +26,55 @@ def report(
         Path | None,
         typer.Option(help="Write the page to this file; by default into the store.", show_default=False),
     ] = None,
+    images: Annotated[int, typer.Option(min=1, max=1000, help="Web images to show.")] = 24,
+    truth: Annotated[
+        str | None,
+        typer.Option(help="Of a dataset: a table with columns key and kind, to show mistakes.", show_default=False),
+    ] = None,
     as_json: Json = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More log lines.")] = False,
 ) -> None:
-    """Print the table of the newest bootstrap in a store again, and write its page again."""
+    """Write the page of the newest bootstrap in a store again, and print its table; or the page of a dataset."""
     with command(as_json=as_json, verbose=verbose) as shown:
-        from components.common.scratch import ScratchFolder
-        from components.common.storage import join_uri, open_store
-        from components.pages.results import find_result, report_key, write_page
-        from components.pages.table import print_result
+        from components.common.storage import open_store
+        from components.data.manifest import MANIFEST_KEY
 
         place = open_store(store)
-        result = find_result(place, name, bootstrap)
-        with ScratchFolder("report") as folder:
-            page = folder / "report.html"
-            write_page(result, page)
-            if out is None:
-                place.upload(page, report_key(result))
-            else:
-                out.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(page, out)
-        where = str(out) if out is not None else join_uri(place.uri, report_key(result))
-        result = result.model_copy(update={"report": where})
-        if shown.as_json:
-            shown.result(result.model_dump(mode="json"))
+        if place.exists(MANIFEST_KEY):
+            _of_dataset(place.uri, out, images, truth, shown)
         else:
-            print_result(result)
+            _of_bootstrap(place.uri, name, bootstrap, out, images, shown)
+
+
+def _of_dataset(uri: str, out: Path | None, images: int, truth: str | None, shown: Output) -> None:
+    from components.data.manifest import load_manifest
+    from components.pages.results import store_dataset_page
+
+    where = store_dataset_page(load_manifest(uri).ref(uri), out, truth_uri=truth, images=images)
+    shown.result({"report": where}, f"report: {where}")
+
+
+def _of_bootstrap(
+    uri: str, name: str | None, bootstrap: str | None, out: Path | None, images: int, shown: Output
+) -> None:
+    from components.common.scratch import ScratchFolder
+    from components.common.storage import join_uri, open_store
+    from components.pages.results import find_result, report_key, write_page
+    from components.pages.table import print_result
+
+    place = open_store(uri)
+    result = find_result(place, name, bootstrap)
+    with ScratchFolder("report") as folder:
+        page = folder / "report.html"
+        write_page(result, page, images=images)
+        if out is None:
+            place.upload(page, report_key(result))
+        else:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(page, out)
+    where = str(out) if out is not None else join_uri(place.uri, report_key(result))
+    result = result.model_copy(update={"report": where})
+    if shown.as_json:
+        shown.result(result.model_dump(mode="json"))
+    else:
+        print_result(result)

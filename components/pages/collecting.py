@@ -2,14 +2,21 @@
 
 import json
 import logging
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.common.contracts import BootstrapResult, RoundResult
-from components.common.errors import CapfiltError
+from components.common.contracts import BootstrapResult, DatasetRef, RoundResult
+from components.common.errors import CapfiltError, DataError
 from components.common.storage import open_store, split_uri
-from components.pages.gallery import describe_capfilt
-from components.pages.report_data import CapfiltReport, ReportData, RoundReport
+from components.data.manifest import load_manifest
+from components.pages.captions import caption_rounds
+from components.pages.gallery import side_of
+from components.pages.passing import describe_capfilt
+from components.pages.report_data import CapfiltReport, OtherBootstrap, ReportData, RoundReport
+from components.pages.settings import differing
+from components.pages.verdict import gained, spoken_of, word
 
 logger = logging.getLogger(__name__)
 
@@ -17,15 +24,29 @@ EXAMPLES = 24
 Curve = tuple[tuple[float, float], ...]
 
 
-def report_data(result: BootstrapResult, cache_dir: Path) -> ReportData:
-    """Everything the page shows; `cache_dir` takes shards that have to be fetched for their images."""
+def report_data(
+    result: BootstrapResult, cache_dir: Path, *, others: Sequence[BootstrapResult] = (), images: int = EXAMPLES
+) -> ReportData:
+    """Everything the page of a bootstrap shows.
+
+    Args:
+        result: the bootstrap.
+        cache_dir: takes shards that have to be fetched for their images.
+        others: further bootstraps of its store.
+        images: web images to show.
+    """
     facts = {"store": result.store, "bootstrap": result.bootstrap, "test split": result.raw.test.digest}
     if result.mlflow_run:
         facts["MLflow run"] = result.mlflow_run
     return ReportData(
         name=result.name,
         rounds=tuple(_round(result, one) for one in result.rounds),
-        capfilt=tuple(_capfilt(result, one, cache_dir) for one in result.rounds if one.round > 0),
+        capfilt=_passes(result, images, cache_dir),
+        captions=caption_rounds(result, cache_dir, seed=_seed(result), side=side_of(images)),
+        others=tuple(_other(one, result) for one in sorted(others, key=lambda one: one.finished, reverse=True)),
+        human_pairs=result.raw.train.pairs * int(result.config.get("data", {}).get("human_repeat", 1)),
+        links=_links(result),
+        commands=_commands(result),
         stages=result.stages,
         champion=result.champion,
         promoted=_was_promoted(result),
@@ -34,6 +55,105 @@ def report_data(result: BootstrapResult, cache_dir: Path) -> ReportData:
         facts=facts,
         finished=result.finished,
     )
+
+
+def dataset_data(
+    dataset: DatasetRef,
+    cache_dir: Path,
+    *,
+    metrics: dict[str, float] | None = None,
+    truth_uri: str | None = None,
+    images: int = EXAMPLES,
+) -> ReportData:
+    """Everything the page of a dataset made by CapFilt alone shows: what was kept, scores, texts, images.
+
+    Args:
+        dataset: what CapFilt wrote.
+        cache_dir: takes shards that have to be fetched for their images.
+        metrics: `capfilt/…` as the run reported them.
+        truth_uri: truth table, where there is one.
+        images: web images to show.
+
+    Raises:
+        DataError: the dataset is no whole one, or was not made by CapFilt.
+    """
+    manifest = load_manifest(dataset.uri)
+    if manifest.kind not in ("capfilt", "recut"):
+        raise DataError(
+            f"{dataset.uri} is a dataset of kind {manifest.kind!r}, and nothing was kept or dropped there: the page is "
+            "of datasets that `capfilt regenerate` or `capfilt dataset recut` made; look at others with "
+            "`capfilt browse`"
+        )
+    one = describe_capfilt(
+        dataset, made_by=None, metrics=metrics, truth_uri=truth_uri, examples=images, cache_dir=cache_dir
+    )
+    parents = {parent.role: f"{parent.digest[:16]} {parent.uri}".strip() for parent in manifest.parents}
+    return ReportData(
+        name=dataset.name,
+        capfilt=(one,),
+        commands=(
+            ("Look at every text, try other thresholds, mark what is right", f"capfilt browse {_typed(dataset.uri)}"),
+            (
+                "Cut it again at another threshold, without a model",
+                f"capfilt dataset recut {_typed(dataset.uri)} --threshold 0.7 --out OUT",
+            ),
+        ),
+        config=manifest.config,
+        facts={"dataset": dataset.uri, "version": dataset.digest, "made from": manifest.origin, **parents},
+    )
+
+
+def _typed(uri: str) -> str:
+    return shlex.quote(uri)
+
+
+def _seed(result: BootstrapResult) -> int:
+    return int(result.config.get("seed", 0))
+
+
+def _other(one: BootstrapResult, here: BootstrapResult) -> OtherBootstrap:
+    told = spoken_of(one.rounds, one.champion)
+    return OtherBootstrap(
+        label=one.label,
+        finished=one.finished,
+        rounds=len(one.rounds),
+        champion=one.champion,
+        metrics={name: value for name, value in told.metrics.items() if name.startswith("eval/")},
+        word=word(told) or "",
+        differs=differing(one.config, here.config),
+    )
+
+
+def _links(result: BootstrapResult) -> dict[str, str]:
+    """Pages on servers that have an address of their own."""
+    uri = result.mlflow_uri or ""
+    return {"MLflow": f"{uri.rstrip('/')}/{result.mlflow_page or ''}"} if uri.startswith("http") else {}
+
+
+def _commands(result: BootstrapResult) -> tuple[tuple[str, str], ...]:
+    """What to type next, the first first: what follows from the outcome, then where to look."""
+    settings = {"store": result.store, "name": result.name}
+    settings |= {
+        f"tracking.{name}": value
+        for name in ("uri", "experiment")
+        if (value := result.config.get("tracking", {}).get(name))
+    }
+    ui = " ".join(f"--set {_typed(f'{name}={value}')}" for name, value in settings.items())
+    return (
+        _next(result),
+        ("Look at every text of the last round's data", f"capfilt browse {_typed(result.rounds[-1].web.uri)}"),
+        ("See rounds, trainings and models in MLflow, stages in Prefect", f"capfilt ui {ui}"),
+    )
+
+
+def _next(result: BootstrapResult) -> tuple[str, str]:
+    best = next((one for one in result.rounds if one.round == result.champion), None)
+    if best is not None and gained(best):
+        models = f"--captioner {_typed(best.captioner.uri)} --filter {_typed(best.filter.uri)}"
+        return "Rewrite and clean your own shards with the winner", f"capfilt regenerate --web WEB {models} --out OUT"
+    if len(result.rounds) == 1:
+        return "Add a round, and see whether the loop helps", "capfilt run CONFIG --set rounds=1"
+    return "See whether another seed says the same", f"capfilt run CONFIG --set seed={_seed(result) + 1}"
 
 
 def _was_promoted(result: BootstrapResult) -> bool | None:
@@ -60,17 +180,25 @@ def _round(result: BootstrapResult, one: RoundResult) -> RoundReport:
     )
 
 
-def _capfilt(result: BootstrapResult, one: RoundResult, cache_dir: Path) -> CapfiltReport:
-    return describe_capfilt(
-        one.web,
-        result.raw.web,
-        made_by=one.round - 1,
-        metrics={name: value for name, value in one.metrics.items() if name.startswith(("capfilt/", "truth/"))},
-        truth_uri=result.raw.truth_uri,
-        examples=EXAMPLES,
-        seed=int(result.config.get("seed", 0)),
-        cache_dir=cache_dir,
-    )
+def _passes(result: BootstrapResult, images: int, cache_dir: Path) -> tuple[CapfiltReport, ...]:
+    """All passes, with the same images in each: those that the last one's outcomes choose."""
+    pinned = None
+    found: list[CapfiltReport] = []
+    for one in reversed(result.rounds[1:]):
+        report = describe_capfilt(
+            one.web,
+            result.raw.web,
+            made_by=one.round - 1,
+            metrics={name: value for name, value in one.metrics.items() if name.startswith(("capfilt/", "truth/"))},
+            truth_uri=result.raw.truth_uri,
+            examples=images,
+            pinned=pinned,
+            seed=_seed(result),
+            cache_dir=cache_dir,
+        )
+        pinned = report.examples if pinned is None else pinned
+        found.append(report)
+    return tuple(reversed(found))
 
 
 def read_history(uri: str) -> dict[str, Curve]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,17 +10,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from components.common.contracts import BootstrapResult
+from components.common.contracts import BootstrapResult, DatasetRef
 from components.common.errors import StorageError
 from components.common.locations import absolute_values, relative_values
-from components.common.storage import Store, join_uri
-from components.pages.collecting import report_data
+from components.common.scratch import ScratchFolder
+from components.common.storage import Store, join_uri, open_store
+from components.pages.collecting import EXAMPLES, dataset_data, report_data
 from components.pages.report import write_report
 from components.pages.report_data import ReportData
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "results"
+PAGE = "report.html"
 _SQLITE = "sqlite:///"
 
 
@@ -78,15 +81,57 @@ def _mapped(document: dict[str, Any], change: Callable[[Any], Any]) -> dict[str,
 
 def report_key(result: BootstrapResult) -> str:
     """Where in the store the page of a bootstrap lies."""
-    return f"reports/{result.label}/report.html"
+    return f"reports/{result.label}/{PAGE}"
 
 
-def write_page(result: BootstrapResult, path: Path) -> ReportData:
+def write_page(result: BootstrapResult, path: Path, *, images: int = EXAMPLES) -> ReportData:
     """Write the page of a bootstrap; datasets, curves and images are read where its result says that they lie.
+
+    Args:
+        result: the bootstrap.
+        path: the page; its folder takes shards that have to be fetched for their images.
+        images: web images to show.
 
     Returns:
         what the page shows.
     """
-    data = report_data(result, path.parent)
+    others = [one for one in _results(open_store(result.store)) if one.label != result.label]
+    data = report_data(result, path.parent, others=others, images=images)
     write_report(data, path)
     return data
+
+
+def store_dataset_page(
+    dataset: DatasetRef,
+    out: Path | None = None,
+    *,
+    metrics: dict[str, float] | None = None,
+    truth_uri: str | None = None,
+    images: int = EXAMPLES,
+) -> str:
+    """Write the page of a dataset that CapFilt made, without rounds.
+
+    Args:
+        dataset: what CapFilt wrote.
+        out: a file; by default `report.html` beside the dataset's manifest.
+        metrics: `capfilt/…` as the run reported them.
+        truth_uri: truth table, where there is one.
+        images: web images to show.
+
+    Returns:
+        where it lies.
+
+    Raises:
+        DataError: the dataset is no whole one, or was not made by CapFilt.
+        StorageError: a place refuses.
+    """
+    with ScratchFolder("report") as folder:
+        page = folder / PAGE
+        data = dataset_data(dataset, folder, metrics=metrics, truth_uri=truth_uri, images=images)
+        write_report(data, page)
+        if out is None:
+            open_store(dataset.uri).upload(page, PAGE)
+            return join_uri(dataset.uri, PAGE)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(page, out)
+        return str(out)

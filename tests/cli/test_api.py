@@ -38,7 +38,9 @@ def _json(*arguments: str) -> Any:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files but the page, which names its place and is written by the command line alone."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "report.html")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_importing_it_loads_nothing_heavy_and_its_types_are_told() -> None:

@@ -85,6 +85,11 @@ def test_regenerate_then_look_at_it(world: Path, tmp_path: Path) -> None:
     result = _json(*arguments)
     assert result["dataset"]["uri"] == out
     assert _json(*arguments)["dataset"] == result["dataset"]
+    page = Path(result["report"]).read_text()
+    kept = f"{result['dataset']['pairs']} pairs over {result['dataset']['images']} of 8 images"
+    assert Path(result["report"]).parent == Path(out) and kept in page and "capfilt dataset explain" in page
+    assert _json("report", out, "--out", str(tmp_path / "page.html")) == {"report": str(tmp_path / "page.html")}
+    assert (tmp_path / "page.html").read_text() == page
     shown = _json("dataset", "show", out)
     counts = shown["counts"]
     assert counts["in"] == 8

@@ -16,7 +16,7 @@ from components.common.tracking import Tracker
 from components.config import SAMPLE_CONFIG, BootstrapConfig, load_config
 from components.data.manifest import load_manifest
 from components.data.texts import dataset_candidates
-from components.pages.gallery import describe_capfilt
+from components.pages.passing import describe_capfilt
 from components.regeneration.recut import recut_dataset
 from flows.preparation import prepare
 from flows.regeneration import calibrate, compare_filters, regeneration

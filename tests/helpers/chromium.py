@@ -43,7 +43,7 @@ class Page:
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": values}))
         while True:
-            message = json.loads(self._socket.recv(30))
+            message = json.loads(self._socket.recv(120))
             if message.get("id") == self._number:
                 assert "error" not in message, message
                 return dict(message["result"])

@@ -153,7 +153,7 @@ def test_everything_lies_in_the_bucket(finished: dict[str, Any]) -> None:
     folder, _, name = document["report"].rpartition("/")
     page = open_store(folder).read(name).decode()
     assert "<html" in page
-    assert "data:image/jpeg" in page
+    assert "data:image/webp" in page
     assert "another seed of the training varies besides" in page
     for number in (0, 1):
         assert f"Purity and yield of the filter of round {number} by threshold: purity" in page

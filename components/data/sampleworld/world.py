@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from components.common.errors import DataError
 from components.common.seeding import digest_of, key_seed
+from components.common.storage import open_store
 from components.data.sampleworld.config import SampleWorldConfig
 from components.data.sampleworld.drawing import draw_scene, encode_jpeg
 from components.data.sampleworld.language import human_caption, human_captions
@@ -138,6 +139,19 @@ def human_scenes(config: SampleWorldConfig, split: str) -> Iterator[tuple[str, S
     """File name and scene of every human picture of a split, without drawing it."""
     for index, image_id in enumerate(_human_ids(config, split)):
         yield _human_name(split, image_id), sample_scene(_random(config, split, index))
+
+
+def scenes_beside(truth_uri: str, split: str) -> dict[str, Scene]:
+    """Scenes of the human pictures of a split, by sample key, of the world that a truth table is part of.
+
+    Returns:
+        nothing where the table is of no sample world.
+    """
+    folder, _, name = truth_uri.rpartition("/truth/")
+    if name != "truth.parquet" or not (store := open_store(folder)).exists("world.json"):
+        return {}
+    config = SampleWorldConfig.model_validate(json.loads(store.read("world.json"))["config"])
+    return {name.rpartition(".")[0]: scene for name, scene in human_scenes(config, split)}
 
 
 def _human_ids(config: SampleWorldConfig, split: str) -> range:

@@ -16,6 +16,7 @@ from components.data.sampleworld.language import human_caption
 from components.data.sampleworld.scene import sample_scene
 from components.data.sampleworld.webtext import KINDS, web_text
 from components.pages.report import CapfiltReport, Example, ExampleText, ReportData, RoundReport, write_report
+from components.pages.report_data import CaptionedImage, CaptionRounds, OtherBootstrap, Texts, Told
 from components.regeneration.purity import GRID, PurityCurve
 from components.regeneration.weighing import reliability
 from tests.helpers.ended import uncertain
@@ -72,10 +73,50 @@ def metrics(gain):
     }
 
 
-def capfilt(rng, made_by, examples=9):
+WEB = DatasetRef(
+    name="web-capfilt-1", uri="/data/store/datasets/web-capfilt-1/9b1", digest="d" * 64, images=2011, pairs=2851
+)
+
+
+def texts(rng, source, kept, dropped):
+    lengths = {words: (rng.randrange(300), rng.randrange(300)) for words in range(2, 14)}
+    scores = tuple((rng.randrange(90) if at >= 20 else 0, rng.randrange(90) if at < 20 else 0) for at in range(40))
+    said = (("a red disc", 40, 12), ("a dog " * 12, 9, 0)) if source == "synthetic" else ()
+    return Texts(
+        source=source, texts=kept + dropped, kept=kept, distinct=900, lengths=lengths, scores=scores, repeated=said
+    )
+
+
+def pinned(images, rng, made_by):
+    """The same images as another pass judges them."""
+    return tuple(
+        one.model_copy(
+            update={
+                "texts": tuple(
+                    text.model_copy(
+                        update={"kept": kept, "reason": "" if kept else "below_threshold", "true": made_by % 2 == 0}
+                    )
+                    for text, kept in ((text, rng.random() < 0.5) for text in one.texts)
+                )
+            }
+        )
+        for one in images
+    )
+
+
+def capfilt(rng, made_by, examples=9, images=None):
     gain = 0.05 * made_by
+    shown = tuple(example(rng, i) for i in range(examples)) if images is None else pinned(images, rng, made_by)
+    wrong = tuple(one.model_copy(update={"texts": one.texts[:1]}) for one in shown[:3])
     return CapfiltReport(
         made_by=made_by,
+        dataset=WEB,
+        images_in=2500,
+        texts=(texts(rng, "web", 1202, 1298), texts(rng, "synthetic", 1649, 840)),
+        outcomes={"cut": 4} if made_by == 0 else {},
+        wrongly_kept=wrong,
+        wrongly_refused=wrong[:2],
+        mistakes=(331, 204),
         metrics={
             "capfilt/noise_ratio_web": 0.52 + gain / 4,
             "capfilt/noise_ratio_synthetic": 0.34 - gain,
@@ -95,7 +136,74 @@ def capfilt(rng, made_by, examples=9):
         },
         failed={"not_an_image": 7, "truncated": 3, "too_many_pixels": 1} if made_by == 0 else {},
         dropped={"below_threshold": 2122, "duplicate": 14, "empty_text": 5},
-        examples=tuple(example(rng, i) for i in range(examples)),
+        examples=shown,
+    )
+
+
+def captions(rng, rounds):
+    """Test images as every round captions them."""
+
+    def image(number):
+        said = [
+            Told(
+                round=k,
+                text=("a red disc beside a star", "a blue disc")[(number + k) % 2] if number else "a red disc",
+                cider=rng.random() * 3,
+                rank=float((number + k) % 3),
+                true=(number + k) % 2 == 0,
+                facts=(3, 4),
+            )
+            for k in range(rounds)
+        ]
+        people = ("a red disc beside a large star", "a star and a disc on a teal ground")
+        return CaptionedImage(
+            key=f"test_{number:06d}", image=example(rng, number).image, references=people, told=tuple(said)
+        )
+
+    cards = tuple(image(number) for number in range(6))
+    return CaptionRounds(
+        dataset="/data/store/datasets/human-test/a1",
+        images=300,
+        rounds=(0, rounds - 1),
+        won=cards[:3] if rounds > 1 else (),
+        lost=cards[3:5] if rounds > 1 else (),
+        pinned=cards,
+        better=180,
+        worse=101,
+        repeated=((("a red disc", 7),), *[()] * (rounds - 1)),
+    )
+
+
+OTHERS = (
+    OtherBootstrap(
+        label="sample-cdcdcdcd",
+        finished=datetime(2025, 3, 6, 9, 30),
+        rounds=2,
+        champion=0,
+        metrics={"eval/retrieval/mean_recall": 0.51, "eval/caption/cider": 0.9},
+        word="within noise",
+        differs=(("capfilt.threshold", "0.7", "0.5"), ("seed", "1", "0")),
+    ),
+    OtherBootstrap(label="sample-efefefef", finished=datetime(2025, 3, 5, 9, 30), rounds=1, champion=None, metrics={}),
+)
+
+
+def passes(rng, count):
+    """CapFilt passes over the same images."""
+    found = [capfilt(rng, 0)] if count else []
+    found += [capfilt(rng, k, images=found[0].examples) for k in range(1, count)]
+    return tuple(found)
+
+
+def alone():
+    """The page of CapFilt without rounds."""
+    one = capfilt(random.Random(3), 0).model_copy(update={"made_by": None})
+    return ReportData(
+        name="mine",
+        capfilt=(one,),
+        config={"threshold": 0.5},
+        facts={"dataset": WEB.uri, "made from": "/data/shards"},
+        commands=(("Look at every text", f"capfilt browse {WEB.uri}"),),
     )
 
 
@@ -178,7 +286,18 @@ def demo(rounds=2):
     return ReportData(
         name="sample",
         rounds=tuple(parts),
-        capfilt=tuple(capfilt(rng, k) for k in range(rounds - 1)),
+        capfilt=passes(rng, rounds - 1),
+        captions=captions(rng, rounds),
+        others=OTHERS,
+        human_pairs=2000,
+        commands=(
+            (
+                "Rewrite and clean your own shards with the winner",
+                "capfilt regenerate --web WEB --captioner /data/store/models/c --filter /data/store/models/f --out OUT",
+            ),
+            ("Look at every text", f"capfilt browse {WEB.uri}"),
+        ),
+        links={"MLflow": "http://127.0.0.1:5000/#/experiments/1/runs"},
         stages=tuple(stages),
         champion=1 if rounds > 1 else 0,
         promoted=rounds > 1 or None,

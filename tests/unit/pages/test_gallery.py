@@ -18,7 +18,9 @@ from components.data.publish import ShardBuilder
 from components.data.sampleworld.drawing import draw_scene, encode_jpeg
 from components.data.sampleworld.scene import Scene, Thing, sample_scene
 from components.evaluation.dataset import Truth
-from components.pages.gallery import _example, describe_capfilt, pick_examples, thumbnail
+from components.pages.gallery import example, pick_examples, same_examples, side_of, thumbnail
+from components.pages.passing import describe_capfilt
+from components.pages.results import store_dataset_page
 
 IMAGES = 24
 
@@ -92,7 +94,7 @@ def test_facts_are_counted_where_a_text_states_some(data):
     web, out, _ = data
     scene = Scene((Thing("circle", "red", "large", "plain", 1 / 6, 0.5, 0.15),), "teal", "plain")
     rows = [Candidate("0", "0" * 64, "web", text, 0.9, 0.2, True, "") for text in ("a red star", "web 3")]
-    (stating, silent) = _example("0", "", rows, Truth("half-right", scene), None).texts
+    (stating, silent) = example("0", "", rows, Truth("half-right", scene), None).texts
     assert (stating.facts, silent.facts) == ((1, 2), None)
     assert all(text.facts is None for one in pick_examples(out, web) for text in one.texts)
 
@@ -112,14 +114,58 @@ def test_report_of_a_pass(data):
     assert report.metrics["truth/filter_auc"] == 0.9
     assert report.dropped == {"below_threshold": 21 + 18}
     assert len(report.examples) == 3
+    web_texts, written = report.texts
+    assert (web_texts.texts, web_texts.kept, written.kept, report.pairs) == (24, 3, 6, 9)
+    assert web_texts.lengths == {2: (3, 21)} and web_texts.distinct == 24
+    assert [at for at, counts in enumerate(web_texts.scores) if any(counts)] == [4, 36]
+    assert report.images_in == 24
 
 
-def test_thumbnails_are_small_jpegs():
+def test_the_same_images_are_shown_of_another_pass(data):
+    web, out, truth = data
+    pinned = pick_examples(out, web, count=5)
+    assert same_examples(out, pinned) == pinned
+    again = describe_capfilt(out, web, made_by=1, pinned=pinned).examples
+    assert [one.key for one in again] == [one.key for one in pinned]
+
+
+def test_what_the_filter_got_wrong_is_shown_the_worst_first(data):
+    """Web texts of kind `match` are right, all others and all written ones ("synthetic 3" names no thing) wrong."""
+    web, out, truth = data
+    report = describe_capfilt(out, web, made_by=0, truth_uri=truth)
+    right = [number for number in range(IMAGES) if number % 3 == 0]
+    kept_wrong = [number for number in range(IMAGES) if number % 8 == 0 and number not in right]
+    refused = [number for number in right if number % 8]
+    assert report.mistakes == (len(kept_wrong) + IMAGES // 4, len(refused))
+    assert {one.key for one in report.wrongly_refused} == {f"{number:09d}" for number in refused}
+    assert all(len(one.texts) == 1 and one.texts[0].true is False for one in report.wrongly_kept)
+    assert [one.texts[0].source for one in report.wrongly_kept][:4] == ["synthetic", "web"] * 2
+    assert describe_capfilt(out, web, made_by=0).mistakes is None
+
+
+def test_the_page_of_a_dataset_alone(data, tmp_path):
+    _, out, truth = data
+    where = store_dataset_page(out, tmp_path / "deep" / "page.html", truth_uri=truth)
+    page = (tmp_path / "deep" / "page.html").read_text()
+    assert where == str(tmp_path / "deep" / "page.html")
+    assert (
+        "<h1>Kept 3 of 24 web texts (12.5 %) and 6 of 24 written captions (25.0 %): 9 pairs over 6 of 24 images."
+        in page
+    )
+    assert f"capfilt dataset explain {out.uri} " in page and 'id="mistakes"' in page
+    assert store_dataset_page(out) == f"{out.uri}/report.html"
+
+
+def test_thumbnails_are_small():
     buffer = io.BytesIO()
     Image.effect_noise((900, 300), 80).convert("CMYK").save(buffer, "JPEG")
     uri = thumbnail(buffer.getvalue())
     kind, _, body = uri.partition(",")
-    assert kind == "data:image/jpeg;base64"
+    assert kind == "data:image/webp;base64"
     with Image.open(io.BytesIO(base64.b64decode(body))) as small:
         assert small.size == (224, 75)
-        assert small.format == "JPEG"
+        assert small.format == "WEBP"
+
+
+def test_the_most_images_have_the_smallest_thumbnails():
+    assert [side_of(count)[0] for count in (24, 300, 1000)] == [224, 112, 96]

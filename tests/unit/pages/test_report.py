@@ -17,10 +17,14 @@ from components.pages.report import (
     render_report,
     write_report,
 )
+from components.pages.report.bars import bar_chart
+from components.pages.report.cards import pinned_cards
+from components.pages.report.first import contents
+from components.pages.report.sieve import sieve
 from components.pages.table import markdown_table
 from components.pages.verdict import certainty, spoken_of, verdict, word
 from tests.helpers.ended import round_result, uncertain
-from tests.unit.pages.demo import demo
+from tests.unit.pages.demo import alone, demo
 
 RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
 VOID = {"meta", "img", "br", "line", "polyline", "input", "hr", "link"}
@@ -32,10 +36,13 @@ class Checker(HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.tags, self.sources, self.text = [], [], [], []
+        self.links, self.ids = [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.sources += [value for name, value in attrs if name in ("src", "href", "data", "action")]
+        self.links += [value for name, value in attrs if tag == "a" and name == "href"]
+        self.ids += [value for name, value in attrs if name == "id"]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -67,8 +74,9 @@ def test_page_is_whole_and_needs_no_network(count):
     checker = parse(page)
     assert "script" not in checker.tags
     assert "link" not in checker.tags
-    assert all(source.startswith("data:image/jpeg;base64,") for source in checker.sources)
-    assert not re.search(r"url\(|@import|https?://", page)
+    assert all(source.startswith(("data:image/", "#", "http://127.0.0.1:5000/")) for source in checker.sources)
+    assert set(checker.links) <= {f"#{name}" for name in checker.ids} | {"http://127.0.0.1:5000/#/experiments/1/runs"}
+    assert not re.search(r"url\(|@import", page)
     assert "nan" not in " ".join(checker.text).split()
 
 
@@ -92,11 +100,24 @@ def test_page_names_what_matters(tmp_path):
         "round-1/pretrain",
         "3fa9c1d2e8b74a60",
         "policy: keep_both",
-        "✓ accepted",
-        "✗ rejected",
+        "✓ kept",
+        "✗ dropped",
+        "Kept 1,202 of 2,500 web texts (48.1 %) and 1,649 of 2,489 written captions (66.3 %): 2,851 pairs over 2,011",
+        "Next: Rewrite and clean your own shards with the winner",
+        "with 2,000 human pairs that makes 4,851 to train on",
+        "From round 0 to round 1 CIDEr rises on 180 of 300 images and falls on 101.",
+        "capfilt dataset explain /data/store/datasets/web-capfilt-1/9b1 000000003",
+        "capfilt dataset explain /data/store/datasets/human-test/a1 test_000001",
+        "Wrong, and kept: 331 of 2,851 kept texts",
+        "Right, and refused: 204 texts",
+        "a red disc 40 times 12 kept",
+        "sample-cdcdcdcd · the run before",
+        "2 settings differ",
+        "0.7 there, 0.5 here",
+        "Captions that went wrong",
     ):
         assert words in text, words
-    assert page.count("<svg") == 4 + 2 + 2 + 6
+    assert page.count("<svg") == 4 + 2 + 2 + 6 + 1 + 4
     assert '<li class="chip yes">clear</li>' in page
     assert '<span class="ci">53.2 % – 55.2 %</span>' in page
 
@@ -106,7 +127,7 @@ def test_each_rounds_filter_is_drawn_with_its_threshold():
     charts = re.findall(r'aria-label="Purity and yield of the filter of round (\d) by threshold: ([^"]+)"', page)
     assert [number for number, _ in charts] == ["0", "1"]
     assert [re.sub(r"[\d.]+ %", "…", text) for _, text in charts][0] == "purity … at 0.5; yield … at 0.5"
-    assert page.count('class="upright"') == 4
+    assert page.count('class="upright"') == 4 + 2
     text = " ".join("".join(parse(page).text).split())
     assert "Threshold 0.5: purity " in text
     assert "chosen for a purity of 95.0 %" in text
@@ -185,6 +206,61 @@ def test_the_least_data_still_makes_a_page():
     assert "nothing was measured" in page
 
 
+def test_what_flips_between_passes_is_marked():
+    words = [
+        re.sub(r"<[^>]+>", "", found) for found in re.findall(r'<span class="flip[^/]+/span>', render_report(demo(3)))
+    ]
+    assert {"kept → dropped", "dropped → kept", "right → wrong", "text found first"} <= set(words)
+    assert "→" not in "".join(re.findall(r'<span class="flip[^/]+/span>', render_report(demo(1))))
+
+
+def test_every_text_is_followed_through_the_passes():
+    image = demo(4).capfilt[0].examples[0]
+    cards = {card.key: card for card in pinned_cards(demo(4).capfilt)}
+    steps = cards[image.key].steps
+    assert [step.where for step in steps] == [f"by round {k}" for k in range(3)] * 2
+    assert [step.text.source for step in steps] == ["web"] * 3 + ["synthetic"] * 3
+    assert [step.same for step in steps] == [False, True, True] * 2
+
+
+def test_capfilt_alone_has_the_same_page():
+    page = render_report(alone())
+    text = " ".join("".join(parse(page.partition("</head>")[2].removesuffix("</html>")).text).split())
+    assert text.count("Kept 1,202 of 2,500 web texts") == 1
+    assert "From the web to what is kept" in text
+    assert not re.search(r"\bround", text)
+    assert [words for _, words in contents(alone())] == [
+        "Web data", "Texts", "Web images", "Mistakes", "Left out", "Lineage",
+    ]  # fmt: skip
+
+
+def test_a_stage_found_done_keeps_its_time():
+    text = " ".join("".join(parse(render_report(demo(2))).text).split())
+    assert "round-0/pretrain 2 min 21 s found done" in text
+    assert "1 of them was found done: what is shown is the time that took when it was made." in text
+
+
+def test_the_drawing_is_as_wide_as_the_numbers_are():
+    one = demo(2).capfilt[0]
+    drawing = str(sieve(one, 2000).drawing)
+    widths = [float(found) for found in re.findall(r'<rect[^>]* width="([\d.]+)"', drawing)]
+    counts = [2500, 2489, 1202, 1649, 1298, 840, 1202, 1649, 2000]
+    assert [round(width / widths[0] * 2500 / 20) for width in widths] == [round(count / 20) for count in counts]
+    assert all(0 <= float(x) <= 360.1 for x in re.findall(r"[ML ]([\d.]+) ", drawing))
+    nothing = one.model_copy(update={"texts": ()})
+    assert sieve(nothing, 2000) is None
+
+
+def test_bars_stay_in_their_frame():
+    chart = str(bar_chart("t", [(0, 0), (1, 100_000), (3, 0)], ((0.0, "0"), (1.0, "1")), mark=(0.5, "here")))
+    bars = [
+        [float(value) for value in found]
+        for found in re.findall(r'y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', chart)
+    ]
+    assert len(bars) == 3 and all(y >= 0 and y + height <= 130 for y, height in bars)
+    assert bar_chart("t", [(0, 0)], ()) == ""
+
+
 def test_values_that_are_not_finite_do_not_break_the_page():
     data = ReportData(
         name="x",
@@ -256,8 +332,8 @@ def test_the_verdict_speaks_of_the_winner_or_else_of_the_last():
 
 def test_a_change_within_noise_has_no_colour():
     page = render_report(ReportData(name="x", rounds=weighed_rounds((NOISE, UP))))
-    assert '<td class="flat">+1.0 pts<span class="ci">-4.0 to +6.0 pts: within noise</span></td>' in page
-    assert '<td class="up">+0.100<span class="ci">+0.050 to +0.150: clear</span></td>' in page
+    assert 'class="flat">+1.0 pts<span class="ci">-4.0 to +6.0 pts: within noise</span></td>' in page
+    assert 'class="up">+0.100<span class="ci">+0.050 to +0.150: clear</span></td>' in page
 
 
 def test_a_drift_for_the_worse_stands_beside_the_verdict():

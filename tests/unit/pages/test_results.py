@@ -66,6 +66,24 @@ def test_the_newest_one_is_found_unless_another_is_named(tmp_path: Path) -> None
         find_result(store, name="flickr8k")
 
 
+def test_the_page_shows_other_bootstraps_and_what_was_set_otherwise(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    rounds = [round_result(0, {RECALL: 0.25})]
+    new = bootstrap_result(rounds, store.uri)
+    earlier, later = (datetime(2026, 3, day, tzinfo=timezone.utc) for day in (6, 9))
+    before = bootstrap_result(rounds, store.uri, bootstrap="cd" * 32, finished=earlier, config={"seed": 4, "name": "x"})
+    after = bootstrap_result(rounds, store.uri, bootstrap="ef" * 32, finished=later)
+    for one in (before, new, after):
+        store_result(store, one)
+    data = write_page(new, tmp_path / "page.html")
+    assert [(one.label, one.differs) for one in data.others] == [
+        ("sample-efefefef", ()),
+        ("sample-cdcdcdcd", (("seed", "4", "3"),)),
+    ]
+    cards = (tmp_path / "page.html").read_text().partition('id="others"')[2]
+    assert cards.index('sample-cdcdcdcd <span class="flat">· the run before') < cards.index("sample-efefefef")
+
+
 def test_a_store_without_results_says_so(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no bootstrap has ended here yet"):
         find_result(open_store(str(tmp_path)))
