@@ -70,19 +70,22 @@ class ScorerFamily:
     lower: bool = False
 
 
-_DESCRIBE = "Describe this image in one short sentence."
+_ASKED: Mapping[str, Any] = {**_SHORT, "max_length": 96, "prompt": "Describe this image in one short sentence."}
 CAPTIONERS: dict[str, CaptionerFamily] = {
     family.name: family
     for family in (
         CaptionerFamily(BLIP, "blip"),
         CaptionerFamily("blip-2", "prefix", {**_SHORT, "prompt": ""}),
         CaptionerFamily("florence2", "task", {**_SHORT, "max_length": 64, "prompt": "<CAPTION>"}),
+        CaptionerFamily("gemma3", "chat", _ASKED),
         CaptionerFamily("git", "nothing", {**_SHORT, "prompt": ""}),
-        CaptionerFamily("idefics3", "chat", {**_SHORT, "max_length": 96, "prompt": _DESCRIBE}),
-        CaptionerFamily("llava", "chat", {**_SHORT, "max_length": 96, "prompt": _DESCRIBE}),
-        CaptionerFamily(
-            "qwen2_5_vl", "chat", {**_SHORT, "max_length": 96, "prompt": _DESCRIBE}, processor="Qwen2_5_VLProcessor"
-        ),
+        CaptionerFamily("idefics3", "chat", _ASKED),
+        CaptionerFamily("internvl", "chat", _ASKED, processor="InternVLProcessor"),
+        CaptionerFamily("llava", "chat", _ASKED),
+        CaptionerFamily("qwen2_5_vl", "chat", _ASKED, processor="Qwen2_5_VLProcessor"),
+        CaptionerFamily("qwen3_vl", "chat", _ASKED, processor="Qwen3VLProcessor"),
+        # Its own processor wants video and num2words; of stills Idefics3's makes the same.
+        CaptionerFamily("smolvlm", "chat", _ASKED, processor="Idefics3Processor"),
     )
 }
 SCORERS: dict[str, ScorerFamily] = {
@@ -97,7 +100,7 @@ SCORERS: dict[str, ScorerFamily] = {
 }
 
 
-ENDPOINT = CaptionerFamily("endpoint", "chat", {**_SHORT, "max_length": 96, "prompt": _DESCRIBE})
+ENDPOINT = CaptionerFamily("endpoint", "chat", _ASKED)
 """A captioner behind a server (endpoint.py), of whichever family it is there."""
 
 

@@ -62,17 +62,19 @@ def load_processor(folder: Path, still: str = "") -> Any:
     with _readable(folder), _quiet():
         if not still:
             return transformers.AutoProcessor.from_pretrained(folder, backend="pil", **_SAFE)
-        images = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **_SAFE)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_SAFE)
-        return _without_video(getattr(transformers, still))(images, tokenizer, chat_template=tokenizer.chat_template)
+        kind = _without_video(getattr(transformers, still))
+        processor = kind.from_pretrained(folder, backend="pil", **_SAFE)
+        processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
+        return processor
 
 
 def _without_video(kind: Any) -> Any:
     """The class, asking for no video part: transformers makes it out of torchvision alone."""
 
     class Still(kind):  # type: ignore[misc]
-        def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
-            super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [one for one in super().get_attributes() if one != "video_processor"]
 
     return Still
 
