@@ -55,6 +55,13 @@ def regenerate(
             "only new or changed ones are worked on."
         ),
     ] = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            help="With --extend: captions of that dataset which ended so are asked for again, errors or more "
+            "(errors,cut); all else in it is taken over as it is."
+        ),
+    ] = None,
     scorer: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,7 +90,7 @@ def regenerate(
 
         models: dict[str, Any] = {"captioner": captioner, "filter": filter}
         models["scorers"] = named_values(scorer, "--scorer")
-        result = work(web=web, **models, out=out, extend=extend, calibration=human, config=config)
+        result = work(web=web, **models, out=out, extend=extend, retry=retry, calibration=human, config=config)
         output.result(result.model_dump(mode="json"), _told(result))
 
 

@@ -18,7 +18,10 @@ from components.model.config import DecodingConfig
 BLIP = "blip"
 F = TypeVar("F")
 REVISION = 1
-"""Raised when the same weights and settings of another family than BLIP would give other texts or values."""
+"""Raised when the same weights of another scorer than BLIP's, or the same server, would give other values or texts."""
+
+WRITERS_REVISION = 2  # 2: positions in fp32 in any arithmetic
+"""Raised when the same weights and settings of a captioner of another family than BLIP would give other texts."""
 
 WHOLE_SIDE = 2048
 """Longest side in pixels of images for families that resize themselves: larger ones are shrunk first."""
@@ -134,7 +137,8 @@ def engine_of(family: CaptionerFamily | ScorerFamily) -> dict[str, Any] | None:
     if family.name == ENDPOINT.name:
         images = f"jpeg {ENDPOINT_JPEG}, at most {ENDPOINT_SIDE}"
         return {"family": family.name, "revision": REVISION, "images": images}
-    how = {"family": family.name, "revision": REVISION, "images": f"pil, at most {WHOLE_SIDE}"}
+    revision = WRITERS_REVISION if isinstance(family, CaptionerFamily) else REVISION
+    how = {"family": family.name, "revision": revision, "images": f"pil, at most {WHOLE_SIDE}"}
     return {**how, "transformers": version("transformers")}
 
 

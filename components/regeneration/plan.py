@@ -53,6 +53,10 @@ class Plan:
     """Further scorers by the names of their scores."""
     engines: tuple[tuple[str, Any], ...] = ()
     """What besides weights decides the results of models that are not BLIP, by role (families.engine_of)."""
+    retry: tuple[str, ...] = ()
+    """Outcomes of captions that are tried again in the version `retries`."""
+    retries: str = ""
+    """Digest of the version whose captions are tried again."""
 
     def at(self, precision: Precision) -> "Plan":
         """This plan in other arithmetic."""
@@ -70,6 +74,7 @@ class Plan:
             "config": self.config.effective(),
             **({"scorers": {name: one.digest for name, one in self.scorers}} if self.scorers else {}),
             **({"engines": dict(self.engines)} if self.engines else {}),
+            **({"retry": {"version": self.retries, "outcomes": list(self.retry)}} if self.retry else {}),
         }
 
     @property

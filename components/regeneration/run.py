@@ -31,15 +31,17 @@ from components.data.records import Provenance, ShardEntry, ShardRecord
 from components.data.shardtable import ShardTable
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.engines import run_engine
-from components.regeneration.extend import Base, adopt, check_extends, open_base
+from components.regeneration.extend import Base, adopt, check_extends, open_base, unchanged
 from components.regeneration.guard import check_collapse
 from components.regeneration.lineup import settled_models
 from components.regeneration.plan import Plan, web_input
 from components.regeneration.precision import settled_alone, settled_in_store
 from components.regeneration.reading import ShardSource
 from components.regeneration.repeats import tell_repeats
+from components.regeneration.retry import retry_shards, what_again
 from components.regeneration.shard import Finished, stats_of
 from components.regeneration.stats import ShardStats, Totals, run_metrics
+from components.regeneration.worker import Assignment
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ def run_capfilt(
     work_dir: Path | None = None,
     out: Store | None = None,
     extend: str | None = None,
+    retry: str | None = None,
     scorers: Mapping[str, ModelRef] | None = None,
     confirm: Callable[[], None] = lambda: None,
 ) -> CapfiltResult:
@@ -84,12 +87,15 @@ def run_capfilt(
         out: exact root of the dataset, instead of its place under `store`.
         extend: a version that CapFilt made of earlier web data with the same models and settings: its shards are
             taken over where they are the same, and the new version names it as a parent.
+        retry: outcomes (`errors`, or several: `errors,cut`) of captions in that version which are asked for again;
+            everything else in its shards is taken over too.
         scorers: further scorers by the names of their scores, each a column of the candidate tables.
         confirm: called after every shard and before the manifest; raises where the work is no longer ours.
 
     Raises:
         ConfigError: `out` holds a dataset of another plan, the message says what differs, or lies inside the web data;
-            or the config has a target precision and no threshold for it yet, or a score and no weights.
+            or the config has a target precision and no threshold for it yet, or a score and no weights; or there is
+            nothing to retry.
         DataError: no shards, or a shard changed since the plan was made.
         GateError: captions have collapsed.
         StorageError: a store refuses; what was committed stays.
@@ -99,8 +105,9 @@ def run_capfilt(
     base = None if extend is None else open_base(extend)
     if base is not None and config.precision == "auto":
         config = config.model_copy(update={"precision": base.precision})
+    again = {} if retry is None else what_again(base, retry)
     config, more = settled_models(captioner, filter, scorers or {}, config)
-    plan = Plan(web_input(web, config.limit), captioner, filter, config, **more)
+    plan = Plan(web_input(web, config.limit), captioner, filter, config, **more, **again)
     plan = replace(plan, config=settled_in_store(config, store)) if out is None else settled_alone(plan, out)
     logger.info("%s: arithmetic in %s", name, plan.config.precision)
     target = out if out is not None else dataset_store(store, name, plan.fingerprint)
@@ -114,6 +121,8 @@ def run_capfilt(
     if base is not None:
         todo = run.adopt(base, todo)
     with _folder(work_dir) as folder, _shown(progress, name, plan.web.samples, run.recalled) as run.progress:
+        if base is not None and plan.retry:
+            todo = run.retry(base, todo, folder)
         if todo:
             run_engine(plan, todo, target, folder, on_images=run.count_images, on_shard=run.finished)
     return run.seal()
@@ -169,6 +178,16 @@ class Run:
         logger.info("%s: %d shards taken over from %s", self.name, len(todo) - len(left), base.store.uri)
         self.recalled = self._totals.counts.samples
         return left
+
+    def retry(self, base: Base, todo: list[ShardSource], folder: Path) -> list[ShardSource]:
+        """Ask again for captions of shards that are otherwise taken over; the shards that are left."""
+        same = unchanged(base, todo)
+        if same:
+            models = Assignment(self.plan, self.store.uri, folder, self.plan.config.threads).models(0, folder)
+            for shard in retry_shards(base, self.plan, same, models, self.store, folder):
+                self.count_images(shard.record.counts.samples)
+                self.finished(shard)
+        return [shard for shard in todo if shard.name not in self._entries]
 
     def _sealed(self) -> dict[str, str]:
         """What the manifest of this plan names, if it was written."""

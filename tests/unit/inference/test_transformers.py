@@ -151,6 +151,19 @@ def _holds(ours: TransformersCaptioner, model: Any, tokenizer: Any, inputs_of: C
     assert len(set(expected)) > 1, expected
 
 
+def test_positions_stay_fine_in_narrow_arithmetic(saved: Callable[[str, str], Path]) -> None:
+    """Weights are bf16; the frequencies of positions, which are none, are not rounded to three digits."""
+    folder = saved("captioner", "qwen3_vl")
+    family = captioner_family(str(folder))
+    decoding = settled_decoding(DecodingConfig(), family)
+    narrow = TransformersCaptioner(folder, family, decoding, Arithmetic(torch.device("cpu"), "bf16")).model
+    assert {one.dtype for one in narrow.parameters()} == {torch.bfloat16}
+    fine = dict(captioner(folder).model.named_buffers())
+    assert any("inv_freq" in name for name in fine)
+    for name, buffer in narrow.named_buffers():
+        assert torch.equal(buffer, fine[name]), name
+
+
 def test_an_image_that_the_model_refuses_is_an_error_of_its_own(saved: Callable[[str, str], Path]) -> None:
     worker = captioner(saved("captioner", "qwen2_5_vl"), min_length=0, max_length=4)
     strip = np.zeros((3, 900, 3), np.uint8)
