@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from capfilt import api
+from capfilt.cli.main import app
 from components.common.errors import CapfiltError, ConfigError, ModelError
 from components.data.candidates import stored_candidates
 from components.data.manifest import load_manifest
@@ -227,9 +229,10 @@ def test_errors_are_tried_again_and_nothing_else(
     shards = [{one.name: one.tar.sha256 for one in load_manifest(uri).shards} for uri in (old.uri, made.dataset.uri)]
     touched = {row.key[:5] for row in again}
     assert {name for name in shards[0] if shards[0][name] != shards[1][name]} == touched != set(shards[0])
-    assert (
-        api.regenerate(**run, out=tmp_path / "new", extend=old.uri, retry="errors", **quick()).dataset == made.dataset
-    )
+    words = ["--web", str(web), "--captioner", place, "--filter", parts["filter"], "--out", str(tmp_path / "new")]
+    words += ["--extend", old.uri, "--retry", "errors", "--threshold", "0", "--dtype", "fp32", "--json"]
+    again_typed = CliRunner().invoke(app, ["regenerate", *words])
+    assert json.loads(again_typed.stdout)["dataset"]["digest"] == made.dataset.digest, again_typed.output
 
     child = {**run, "out": tmp_path / "other", "extend": made.dataset.uri, **quick()}
     with pytest.raises(ConfigError, match="has no caption whose outcome is error: there is nothing to try again"):
