@@ -104,7 +104,7 @@ def gemma3(folder: Path) -> None:
         eoi_token_index=words.convert_tokens_to_ids("<end_of_image>"),
         image_token_index=words.convert_tokens_to_ids("<image_soft_token>"),
     )
-    _save(scattered(Gemma3ForConditionalGeneration(config), 24), folder)
+    _save(scattered(Gemma3ForConditionalGeneration(config), 32), folder)
     images = Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
     template = CHAT.replace("IMAGE", "<start_of_image>")
     Gemma3Processor(images, words, chat_template=template, image_seq_length=4).save_pretrained(folder)
