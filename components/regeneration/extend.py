@@ -64,7 +64,7 @@ def check_extends(base: Base, plan: Plan) -> None:
     Raises:
         ConfigError: they are others; names what differs.
     """
-    names = ("version", "captioner", "filter", "config", "scorers", "engines")
+    names = ("version", "captioner", "filter", "config", "scorers", "engines", "outcomes")
     there, wanted = ({name: one.get(name) for name in names} for one in (base.plan, plan.as_json()))
     if differences := plan_differences(there, wanted):
         raise ConfigError(

@@ -19,6 +19,9 @@ from typing import Literal, NamedTuple, get_args
 
 from components.inference.protocols import Written
 
+REVISION = 2  # 2: rules made of what captioners were reported to say
+"""Raised when the rules would call a text otherwise than before."""
+
 Outcome = Literal["ok", "error", "empty", "repeated", "refusal", "echo", "cut"]
 NOT_OK: tuple[str, ...] = tuple(one for one in get_args(Outcome) if one != "ok")
 
@@ -52,7 +55,7 @@ _REFUSALS = {
         r"built|an?\s+(?:[\w-]+\s+)?(?:ai|assistant|model))\b",
         rf"\b(?:i|we)\s+{_ONLY}(?:can(?! see)|can['’]?t|cannot|could|couldn['’]?t|will|won['’]?t|would|must|do not|"
         r"don['’]?t|did not|didn['’]t|have (?:to|no)|need|require|lack|refuse|prefer|avoid|decline)\b",
-        r"\bi['’](?:d|ll) ",
+        r"\bi['’](?:d (?:rather|prefer|need|be)|ll (?:need|be))\b",
         rf"^\W*{_CANNOT}\s+(?:\w+\s+){{0,2}}{_DOING}\b",
         r"\b(?:as|just|only) an? (?:[\w-]+\s+){0,3}?(?:ai|artificial intelligence|assistant|language model)\b",
         r"\bmy (?:training|instructions|knowledge|(?:cap)?abilit(?:y|ies))\b",

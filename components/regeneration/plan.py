@@ -18,6 +18,7 @@ from components.data.records import Parent, ShardEntry
 from components.data.shards import DUPLICATE_KEY, scan_shard
 from components.data.web.listing import check_listed, counted_samples, list_tars
 from components.data.web.repeats import KeysMet, own_keys, repeated_in
+from components.regeneration import outcomes
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.reading import ShardSource, fetch_shard
 from components.regeneration.seeds import stream_of
@@ -74,6 +75,7 @@ class Plan:
             "config": self.config.effective(),
             **({"scorers": {name: one.digest for name, one in self.scorers}} if self.scorers else {}),
             **({"engines": dict(self.engines)} if self.engines else {}),
+            **({"outcomes": outcomes.REVISION} if self.config.check_captions else {}),
             **({"retry": {"version": self.retries, "outcomes": list(self.retry)}} if self.retry else {}),
         }
 

@@ -9,6 +9,7 @@ import pytest
 
 from components.inference import families
 from components.model.checkpoints.publishing import reference_model
+from components.regeneration import outcomes
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.lineup import settled_models
 from components.regeneration.plan import Plan, WebInput
@@ -70,17 +71,18 @@ def test_prompt_decoding_and_arithmetic(fingerprint: Callable[..., str]) -> None
 
 
 @pytest.mark.parametrize(
-    ("what", "value"),
+    ("where", "what", "value"),
     [
-        ("version", lambda package: "6.0.0"),
-        ("WHOLE_SIDE", 512),
-        ("REVISION", 99),
-        ("WRITERS_REVISION", 99),
+        (families, "version", lambda package: "6.0.0"),
+        (families, "WHOLE_SIDE", 512),
+        (families, "REVISION", 99),
+        (families, "WRITERS_REVISION", 99),
+        (outcomes, "REVISION", 99),
     ],
 )
-def test_the_library_and_how_images_are_processed(
-    what: str, value: Any, fingerprint: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+def test_the_library_how_images_are_processed_and_how_captions_are_checked(
+    where: Any, what: str, value: Any, fingerprint: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = fingerprint()
-    monkeypatch.setattr(families, what, value)
+    monkeypatch.setattr(where, what, value)
     assert fingerprint() != before
