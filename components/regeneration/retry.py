@@ -78,9 +78,16 @@ def retry_shards(
         shard = fetch_shard(source, work_dir)
         samples = list(recalled(shard, table.rows(), record.bad))
         work = ShardWork(shard, _decided(shard, samples, models, plan.retry))
-        beside = taken_along(entry, base.store, target)
-        written = {"beside": beside, "scores": table.scores, "outcomes": table.outcomes}
-        yield finish_shard(work, target, work_dir, plan.config, plan.fingerprint, **written)
+        yield finish_shard(
+            work,
+            target,
+            work_dir,
+            plan.config,
+            plan.fingerprint,
+            beside=taken_along(entry, base.store, target),
+            scores=table.scores,
+            outcomes=table.outcomes,
+        )
 
 
 def _decided(
