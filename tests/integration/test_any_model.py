@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +94,12 @@ def test_every_part_may_be_of_another_family(
         api.recut(made.dataset.uri, out=tmp_path / "other", keep="sig > 0", threshold_of={"sig": "0" * 8})
 
 
-def pairs() -> Iterator[Any]:
+def pairs() -> list[Any]:
     """Every captioner, and every scorer with one of them; one pair is quick, the others are for those who have time."""
     captioners, scorers = ["blip", *sorted(CAPTIONERS)], ["siglip", "siglip2", "blip", "blip-2", "clip"]
-    for number, name in enumerate(captioners):
-        scorer = scorers[(number - captioners.index("git")) % len(scorers)]
-        yield pytest.param(name, scorer, marks=[] if name == "git" else pytest.mark.slow)
+    first = captioners.index("git")
+    dealt = [(name, scorers[(at - first) % len(scorers)]) for at, name in enumerate(captioners)]
+    return [pytest.param(*pair, marks=[] if pair[0] == "git" else pytest.mark.slow) for pair in dealt]
 
 
 def one_and_two_workers(web: Path, captioner: Path | str, filter: Path | str, out: Path) -> Manifest:
