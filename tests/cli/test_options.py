@@ -21,7 +21,7 @@ TODAY = {
         "--bad-share --policy --text --extend --captions-per-image --decoding --top-p --top-k --beams --min-length "
         "--max-length --repetition-penalty --prompt --seed --dtype --batch-size --image-size --position-zero --engine "
         "--workers --limit --json --calibrated --score --keep --weigh --scorer --threshold-of --concurrency "
-        "--max-requests --max-answer-tokens"
+        "--max-requests --max-answer-tokens --retry"
     ),
     "caption": (
         "--model --captions-per-image --decoding --top-p --top-k --beams --min-length --max-length "
