@@ -61,6 +61,7 @@ def regenerate(
     filter: Place,  # noqa: A002 - the role's name
     out: Place,
     extend: Place | None = None,
+    retry: str | None = None,
     calibration: tuple[Place, Place] | None = None,
     scorers: Mapping[str, Place] | None = None,
     config: "CapfiltConfig | None" = None,
@@ -76,6 +77,8 @@ def regenerate(
         out: root of the new dataset. Its last part is the dataset's name.
         extend: a version made of earlier web data with the same models and settings: its shards are taken over, only
             new or changed ones are worked on, and the new version names it as a parent.
+        retry: outcomes of captions in the version `extend` that are asked for again, `errors` or more (`errors,cut`);
+            all else in it is taken over as it is.
         calibration: COCO captions JSON (or Karpathy JSON) and its image folder, which the filter was not trained on;
             for `target_precision`, the threshold is chosen by them, and for `calibrated` the weights.
         scorers: further scorers by the names that their scores shall have, for rules (`keep`, `weigh`) and for the
@@ -112,7 +115,7 @@ def regenerate(
     place: dict[str, Any] = {"store": target, "out": target, "name": target.uri.rpartition("/")[2]}
     others = {name: model_place(fspath(one)) for name, one in (scorers or {}).items()}
     place["scorers"] = {name: reference_model(one, "filter") for name, one in others.items()}
-    place["extend"] = None if extend is None else fspath(extend)
+    place |= {"extend": None if extend is None else fspath(extend), "retry": retry}
     measured: dict[str, float] = {}
     with ScratchFolder("regenerate") as folder:
         if calibration is not None:

@@ -63,6 +63,13 @@ def regenerate(
             "only new or changed ones are worked on."
         ),
     ] = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            help="With --extend: captions of that dataset which ended so are asked for again, errors or more "
+            "(errors,cut); all else in it is taken over as it is."
+        ),
+    ] = None,
     scorer: Annotated[
         list[str] | None,
         typer.Option(
@@ -117,13 +124,13 @@ def regenerate(
         models["scorers"] = named_values(scorer, "--scorer")
         places: dict[str, Any] = {"web": web, **models, "out": out, "calibration": human}
         if pilot is not None:
-            if extend is not None:
+            if extend is not None or retry is not None:
                 raise ConfigError("--extend takes over what is finished, and a --pilot finishes nothing: give one")
             _try_out(output, images=pilot, truth=truth, config=config, **places)
             return
         from capfilt.api import regenerate as work
 
-        result = work(**places, extend=extend, config=config)
+        result = work(**places, extend=extend, retry=retry, config=config)
         page = _page(result)
         document = result.model_dump(mode="json") | ({"report": page} if page else {})
         output.result(document, _told(result) + (f"\nreport: {page}" if page else ""))

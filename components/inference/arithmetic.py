@@ -39,11 +39,19 @@ class Arithmetic:
         self.precision: Precision = fast_precision() if precision == "auto" else precision
         self._stack: contextlib.ExitStack | None = None
 
+    @property
+    def weights(self) -> torch.dtype:
+        """What weights are kept in."""
+        narrow = self.precision == "bf16" and not self._fp32_weights
+        return _NARROW[self.precision] if narrow else torch.float32
+
     def place(self, model: M) -> M:
         """Put a model on the device, for inference."""
-        narrow = self.precision == "bf16" and not self._fp32_weights
-        dtype = _NARROW[self.precision] if narrow else torch.float32
-        return model.to(device=self.device, dtype=dtype).eval().requires_grad_(False)
+        return self.at_rest(model.to(dtype=self.weights))
+
+    def at_rest(self, model: M) -> M:
+        """Put a model on the device, for inference, its numbers as they are."""
+        return model.to(device=self.device).eval().requires_grad_(False)
 
     def __enter__(self) -> "Arithmetic":
         self._stack = contextlib.ExitStack()

@@ -18,7 +18,10 @@ from components.model.config import DecodingConfig
 BLIP = "blip"
 F = TypeVar("F")
 REVISION = 1
-"""Raised when the same weights and settings of another family than BLIP would give other texts or values."""
+"""Raised when the same weights of another scorer than BLIP's, or the same server, would give other values or texts."""
+
+WRITERS_REVISION = 2  # 2: positions in fp32 in any arithmetic
+"""Raised when the same weights and settings of a captioner of another family than BLIP would give other texts."""
 
 WHOLE_SIDE = 2048
 """Longest side in pixels of images for families that resize themselves: larger ones are shrunk first."""
@@ -70,19 +73,22 @@ class ScorerFamily:
     lower: bool = False
 
 
-_DESCRIBE = "Describe this image in one short sentence."
+_ASKED: Mapping[str, Any] = {**_SHORT, "max_length": 96, "prompt": "Describe this image in one short sentence."}
 CAPTIONERS: dict[str, CaptionerFamily] = {
     family.name: family
     for family in (
         CaptionerFamily(BLIP, "blip"),
         CaptionerFamily("blip-2", "prefix", {**_SHORT, "prompt": ""}),
         CaptionerFamily("florence2", "task", {**_SHORT, "max_length": 64, "prompt": "<CAPTION>"}),
+        CaptionerFamily("gemma3", "chat", _ASKED),
         CaptionerFamily("git", "nothing", {**_SHORT, "prompt": ""}),
-        CaptionerFamily("idefics3", "chat", {**_SHORT, "max_length": 96, "prompt": _DESCRIBE}),
-        CaptionerFamily("llava", "chat", {**_SHORT, "max_length": 96, "prompt": _DESCRIBE}),
-        CaptionerFamily(
-            "qwen2_5_vl", "chat", {**_SHORT, "max_length": 96, "prompt": _DESCRIBE}, processor="Qwen2_5_VLProcessor"
-        ),
+        CaptionerFamily("idefics3", "chat", _ASKED),
+        CaptionerFamily("internvl", "chat", _ASKED, processor="InternVLProcessor"),
+        CaptionerFamily("llava", "chat", _ASKED),
+        CaptionerFamily("qwen2_5_vl", "chat", _ASKED, processor="Qwen2_5_VLProcessor"),
+        CaptionerFamily("qwen3_vl", "chat", _ASKED, processor="Qwen3VLProcessor"),
+        # Its own processor wants video and num2words; of stills Idefics3's makes the same.
+        CaptionerFamily("smolvlm", "chat", _ASKED, processor="Idefics3Processor"),
     )
 }
 SCORERS: dict[str, ScorerFamily] = {
@@ -97,7 +103,7 @@ SCORERS: dict[str, ScorerFamily] = {
 }
 
 
-ENDPOINT = CaptionerFamily("endpoint", "chat", {**_SHORT, "max_length": 96, "prompt": _DESCRIBE})
+ENDPOINT = CaptionerFamily("endpoint", "chat", _ASKED)
 """A captioner behind a server (endpoint.py), of whichever family it is there."""
 
 
@@ -131,7 +137,8 @@ def engine_of(family: CaptionerFamily | ScorerFamily) -> dict[str, Any] | None:
     if family.name == ENDPOINT.name:
         images = f"jpeg {ENDPOINT_JPEG}, at most {ENDPOINT_SIDE}"
         return {"family": family.name, "revision": REVISION, "images": images}
-    how = {"family": family.name, "revision": REVISION, "images": f"pil, at most {WHOLE_SIDE}"}
+    revision = WRITERS_REVISION if isinstance(family, CaptionerFamily) else REVISION
+    how = {"family": family.name, "revision": revision, "images": f"pil, at most {WHOLE_SIDE}"}
     return {**how, "transformers": version("transformers")}
 
 

@@ -27,6 +27,9 @@ _TOKEN_IDS = (
 def load_model(folder: Path, auto: str, arithmetic: Arithmetic) -> Any:
     """A model by one of transformers' auto classes, whole, on its device.
 
+    Its weights are read as they are kept: cast later, tables that are no weights (frequencies of positions) would be
+    coarse too, and the host would hold them in fp32 before.
+
     Raises:
         ModelError: its weights are pickles, lack parts of such a model, or transformers cannot read it.
     """
@@ -36,7 +39,7 @@ def load_model(folder: Path, auto: str, arithmetic: Arithmetic) -> Any:
         read_tensors(folder)  # says what is there instead
     with _readable(folder), _quiet():
         model, found = getattr(transformers, auto).from_pretrained(
-            folder, output_loading_info=True, use_safetensors=True, dtype="float32", **_SAFE
+            folder, output_loading_info=True, use_safetensors=True, dtype=arithmetic.weights, **_SAFE
         )
     missing = sorted({*found["missing_keys"], *(str(one) for one in found["mismatched_keys"])})
     if missing:
@@ -44,7 +47,7 @@ def load_model(folder: Path, auto: str, arithmetic: Arithmetic) -> Any:
             f"{folder}: {len(missing)} weights of a {type(model).__name__} are missing or of another shape "
             f"({', '.join(missing[:5])} …): it is another kind of model, or damaged; give one that was saved as this"
         )
-    return arithmetic.place(model)
+    return arithmetic.at_rest(model)
 
 
 def load_processor(folder: Path, still: str = "") -> Any:
@@ -62,17 +65,19 @@ def load_processor(folder: Path, still: str = "") -> Any:
     with _readable(folder), _quiet():
         if not still:
             return transformers.AutoProcessor.from_pretrained(folder, backend="pil", **_SAFE)
-        images = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **_SAFE)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_SAFE)
-        return _without_video(getattr(transformers, still))(images, tokenizer, chat_template=tokenizer.chat_template)
+        kind = _without_video(getattr(transformers, still))
+        processor = kind.from_pretrained(folder, backend="pil", **_SAFE)
+        processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
+        return processor
 
 
 def _without_video(kind: Any) -> Any:
     """The class, asking for no video part: transformers makes it out of torchvision alone."""
 
     class Still(kind):  # type: ignore[misc]
-        def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
-            super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [one for one in super().get_attributes() if one != "video_processor"]
 
     return Still
 

@@ -35,6 +35,11 @@ class Base:
         precision: Precision = self.plan["config"]["precision"]
         return precision
 
+    def holding(self, outcomes: Sequence[str]) -> frozenset[str]:
+        """Names of the shards in which captions ended in one of these."""
+        counts = [f"caption_{one}" for one in outcomes]
+        return frozenset(entry.name for entry in self.manifest.shards if any(entry.metrics.get(one) for one in counts))
+
     def settled(self, config: CapfiltConfig) -> CapfiltConfig:
         """The config with what this version settled for itself: its arithmetic, its cascade's bands."""
         changes: dict[str, Any] = {"precision": self.precision} if config.precision == "auto" else {}
@@ -69,7 +74,7 @@ def check_extends(base: Base, plan: Plan) -> None:
     Raises:
         ConfigError: they are others; names what differs.
     """
-    names = ("version", "captioner", "filter", "config", "scorers", "engines")
+    names = ("version", "captioner", "filter", "config", "scorers", "engines", "outcomes")
     there, wanted = ({name: one.get(name) for name in names} for one in (base.plan, plan.as_json()))
     if differences := plan_differences(there, wanted):
         raise ConfigError(
@@ -78,8 +83,16 @@ def check_extends(base: Base, plan: Plan) -> None:
         )
 
 
+def unchanged(base: Base, todo: Sequence[ShardSource]) -> list[ShardSource]:
+    """The shards that are as they were when the base was made."""
+    before = {entry[0]: entry for entry in base.plan["shards"]}
+    return [shard for shard in todo if before.get(shard.name) == shard_as_planned(shard)]
+
+
 def adopt(base: Base, plan: Plan, todo: Sequence[ShardSource], target: Store) -> Iterator[ShardRecord]:
     """Take over the shards that are as they were, several at once; each is committed when it is yielded.
+
+    Those with captions that shall be tried again are left out.
 
     Args:
         base: the version to extend, of the same models and settings.
@@ -87,8 +100,8 @@ def adopt(base: Base, plan: Plan, todo: Sequence[ShardSource], target: Store) ->
         todo: shards that are not committed yet.
         target: rooted at the new dataset.
     """
-    before = {entry[0]: entry for entry in base.plan["shards"]}
-    same = [shard.name for shard in todo if before.get(shard.name) == shard_as_planned(shard)]
+    left_out = base.holding(plan.retry) if plan.retry else frozenset()
+    same = [shard.name for shard in unchanged(base, todo) if shard.name not in left_out]
     fingerprint = plan.fingerprint
     entries = {entry.name: entry for entry in base.manifest.shards}
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -85,8 +86,27 @@ class CapfiltModels:
         with self._turn:
             return with_halving(self._process, batch)
 
+    def again(self, batch: Sequence[Loaded], numbers: Sequence[Sequence[int]]) -> list[list[Text]]:
+        """Captions of each image by their numbers, asked for and scored as in `process`, and nothing else."""
+        with self._turn:
+            return with_halving(self._again, list(zip(batch, numbers, strict=True)))
+
+    def _again(self, asked: Sequence[tuple[Loaded, Sequence[int]]]) -> list[list[Text]]:
+        rows = [
+            (item, caption_seeds(self.stream, item.sample.key, item.sha256, number + 1)[number])
+            for item, numbers in asked
+            for number in numbers
+        ]
+        images = self._images([item for item, _ in rows], self.captioner.size)
+        written = iter(self.captioner.write(images, [[seed] for _, seed in rows]))
+        bare = [replace(item, texts=()) for item, _ in asked]
+        made = [[self._checked(next(written)[0]) for _ in numbers] for _, numbers in asked]
+        return [one.texts for one in self._scores(bare, made)]
+
     def _process(self, batch: Sequence[Loaded]) -> list[Scored]:
-        captions = [[self._checked(one) for one in row] for row in self._caption(batch)]
+        return self._scores(batch, [[self._checked(one) for one in row] for row in self._caption(batch)])
+
+    def _scores(self, batch: Sequence[Loaded], captions: Sequence[Sequence[Text]]) -> list[Scored]:
         asked = [
             [text.text for text in (*item.texts, *made) if text.problem is None]
             for item, made in zip(batch, captions, strict=True)

@@ -19,6 +19,7 @@ from components.data.shards import DUPLICATE_KEY, scan_shard
 from components.data.web.listing import check_listed, counted_samples, list_tars, origin_of
 from components.data.web.named import is_named
 from components.data.web.repeats import KeysMet, own_keys, repeated_in
+from components.regeneration import outcomes
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.reading import ShardSource, fetch_shard
 from components.regeneration.seeds import stream_of
@@ -54,6 +55,10 @@ class Plan:
     """Further scorers by the names of their scores."""
     engines: tuple[tuple[str, Any], ...] = ()
     """What besides weights decides the results of models that are not BLIP, by role (families.engine_of)."""
+    retry: tuple[str, ...] = ()
+    """Outcomes of captions that are tried again in the version `retries`."""
+    retries: str = ""
+    """Digest of the version whose captions are tried again."""
     answers: str = ""
     """Where the answers of a captioner's server are kept; empty: beside the output."""
 
@@ -73,6 +78,8 @@ class Plan:
             "config": self.config.effective(),
             **({"scorers": {name: one.digest for name, one in self.scorers}} if self.scorers else {}),
             **({"engines": dict(self.engines)} if self.engines else {}),
+            **({"outcomes": outcomes.REVISION} if self.config.check_captions else {}),
+            **({"retry": {"version": self.retries, "outcomes": list(self.retry)}} if self.retry else {}),
         }
 
     @property

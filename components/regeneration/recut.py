@@ -177,7 +177,7 @@ def _shards(
             one if one.loaded.reason else judge(one.loaded, one.texts, config)
             for one in recalled(shard, rows, commit.bad)
         ]
-        beside = _taken_along(entry, source, target)
+        beside = taken_along(entry, source, target)
         yield finish_shard(
             ShardWork(shard, judged),
             target,
@@ -190,7 +190,7 @@ def _shards(
         )
 
 
-def _taken_along(entry: ShardEntry, source: Store, target: Store) -> Beside:
+def taken_along(entry: ShardEntry, source: Store, target: Store) -> Beside:
     """A shard's vectors, which no decision changes, for the new dataset."""
     if entry.vectors is None or entry.images is None:
         return None

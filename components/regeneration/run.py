@@ -32,7 +32,7 @@ from components.data.shardtable import ShardTable
 from components.regeneration.band import check_tolerance
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.engines import run_engine
-from components.regeneration.extend import Base, adopt, check_extends, open_base
+from components.regeneration.extend import Base, adopt, check_extends, open_base, unchanged
 from components.regeneration.finding import settled_bands
 from components.regeneration.guard import check_collapse
 from components.regeneration.lineup import settled_models
@@ -40,9 +40,10 @@ from components.regeneration.plan import Plan, web_input
 from components.regeneration.precision import settled_alone, settled_in_store
 from components.regeneration.reading import ShardSource
 from components.regeneration.repeats import tell_repeats
+from components.regeneration.retry import retry_shards, what_again
 from components.regeneration.shard import Finished, stats_of
 from components.regeneration.stats import ShardStats, Totals, run_metrics
-from components.regeneration.worker import answers_of
+from components.regeneration.worker import Assignment, answers_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def run_capfilt(
     work_dir: Path | None = None,
     out: Store | None = None,
     extend: str | None = None,
+    retry: str | None = None,
     scorers: Mapping[str, ModelRef] | None = None,
     answers: str = "",
     confirm: Callable[[], None] = lambda: None,
@@ -88,13 +90,16 @@ def run_capfilt(
         out: exact root of the dataset, instead of its place under `store`.
         extend: a version that CapFilt made of earlier web data with the same models and settings: its shards are
             taken over where they are the same, and the new version names it as a parent.
+        retry: outcomes (`errors`, or several: `errors,cut`) of captions in that version which are asked for again;
+            everything else in its shards is taken over too.
         scorers: further scorers by the names of their scores, each a column of the candidate tables.
         answers: where the answers of a captioner's server are kept; empty: beside the dataset.
         confirm: called after every shard and before the manifest; raises where the work is no longer ours.
 
     Raises:
         ConfigError: `out` holds a dataset of another plan, the message says what differs, or lies inside the web data;
-            or the config has a target precision and no threshold for it yet, or a score and no weights.
+            or the config has a target precision and no threshold for it yet, or a score and no weights; or there is
+            nothing to retry.
         DataError: no shards, or a shard changed since the plan was made.
         GateError: captions have collapsed.
         StorageError: a store refuses; what was committed stays.
@@ -104,9 +109,10 @@ def run_capfilt(
     base = None if extend is None else open_base(extend)
     if base is not None:
         config = base.settled(config)
+    again = {} if retry is None else what_again(base, retry)
     config, more = settled_models(captioner, filter, scorers or {}, config)
     kept = answers or ("" if out is None else answers_of(out.uri))
-    plan = Plan(web_input(web, config.limit), captioner, filter, config, answers=kept, **more)
+    plan = Plan(web_input(web, config.limit), captioner, filter, config, answers=kept, **more, **again)
     plan = replace(plan, config=settled_in_store(config, store)) if out is None else settled_alone(plan, out)
     if plan.config.needs_band:
         plan = _with_bands(plan, store if out is None else out, work_dir, name)
@@ -122,6 +128,8 @@ def run_capfilt(
     if base is not None:
         todo = run.adopt(base, todo)
     with _folder(work_dir) as folder, _shown(progress, name, plan.web.samples, run.recalled) as run.progress:
+        if base is not None and plan.retry:
+            todo = run.retry(base, todo, folder)
         if todo:
             run_engine(plan, todo, target, folder, on_images=run.count_images, on_shard=run.finished)
     return run.seal()
@@ -183,6 +191,16 @@ class Run:
         logger.info("%s: %d shards taken over from %s", self.name, len(todo) - len(left), base.store.uri)
         self.recalled = self._totals.counts.samples
         return left
+
+    def retry(self, base: Base, todo: list[ShardSource], folder: Path) -> list[ShardSource]:
+        """Ask again for captions of shards that are otherwise taken over; the shards that are left."""
+        same = unchanged(base, todo)
+        if same:
+            models = Assignment(self.plan, self.store.uri, folder, self.plan.config.threads).models(0, folder)
+            for shard in retry_shards(base, self.plan, same, models, self.store, folder):
+                self.count_images(shard.record.counts.samples)
+                self.finished(shard)
+        return [shard for shard in todo if shard.name not in self._entries]
 
     def _sealed(self) -> dict[str, str]:
         """What the manifest of this plan names, if it was written."""

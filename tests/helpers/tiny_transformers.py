@@ -2,86 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-WORDS = """
-    a an the one two red blue green dog cat ball house tree man woman street on under with of in is are picture
-    image describe this what does photo small big sits stands runs left right sky grass water black white near
-    sentence short please user assistant numbered 0 1 2 3 4 5 6 7 8 9 10 11 12
-""".split()  # noqa: SIM905 - as lines of words it can be read
-SIGNS = [".", ",", ":", "?", "!"]
-CHAT = (
-    "{% for message in messages %}{{ message['role'] + ' : ' }}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ ' ' + part['text'] }}{% endif %}{% endfor %}"
-    "{{ ' ' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant : ' }}{% endif %}"
-)
-
-
-def words_tokenizer(*special: str, wrap: str = "", **named: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of whole words: `<pad> <s> </s> <unk>` first, then `special`; `wrap` as the template `$A </s>`."""
-    head = ["<pad>", "<s>", "</s>", "<unk>", *special]
-    vocabulary = {word: at for at, word in enumerate([*head, *WORDS, *SIGNS])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])
-    if wrap:
-        inner.post_processor = processors.TemplateProcessing(
-            single=wrap, special_tokens=[(name, vocabulary[name]) for name in head if name in wrap]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=list(special),
-        model_max_length=77,
-        **named,
-    )
-
-
-def scattered(model: torch.nn.Module, seed: int, factor: float = 8.0) -> Any:
-    """The model with weights so spread that images and texts make a difference."""
-    torch.manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(std=0.02 * factor)
-        elif "scale" not in name and "norm" not in name.lower():
-            parameter.data.normal_(std=0.1)
-    return model.eval()
-
-
-def _clip_vision(size: int = 32) -> dict[str, Any]:
-    return {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": size,
-        "patch_size": 16,
-    }
-
-
-_TEXT: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
-def _clip_images(size: int = 32) -> Any:
-    from transformers import CLIPImageProcessorPil
-
-    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+from tests.helpers.tiny_chat import gemma3, internvl, qwen3_vl, smolvlm
+from tests.helpers.tiny_parts import CHAT, TEXT, clip_images, clip_vision, scattered, words_tokenizer
 
 
 def git(folder: Path) -> None:
@@ -89,12 +14,12 @@ def git(folder: Path) -> None:
 
     words = words_tokenizer(wrap="<s> $A </s>")
     config = GitConfig(
-        vision_config=_clip_vision(),
+        vision_config=clip_vision(),
         vocab_size=len(words),
-        **{k: v for k, v in _TEXT.items() if k != "num_key_value_heads"},
+        **{k: v for k, v in TEXT.items() if k != "num_key_value_heads"},
     )
     scattered(GitForCausalLM(config), 1).save_pretrained(folder)
-    GitProcessor(_clip_images(), words).save_pretrained(folder)
+    GitProcessor(clip_images(), words).save_pretrained(folder)
 
 
 def blip2(folder: Path) -> None:
@@ -122,7 +47,7 @@ def blip2(folder: Path) -> None:
         eos_token_id=2,
     )
     config = Blip2Config(
-        vision_config=Blip2VisionConfig(**_clip_vision()).to_dict(),
+        vision_config=Blip2VisionConfig(**clip_vision()).to_dict(),
         qformer_config=Blip2QFormerConfig(
             hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, encoder_hidden_size=32
         ).to_dict(),
@@ -176,7 +101,7 @@ def florence2(folder: Path) -> None:
         is_encoder_decoder=True,
     )
     scattered(Florence2ForConditionalGeneration(config), 3).save_pretrained(folder)
-    images = _clip_images()
+    images = clip_images()
     images.image_seq_length = 17
     Florence2Processor(images, words, post_processor_config={"pure_text": {}}).save_pretrained(folder)
 
@@ -193,8 +118,8 @@ def llava(folder: Path) -> None:
 
     words = words_tokenizer("<image>", wrap="<s> $A")
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**_clip_vision()).to_dict(),
-        text_config=LlamaConfig(vocab_size=len(words), **_TEXT).to_dict(),
+        vision_config=CLIPVisionConfig(**clip_vision()).to_dict(),
+        text_config=LlamaConfig(vocab_size=len(words), **TEXT).to_dict(),
         image_token_index=words.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -220,7 +145,7 @@ def qwen2_5_vl(folder: Path) -> None:
     ids = dict(zip(marks, words.convert_tokens_to_ids(list(marks)), strict=True))
     config = Qwen2_5_VLConfig(
         text_config={
-            **_TEXT,
+            **TEXT,
             "vocab_size": len(words),
             "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3], "rope_type": "default"},
         },
@@ -270,7 +195,7 @@ def idefics3(folder: Path) -> None:
             "image_size": 32,
             "patch_size": 8,
         },
-        text_config=LlamaConfig(vocab_size=len(words), **_TEXT).to_dict(),
+        text_config=LlamaConfig(vocab_size=len(words), **TEXT).to_dict(),
         scale_factor=2,
         image_token_id=words.convert_tokens_to_ids("<image>"),
         pad_token_id=0,
@@ -285,10 +210,14 @@ def idefics3(folder: Path) -> None:
 CAPTIONERS: dict[str, Callable[[Path], None]] = {
     "blip-2": blip2,
     "florence2": florence2,
+    "gemma3": gemma3,
     "git": git,
     "idefics3": idefics3,
+    "internvl": internvl,
     "llava": llava,
     "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "smolvlm": smolvlm,
 }
 
 
@@ -303,18 +232,18 @@ def clip(folder: Path) -> None:
     from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
     words = _bert_words()
-    text = {"vocab_size": len(words), **_TEXT, "max_position_embeddings": 77}
-    config = CLIPConfig(text_config=text, vision_config=_clip_vision(), projection_dim=16)
+    text = {"vocab_size": len(words), **TEXT, "max_position_embeddings": 77}
+    config = CLIPConfig(text_config=text, vision_config=clip_vision(), projection_dim=16)
     scattered(CLIPModel(config), 11).save_pretrained(folder)
-    CLIPProcessor(_clip_images(), words).save_pretrained(folder)
+    CLIPProcessor(clip_images(), words).save_pretrained(folder)
 
 
 def siglip(folder: Path) -> None:
     from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel, SiglipProcessor
 
     words = _bert_words()
-    text = {"vocab_size": len(words), **_TEXT, "max_position_embeddings": 64}
-    config = SiglipConfig(text_config=text, vision_config=_clip_vision())
+    text = {"vocab_size": len(words), **TEXT, "max_position_embeddings": 64}
+    config = SiglipConfig(text_config=text, vision_config=clip_vision())
     model = scattered(SiglipModel(config), 12)
     model.logit_scale.data.fill_(1.5)
     model.save_pretrained(folder)
@@ -325,8 +254,8 @@ def siglip2(folder: Path) -> None:
     from transformers import Siglip2Config, Siglip2ImageProcessorPil, Siglip2Model, Siglip2Processor
 
     words = _bert_words()
-    text = {"vocab_size": len(words), **_TEXT, "max_position_embeddings": 64}
-    vision = {**_clip_vision(), "num_patches": 16}
+    text = {"vocab_size": len(words), **TEXT, "max_position_embeddings": 64}
+    vision = {**clip_vision(), "num_patches": 16}
     vision.pop("image_size")
     model = scattered(Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)), 13)
     model.logit_scale.data.fill_(1.5)
@@ -356,7 +285,7 @@ def blip2_itm(folder: Path) -> None:
         use_qformer_text_input=True,
     )
     config = Blip2Config(
-        vision_config=Blip2VisionConfig(**_clip_vision()).to_dict(),
+        vision_config=Blip2VisionConfig(**clip_vision()).to_dict(),
         qformer_config=former.to_dict(),
         num_query_tokens=4,
         image_text_hidden_size=16,

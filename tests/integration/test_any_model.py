@@ -1,6 +1,7 @@
 """CapFilt with captioners and scorers of other families than BLIP, over generated images."""
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,16 +94,76 @@ def test_every_part_may_be_of_another_family(
         api.recut(made.dataset.uri, out=tmp_path / "other", keep="sig > 0", threshold_of={"sig": "0" * 8})
 
 
-def test_one_and_two_workers_write_the_same_bytes(
-    web: Path, models: Callable[[str, str], Path], tmp_path: Path
-) -> None:
+def pairs() -> list[Any]:
+    """Every captioner, and every scorer with one of them; one pair is quick, the others are for those who have time."""
+    captioners, scorers = ["blip", *sorted(CAPTIONERS)], ["siglip", "siglip2", "blip", "blip-2", "clip"]
+    first = captioners.index("git")
+    dealt = [(name, scorers[(at - first) % len(scorers)]) for at, name in enumerate(captioners)]
+    return [pytest.param(*pair, marks=[] if pair[0] == "git" else pytest.mark.slow) for pair in dealt]
+
+
+def one_and_two_workers(web: Path, captioner: Path | str, filter: Path | str, out: Path) -> Manifest:
+    """The same bytes by one process and by two, and nothing lost."""
     settings = {**FAST, "decoding": {"method": "nucleus", "max_length": 8}, "captions_per_image": 2, "threshold": 0.4}
-    parts = {"captioner": models("captioner", "git"), "filter": models("scorer", "siglip")}
+    settings["guard"] = {"max_top_caption_share": 1.0}  # random models say little
     for workers in (1, 2):
-        out = tmp_path / str(workers) / "made"
-        api.regenerate(web=web, **parts, out=out, workers=workers, **settings)
-    one, two = (files(tmp_path / name / "made") for name in "12")
+        place = out / str(workers) / "made"
+        made = api.regenerate(web=web, captioner=captioner, filter=filter, out=place, workers=workers, **settings)
+    one, two = (files(out / name / "made") for name in "12")
     assert one == two and len(one) > 6
+    manifest, found = tables(made)
+    counts, keys = manifest.totals, {row.key for table in found for row in table.rows()}
+    assert counts.samples == counts.kept + counts.dropped + sum(counts.failed.values())
+    assert len(keys) <= counts.samples and counts.samples - len(keys) <= sum(counts.failed.values())
+    texts = [row for table in found for row in table.rows() if row.source == "synthetic"]
+    assert len(texts) == 2 * (counts.kept + counts.dropped)
+    return manifest
+
+
+@pytest.fixture
+def parts(blip: tuple[str, str], models: Callable[[str, str], Path]) -> Callable[[str, str], tuple[Any, Any]]:
+    def found(captioner: str, scorer: str) -> tuple[Any, Any]:
+        first = blip[0] if captioner == "blip" else models("captioner", captioner)
+        return first, blip[1] if scorer == "blip" else models("scorer", scorer)
+
+    return found
+
+
+@pytest.mark.parametrize(("captioner", "scorer"), pairs())
+def test_one_and_two_workers_write_the_same_bytes(
+    captioner: str, scorer: str, web: Path, parts: Callable[[str, str], tuple[Any, Any]], tmp_path: Path
+) -> None:
+    assert one_and_two_workers(web, *parts(captioner, scorer), tmp_path).totals.samples == 24
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize(("captioner", "scorer"), pairs())
+def test_real_web_data(
+    captioner: str,
+    scorer: str,
+    shared_data: Path,
+    parts: Callable[[str, str], tuple[Any, Any]],
+    tmp_path: Path,
+) -> None:
+    """The first 100 samples of three real shards."""
+    web = tmp_path / "web"
+    web.mkdir()
+    for name in ("00000", "00002", "00004"):
+        _first_samples(shared_data / "web" / f"{name}.tar", web / f"{name}.tar", 100)
+    manifest = one_and_two_workers(web, *parts(captioner, scorer), tmp_path)
+    assert manifest.totals.samples == 300
+    print(f"{captioner}, {scorer}: {manifest.totals}")
+
+
+def _first_samples(source: Path, target: Path, count: int) -> None:
+    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+        keys: set[str] = set()
+        for member in old:
+            if (key := member.name.partition(".")[0]) not in keys and len(keys) == count:
+                return
+            keys.add(key)
+            new.addfile(member, old.extractfile(member))
 
 
 def test_what_is_not_ok_is_recorded_and_never_kept(

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import capfilt
 from capfilt import api
+from capfilt.cli.main import app
 from components.common.errors import CapfiltError, ConfigError, ModelError
 from components.data.candidates import stored_candidates
 from components.data.manifest import load_manifest
+from components.data.versions.verify import verify
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import write_web
 
@@ -187,6 +190,61 @@ def test_a_killed_run_asks_nothing_again_that_was_answered(
     (tmp_path / "made.answers").rename(tmp_path / "whole.answers")
     whole = api.regenerate(**parts, captioner=place, out=tmp_path / "whole", **quick())
     assert ours.met.total() == asked and whole.dataset.digest == again.dataset.digest  # the answers are the record
+
+
+def files(root: str) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(Path(root).rglob("*")) if path.is_file()}
+
+
+def test_errors_are_tried_again_and_nothing_else(
+    server: tuple[Server, str], parts: dict[str, Any], tmp_path: Path
+) -> None:
+    """A server that refuses some images for a while: a child of the sealed version has what it says of them later."""
+    ours, place = server
+    web = write_web(tmp_path / "web", shards=3, samples=4)
+    run: dict[str, Any] = {"web": web, "filter": parts["filter"], "captioner": place}
+    refused: set[str] = set()
+
+    def play(times: int, digest: str) -> Reply:
+        if not refused or len(ours.met) in (7, 8):  # in the first shard and in the second
+            refused.add(digest)
+        return (400, {}, b"") if digest in refused else said(f"a dog number {int(digest[:6], 16)}")
+
+    ours.play = play
+    old = api.regenerate(**run, out=tmp_path / "old", **quick(concurrency=1)).dataset
+    before, bytes_before = captions(old.uri), files(old.uri)
+    failed = [row.key for row in before if row.outcome == "error"]
+    assert len(failed) == len(refused) == 3
+    ours.met.clear()
+    ours.play = lambda times, digest: said("a cat at last") if digest in refused else (500, {}, b"")
+    retry: dict[str, Any] = {**run, "out": tmp_path / "new", "extend": old.uri, "retry": "errors", **quick()}
+    made = api.regenerate(**retry)
+    assert set(ours.met) == refused and files(old.uri) == bytes_before
+    after = captions(made.dataset.uri)
+    assert [row for row in after if row.key not in failed] == [row for row in before if row.key not in failed]
+    again = [row for row in after if row.key in failed]
+    assert all((row.outcome, row.text) == ("ok", "a cat at last") and row.itm_probability is not None for row in again)
+    counts, manifest = load_manifest(made.dataset.uri).totals, load_manifest(made.dataset.uri)
+    assert counts.samples == 12 == counts.kept + counts.dropped + sum(counts.failed.values())
+    assert {(one.role, one.digest) for one in manifest.parents} >= {("extends", old.digest)}
+    assert verify(made.dataset.uri).problems == () and "capfilt/caption_error" not in made.metrics
+    shards = [{one.name: one.tar.sha256 for one in load_manifest(uri).shards} for uri in (old.uri, made.dataset.uri)]
+    touched = {row.key[:5] for row in again}
+    assert {name for name in shards[0] if shards[0][name] != shards[1][name]} == touched != set(shards[0])
+    words = ["--web", str(web), "--captioner", place, "--filter", parts["filter"], "--out", str(tmp_path / "new")]
+    words += ["--extend", old.uri, "--retry", "errors", "--threshold", "0", "--dtype", "fp32", "--json"]
+    again_typed = CliRunner().invoke(app, ["regenerate", *words])
+    assert json.loads(again_typed.stdout)["dataset"]["digest"] == made.dataset.digest, again_typed.output
+
+    child = {**run, "out": tmp_path / "other", "extend": made.dataset.uri, **quick()}
+    with pytest.raises(ConfigError, match="has no caption whose outcome is error: there is nothing to try again"):
+        api.regenerate(**child, retry="errors")
+    with pytest.raises(ConfigError, match="'ok' is no outcome to try again: name errors, empty, repeated"):
+        api.regenerate(**child, retry="ok")
+    with pytest.raises(ConfigError, match="retry is for a finished version: name it by extend"):
+        api.regenerate(**{**child, "extend": None}, retry="errors")
+    with pytest.raises(ConfigError, match="was made otherwise: captioner.* give those"):
+        api.regenerate(**{**child, "extend": old.uri, "captioner": place + "-2"}, retry="errors")
 
 
 def test_endless_failure_and_budgets_end_with_counts(

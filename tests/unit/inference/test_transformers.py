@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,23 +84,84 @@ def test_a_models_own_settings_are_never_applied(saved: Callable[[str, str], Pat
     assert {one.finish for row in found for one in row} == {"length"}
 
 
-def test_greedy_tokens_are_transformers_own(saved: Callable[[str, str], Path]) -> None:
-    """By its processor and `generate`, as its documentation calls them."""
+@pytest.mark.parametrize("name", ["idefics3", "gemma3"])
+def test_greedy_tokens_are_transformers_own(name: str, saved: Callable[[str, str], Path]) -> None:
+    """By its processor and `generate`, as its documentation calls them, one image at a time."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    folder = saved("captioner", "idefics3")
+    folder = saved("captioner", name)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    prompt = CAPTIONERS["idefics3"].decoding["prompt"]
-    ours = captioner(folder, max_length=6)
-    for image in IMAGES[:3]:
-        content = [{"type": "image", "image": Image.fromarray(image)}, {"type": "text", "text": prompt}]
-        chat = [{"role": "user", "content": content}]
+    prompt = CAPTIONERS[name].decoding["prompt"]
+
+    def inputs_of(picture: Image.Image) -> Any:
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]
         how = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
-        inputs = processor.apply_chat_template(chat, **how)
+        return processor.apply_chat_template([{"role": "user", "content": content}], **how)
+
+    _holds(captioner(folder, max_length=6), model, processor.tokenizer, inputs_of)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "smolvlm", "internvl"])
+def test_stills_are_told_as_by_those_who_read_video_too(name: str, saved: Callable[[str, str], Path]) -> None:
+    """Their own processors cannot be made here, so the prompt is laid out by hand, as those lay it out."""
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+    folder = saved("captioner", name)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    images = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+
+    def inputs_of(picture: Image.Image) -> Any:
+        marks, read = _laid_out(name, images, picture)
+        text = f"user : {marks} {CAPTIONERS[name].decoding['prompt']} assistant : "
+        inputs = {**tokenizer(text, return_tensors="pt"), **read}
+        inputs.pop("token_type_ids", None)
+        if name == "qwen3_vl":
+            inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+        return inputs
+
+    _holds(captioner(folder, max_length=6), model, tokenizer, inputs_of)
+
+
+def _laid_out(name: str, images: Any, picture: Image.Image) -> tuple[str, dict[str, torch.Tensor]]:
+    """The signs that stand for an image in the prompt, and what the model reads of it."""
+    if name == "smolvlm":
+        from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
+
+        read = images([[picture]], return_row_col_info=True, return_tensors="pt")
+        rows, columns = read.pop("rows")[0][0], read.pop("cols")[0][0]
+        signs = ("<fake_token_around_image>", "<image>", "<global-img>")
+        return get_image_prompt_string(int(rows), int(columns), 4, *signs), dict(read)
+    if name == "internvl":
+        read = images(picture, crop_to_patches=True, return_tensors="pt")
+        return f"<img>{'<IMG_CONTEXT>' * 4 * int(read.pop('num_patches')[0])}</img>", dict(read)
+    read = images(picture, return_tensors="pt")
+    return f"<|vision_start|>{'<|image_pad|>' * (int(read['image_grid_thw'].prod()) // 4)}<|vision_end|>", dict(read)
+
+
+def _holds(ours: TransformersCaptioner, model: Any, tokenizer: Any, inputs_of: Callable[[Image.Image], Any]) -> None:
+    """Ours, of several images at once, against transformers' of each."""
+    expected = []
+    for image in IMAGES[:3]:
+        inputs = inputs_of(Image.fromarray(image))
         tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        expected = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        assert ours.write([image], [[0]])[0][0].text == expected
+        expected.append(tokenizer.decode(tokens, skip_special_tokens=True).strip())
+    assert [row[0].text for row in ours.write(IMAGES[:3], [[0]] * 3)] == expected
+    assert len(set(expected)) > 1, expected
+
+
+def test_positions_stay_fine_in_narrow_arithmetic(saved: Callable[[str, str], Path]) -> None:
+    """Weights are bf16; the frequencies of positions, which are none, are not rounded to three digits."""
+    folder = saved("captioner", "qwen3_vl")
+    family = captioner_family(str(folder))
+    decoding = settled_decoding(DecodingConfig(), family)
+    narrow = TransformersCaptioner(folder, family, decoding, Arithmetic(torch.device("cpu"), "bf16")).model
+    assert {one.dtype for one in narrow.parameters()} == {torch.bfloat16}
+    fine = dict(captioner(folder).model.named_buffers())
+    assert any("inv_freq" in name for name in fine)
+    for name, buffer in narrow.named_buffers():
+        assert torch.equal(buffer, fine[name]), name
 
 
 def test_an_image_that_the_model_refuses_is_an_error_of_its_own(saved: Callable[[str, str], Path]) -> None:

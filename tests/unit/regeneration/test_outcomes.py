@@ -1,17 +1,15 @@
 """What becomes of a caption: planted bad ones are found, and what people write about photographs is left alone."""
 
 import json
-import random
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from components.inference.protocols import Written
 from components.regeneration.outcomes import Found, outcome_of
+from tests.helpers.bad_captions import ASKED, MAKERS, planted
 
-HUMAN = Path(__file__).resolve().parents[4] / "shared" / "data" / "human" / "captions_train.json"
-ASKED = "Describe this image in one short sentence."
+HUMAN = Path(__file__).resolve().parents[4] / "shared" / "data" / "human"
 
 
 @pytest.mark.parametrize(
@@ -37,10 +35,40 @@ ASKED = "Describe this image in one short sentence."
         ("Describe this image in one short sentence: a dog", Found("echo", "prompt")),
         ("<|im_start|>assistant a dog", Found("echo", "markup")),
         ("ASSISTANT: a dog", Found("echo", "markup")),
+        ("Sure, here's a caption: a dog", Found("echo", "preamble")),
+        ("</think>\n\na dog", Found("echo", "markup")),
+        ("a man on a horse a man on a horse", Found("repeated", "words")),
+        ("a tree, a bush, a tree, a tree, a bush, a bush, a tree, a bush", Found("repeated", "few")),
+        ("None", Found("empty", "no_words")),
+        ("This request goes against my guidelines.", Found("refusal", "policy")),
+        ("How can I help you today?", Found("refusal", "talk")),
     ],
 )
 def test_examples(text: str, expected: Found) -> None:
     assert outcome_of(Written(text, "stop", 5), ASKED) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I can see a dog on the grass.",
+        'The image shows a sign that says "Sorry, we\'re closed".',
+        "A sign that reads 'I can't even' hangs on a wall.",
+        "A poster with the words 'Please do not share photos'.",
+        "An advertisement: 'How can I help you today?'",
+        'A "No image available" placeholder graphic.',
+        "There is no image on the wall, only an empty frame.",
+        "This is a photograph of a street market.",
+        "A close-up of a dog's face: it looks sad.",
+        "Two men, two women and two dogs.",
+        "A black and white photo of a black and white cat.",
+        "The person is holding up a phone. The person is wearing a hat. The sky is blue.",
+        "Sure-footed goats climb a cliff.",
+        "A white board says 2 + 2 = 4.",
+    ],
+)
+def test_what_captioners_rightly_say(text: str) -> None:
+    assert outcome_of(Written(text, "stop", 5), ASKED) == Found("ok")
 
 
 def test_the_limit_and_failures() -> None:
@@ -49,55 +77,23 @@ def test_the_limit_and_failures() -> None:
     assert outcome_of(Written("a picture of a dog", "stop", 5), "a picture of ") == Found("ok")
 
 
-def _refusals(rng: random.Random, caption: str) -> str:
-    start = ["I'm sorry, but I", "Sorry, I", "I apologize, but I", "Unfortunately, I", "I", "As an AI, I", "We"]
-    cannot = ["cannot", "can't", "am unable to", "am not able to", "can’t", "won't", "could not"]
-    what = ["assist with that", "help with this request", "describe this picture", "see the image", "provide a caption"]
-    return f"{rng.choice(start)} {rng.choice(cannot)} {rng.choice(what)}{rng.choice(['.', '', '. ' + caption])}"
-
-
-def _repeats(rng: random.Random, caption: str) -> str:
-    words = caption.split()
-    size = rng.randint(1, 6)
-    start = rng.randrange(max(1, len(words) - size))
-    loop = " ".join(words[start : start + size])
-    kinds = [f"{caption} " + f"{loop} " * rng.randint(6, 12), f"{caption.strip(' .')}. " * 3, rng.choice("!.a0") * 24]
-    return rng.choice(kinds)
-
-
-def _echoes(rng: random.Random, caption: str) -> str:
-    marks = ["<|im_start|>assistant\n", "USER: ", "[INST] ", "<image>", "</s>", "<CAPTION>", "ASSISTANT: "]
-    return rng.choice([f"{ASKED} {caption}", f"{ASKED.lower()}", *(mark + caption for mark in marks)])
-
-
-def _nothings(rng: random.Random, caption: str) -> str:
-    return "".join(rng.choice(" .,!?-'\"") for _ in range(rng.randint(0, 6)))
-
-
-PLANTED: dict[str, Callable[[random.Random, str], str]] = {
-    "refusal": _refusals,
-    "repeated": _repeats,
-    "echo": _echoes,
-    "empty": _nothings,
-}
-
-
-def human() -> Iterator[str]:
-    yield from (one["caption"] for one in json.loads(HUMAN.read_text())["annotations"])
+def human() -> list[str]:
+    files = [json.loads((HUMAN / f"captions_{split}.json").read_text()) for split in ("train", "val")]
+    return [one["caption"] for file in files for one in file["annotations"]]
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not HUMAN.is_file(), reason="the real captions are not here")
+@pytest.mark.skipif(not HUMAN.is_dir(), reason="the real captions are not here")
 def test_planted_bad_captions_among_real_ones() -> None:
     """Recall at least 0.98 of 1,000 of each kind, and at most 0.5 % of the real ones called bad."""
-    captions = list(human())
-    assert len(captions) > 7_000
+    captions = human()
+    assert len(captions) > 9_000
     alarms = [one for one in captions if outcome_of(Written(one, "stop", 9), ASKED).outcome != "ok"]
     assert len(alarms) <= 0.005 * len(captions), alarms[:20]
-    for kind, make in PLANTED.items():
-        rng = random.Random(kind)
-        found = [outcome_of(Written(make(rng, rng.choice(captions)), "stop", 9), ASKED) for _ in range(1000)]
-        caught = sum(one.outcome != "ok" for one in found)
-        named = sum(one.outcome == kind for one in found)
+    for kind in MAKERS:
+        texts = planted(kind, captions, 1000)
+        found = [outcome_of(one, ASKED).outcome for one in texts]
+        caught, named = sum(one != "ok" for one in found), found.count(kind)
+        missed = sorted({text.text for text, one in zip(texts, found, strict=True) if one == "ok"})
         print(f"{kind}: {caught} of 1000 caught, {named} by name; {len(alarms)} of {len(captions)} false alarms")
-        assert caught >= 980 and named >= 900
+        assert caught >= 980 and named >= 900, missed[:20]
