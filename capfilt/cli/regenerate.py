@@ -6,8 +6,8 @@ import typer
 
 from capfilt.cli.console import command
 from capfilt.cli.options import CAPTIONING, Given, Json, Option, Shown, ThresholdOf, named_values
-from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError
+from components.common.programs import command_line
 from components.inference.families import CAPTIONERS, SCORERS
 from components.regeneration.config import CapfiltConfig
 
@@ -38,6 +38,7 @@ SETTINGS = Shown(
     Option("endpoint.concurrency"),
     Option("endpoint.max_requests"),
     Option("endpoint.max_tokens", "--max-answer-tokens"),
+    also=("threshold_of",),
 )
 
 
@@ -80,11 +81,18 @@ def regenerate(
         human = _calibration_files(given, calibration, calibration_images)
         config = given.config(threshold_of=named_values(threshold_of, "--threshold-of"))
         from capfilt.api import regenerate as work
+        from capfilt.cli.results import told
+        from capfilt.cli.tables import rendered
+        from components.inference.roles import check_roles
+
+        swapped = command_line("regenerate", "--web", web, "--captioner", filter, "--filter", captioner, "--out", out)
+        check_roles(captioner, filter, names=("--captioner", "--filter"), instead=f"{swapped}, and what else you gave")
 
         models: dict[str, Any] = {"captioner": captioner, "filter": filter}
         models["scorers"] = named_values(scorer, "--scorer")
-        result = work(web=web, **models, out=out, extend=extend, calibration=human, config=config)
-        output.result(result.model_dump(mode="json"), _told(result))
+        with given.in_options():
+            result = work(web=web, **models, out=out, extend=extend, calibration=human, config=config)
+        output.result(result.model_dump(mode="json"), lambda: rendered(*told(result)))
 
 
 def _calibration_files(
@@ -110,10 +118,3 @@ def _calibration_files(
             "give --calibration captions.json and --calibration-images FOLDER"
         )
     return annotations, images
-
-
-def _told(result: CapfiltResult) -> str:
-    """The result for people: counts, place, figures."""
-    ref = result.dataset
-    figures = [f"{name}: {value:,.4g}" for name, value in sorted(result.metrics.items())]
-    return "\n".join([f"{ref.images:,} images, {ref.pairs:,} pairs in {ref.uri}", *figures])
