@@ -99,6 +99,7 @@ def regenerate(
     from components.common.scratch import ScratchFolder
     from components.common.storage import open_store
     from components.inference.hub import model_place
+    from components.inference.roles import check_roles
     from components.model.checkpoints.publishing import reference_model
     from components.regeneration.run import run_capfilt
 
@@ -112,6 +113,7 @@ def regenerate(
     target.check()
     writer = _captioner(fspath(captioner))
     judge = reference_model(model_place(fspath(filter)), "filter")
+    check_roles(writer.uri, judge.uri, names=("captioner", "filter"), instead="each in the other's place")
     place: dict[str, Any] = {"store": target, "out": target, "name": target.uri.rpartition("/")[2]}
     others = {name: model_place(fspath(one)) for name, one in (scorers or {}).items()}
     place["scorers"] = {name: reference_model(one, "filter") for name, one in others.items()}

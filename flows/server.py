@@ -135,11 +135,15 @@ def why_no_answer(url: str, seconds: float = 5.0) -> str | None:
 
 
 @contextlib.contextmanager
-def prefect_server(home: Path) -> Iterator[LocalServer | None]:
+def prefect_server(home: Path, *, port: int | None = None) -> Iterator[LocalServer | None]:
     """A Prefect API for this process: the one PREFECT_API_URL names (yields None), else a local server over `home`.
 
     Sets the environment for Prefect, so enter it before prefect is imported. Call `wait()` before the first flow; until
     then other work can go on beside the start.
+
+    Args:
+        home: folder of the local server.
+        port: of the local server, on loopback; None: any that is free.
 
     Raises:
         CapfiltError: nobody answers at PREFECT_API_URL.
@@ -159,7 +163,7 @@ def prefect_server(home: Path) -> Iterator[LocalServer | None]:
         return
     home.mkdir(parents=True, exist_ok=True)
     note_in_use(home)
-    server = LocalServer(home, free_port())
+    server = LocalServer(home, port or free_port())
     try:
         with _as_environment(_client_environment(home, server.url)):
             try:

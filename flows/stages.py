@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import BaseModel, ValidationError
 
+from components.common import screen
 from components.common.contracts import Contract, DatasetRef, EvalReport, ModelRef, StageReport
 from components.common.errors import StorageError
 from components.common.locations import absolute_values, relative_values
@@ -35,6 +36,7 @@ from components.common.tracking import Tracker, open_tracker
 from components.config import BootstrapConfig, Training
 from components.evaluation.config import EvaluationConfig
 from components.training.config import TrainConfig
+from flows.course import Course, told
 from flows.layout import LOCK_KEY, parent_run, scratch_folder
 from flows.witness import work_calmly
 
@@ -111,8 +113,13 @@ class BootstrapContext:
     store: Store
     tracker: Tracker
     scratch: Path
-    reports: list[StageReport] = field(default_factory=list)
+    course: Course = field(default_factory=Course)
     lock: Lock | None = None
+
+    @property
+    def reports(self) -> list[StageReport]:
+        """Of its stages so far."""
+        return self.course.reports
 
     def training(self, role: Training) -> TrainConfig:
         """The settings of a training, in the arithmetic of this store."""
@@ -140,7 +147,8 @@ class BootstrapContext:
                 result, seconds = found
             else:
                 start = time.monotonic()
-                result = self._work(stage)
+                with self.course.working(stage.name):
+                    result = self._work(stage)
                 seconds = time.monotonic() - start
             results.append(result)
             self._report(stage, result, seconds, cached=found is not None)
@@ -233,6 +241,7 @@ class BootstrapContext:
             self._draw_curves(stage.round, compared(metrics))
         self.reports.append(StageReport(stage=stage.name, seconds=seconds, cached=cached, metrics=metrics))
         logger.info("%s: %s", stage.name, "found done" if cached else f"done in {clock(seconds)}")
+        screen.line(stage.name, "found done" if cached else clock(seconds))
 
     def _draw_curves(self, number: int, metrics: Mapping[str, float]) -> None:
         """Put a stage's figures on the bootstrap's run, the round as step, so that MLflow draws the rounds' curve.
@@ -258,9 +267,10 @@ def open_bootstrap(config: BootstrapConfig, run_name: str = "bootstrap") -> Iter
     scratch = scratch_folder(config)
     with exclusive(store, LOCK_KEY, f"{run_name} {config.name!r}") as lock:
         tracker = open_tracker(config.tracking_uri(scratch), **parent_run(config))
-        context = BootstrapContext(config, store, tracker, scratch, lock=lock)
+        course = Course(name=config.name, rounds=config.rounds)
+        context = BootstrapContext(config, store, tracker, scratch, course, lock)
         try:
-            with tracker.closing():
+            with told(course, lock, store, bootstrap=config.bootstrap_id, scratch=scratch), tracker.closing():
                 yield context
         finally:
             tracker.farewell()

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
@@ -20,12 +20,16 @@ import typer
 from components.common.diskspace import disk_advice
 from components.common.environment import reach_loopback_directly
 from components.common.errors import CapfiltError, ConfigError, PreemptedError, StorageError
+from components.common.programs import typeable
 from components.common.progress import stderr_console
 from components.common.redact import install_redaction, redact, redact_values
+from components.common.screen import last_words
 
 logger = logging.getLogger(__name__)
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
+WIPED = "\r\x1b[2K"
+"""What clears a terminal's line."""
 GOES_ON = "stopping; run the same command again and it goes on where it was"
 _LOUD = (
     "prefect",
@@ -72,15 +76,17 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
 
-    def result(self, document: Any, text: str | None = None) -> None:
-        """Print the result: the document with --json, else the text (the document, indented, if there is none)."""
-        document, text = redact_values(document), None if text is None else redact(text)
-        if self.as_json:
-            _print_json(document)
-        elif text is not None:
-            typer.echo(text)
+    def result(self, document: Any, text: str | Callable[[], str] | None = None) -> None:
+        """Print the result: the document with --json, else the text (the document, indented, if there is none).
+
+        Args:
+            document: for machines.
+            text: for people; a function is called only if it is they who look.
+        """
+        if self.as_json or text is None:
+            _print_json(redact_values(document), indent=None if self.as_json else 2)
         else:
-            _print_json(document, indent=2)
+            typer.echo(typeable(redact(text if isinstance(text, str) else text())))
 
 
 def fit_terminal() -> None:
@@ -99,8 +105,14 @@ def _print_json(document: Any, indent: int | None = None) -> None:
     typer.echo(json.dumps(document, ensure_ascii=not _is_utf8(sys.stdout), indent=indent))
 
 
+def news(words: str) -> None:
+    """A line on stderr about what is waited for."""
+    logger.info("%s …", words)
+
+
 def tell(message: str, *, kind: str, as_json: bool) -> None:
     """What is wrong, on stderr; with --json as the one document too."""
+    message = typeable(message)
     for line in message.splitlines():
         typer.secho(f"capfilt: {line}", err=True, fg="red")
     if as_json:
@@ -188,7 +200,9 @@ def _stoppable(words: str) -> Iterator[None]:
         nonlocal told
         if not told:
             told = True
-            os.write(2, f"capfilt: {words}\n".encode("ascii", "replace"))  # a handler must not wait for stderr's lock
+            line = f"capfilt: {words}"
+            if not last_words(line):  # a handler must not wait for stderr's lock; a bar is wiped away before it
+                os.write(2, f"{WIPED if os.isatty(2) else ''}{line}\n".encode("ascii", "replace"))
         raise KeyboardInterrupt if signum == signal.SIGINT else _TerminatedError
 
     # A process started with SIGINT ignored, as by `nohup` or in a script's background, goes on ignoring it.

@@ -9,7 +9,9 @@ import typer
 
 from capfilt.cli.console import Output, command
 from capfilt.cli.options import Given, Json, Option, Shown, ThresholdOf, named_values
+from capfilt.cli.versions import versions
 from components.common.contracts import DatasetRef
+from components.common.programs import command_line
 from components.common.storage import open_store
 from components.regeneration.config import CapfiltConfig
 
@@ -17,7 +19,14 @@ app = typer.Typer(help="Import datasets and look at them.", no_args_is_help=True
 
 StoreUri = Annotated[str, typer.Option("--store", help="Root of the store: a folder or s3://bucket/prefix.")]
 RECUT = Shown(
-    CapfiltConfig, Option("threshold", default=None), "policy", Option("text", default=None), "keep", "weigh", "score"
+    CapfiltConfig,
+    Option("threshold", default=None),
+    "policy",
+    Option("text", default=None),
+    "keep",
+    "weigh",
+    "score",
+    also=("threshold_of",),
 )
 Limit = Annotated[int | None, typer.Option(min=1, help="The first N samples only.")]
 
@@ -153,13 +162,15 @@ def import_questions(
 def show(uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")], as_json: Json = False) -> None:
     """A dataset's version, counts and parents."""
     with command(as_json=as_json) as out:
+        from capfilt.cli.dataset_tables import shown
+        from capfilt.cli.tables import rendered
         from components.common.storage import normalise_uri
         from components.data.manifest import load_manifest
 
         manifest = load_manifest(normalise_uri(uri))
         document: dict[str, Any] = manifest.model_dump(mode="json", exclude={"shards"})
         document |= {"counts": document.pop("totals"), "shards": len(manifest.shards), "uri": normalise_uri(uri)}
-        out.result(document)
+        out.result(document, lambda: rendered(*shown(document)))
 
 
 @app.command()
@@ -171,26 +182,28 @@ def verify(uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix
 
         found = work(normalise_uri(uri))
         head = f"{found.uri}: {found.shards} shards, {found.samples:,} samples, {found.bytes:,} bytes; "
-        out.result(
-            found.model_dump(mode="json"),
-            head + ("\n".join(["WRONG", *found.problems]) if found.problems else "all is well"),
-        )
+        remedy = "next: bring the files back from a copy, or make the dataset again at another place"
+        told = ["WRONG", *found.problems, remedy] if found.problems else ["all is well"]
+        out.result(found.model_dump(mode="json"), head + "\n".join(told))
         if found.problems:
             raise typer.Exit(1)
 
 
 @app.command()
 def diff(
-    a: Annotated[str, typer.Argument(help="One dataset.")],
-    b: Annotated[str, typer.Argument(help="The other.")],
+    a: Annotated[str, typer.Argument(help="One dataset, e.g. the older version.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="The other.", metavar="B")],
     as_json: Json = False,
 ) -> None:
     """How two versions differ: settings, counts, captions, with examples."""
     with command(as_json=as_json) as out:
+        from capfilt.cli.dataset_tables import compared
+        from capfilt.cli.tables import rendered
         from components.common.storage import normalise_uri
         from components.data.versions.diff import diff as work
 
-        out.result(work(normalise_uri(a), normalise_uri(b)))
+        document = work(normalise_uri(a), normalise_uri(b))
+        out.result(document, lambda: rendered(*compared(document)))
 
 
 @app.command()
@@ -208,21 +221,29 @@ def recut(
         from capfilt.api import recut as work
 
         belongs = named_values(threshold_of, "--threshold-of")
-        show_ref(output, work(uri, out=out, threshold_of=belongs, **given.values).dataset)
+        from capfilt.cli.results import told
+        from capfilt.cli.tables import rendered
+
+        with given.in_options():
+            result = work(uri, out=out, threshold_of=belongs, **given.values)
+        output.result(result.dataset.model_dump(mode="json"), lambda: rendered(*told(result)))
 
 
 @app.command()
 def explain(
     uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")],
-    key: Annotated[str, typer.Argument(help="Key of a sample, e.g. 000010042.")],
+    key: Annotated[str, typer.Argument(help="Key of a sample, e.g. 000010042.", metavar="KEY")],
     as_json: Json = False,
 ) -> None:
     """Where a sample comes from and why each of its captions was kept or not."""
     with command(as_json=as_json) as out:
+        from capfilt.cli.dataset_tables import explained
+        from capfilt.cli.tables import rendered
         from components.common.storage import normalise_uri
         from components.regeneration.provenance import explain as work
 
-        out.result(work(normalise_uri(uri), key))
+        document = work(normalise_uri(uri), key)
+        out.result(document, lambda: rendered(*explained(document)))
 
 
 @app.command()
@@ -253,8 +274,9 @@ def export(
 
 def show_ref(out: Output, ref: DatasetRef) -> None:
     """A dataset that was made, as every import shows it."""
-    text = f"{ref.name}: {ref.images:,} images, {ref.pairs:,} pairs\n{ref.uri}\nversion {ref.digest}"
-    out.result(ref.model_dump(mode="json"), text)
+    lines = [f"{ref.name}: {ref.images:,} images, {ref.pairs:,} pairs", ref.uri, f"version {ref.digest}"]
+    lines.append(f"next: {command_line('dataset', 'show', ref.uri)}")
+    out.result(ref.model_dump(mode="json"), "\n".join(lines))
 
 
 @contextlib.contextmanager
@@ -264,3 +286,6 @@ def counting(unit: str, label: str, total: int | None) -> Iterator[Callable[[int
 
     with Progress(total, unit, label) as progress:
         yield progress.advance
+
+
+app.command()(versions)

@@ -6,18 +6,18 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 from capfilt.cli.console import Output
 from components.common.cache import cache_folder, check_cache_folder
 from components.common.diskspace import free_space
 from components.common.errors import CapfiltError
+from components.common.programs import command_line
 from components.common.storage import open_store
 from components.common.tracking import public_uri
-from components.config import BootstrapConfig, load_config
+from components.config import BootstrapConfig
 from flows.layout import scratch_folder
 from flows.preflight import (
     LEAST_FREE_BYTES,
@@ -42,13 +42,20 @@ class Finding:
     fix: str = ""
 
 
-def examine(path: Path | None, overrides: Sequence[str], out: Output) -> bool:
+def examine(config: BootstrapConfig, out: Output) -> bool:
     """Look at everything, print it, and say whether nothing is wrong."""
-    config = load_config(path, overrides)
     findings = [finding for check in _CHECKS for finding in check(config)]
     lines = [f"{_SIGNS[one.verdict]}  {one.what}: {one.found}" + _fix(one) for one in findings]
+    wrong = sum(one.verdict == "wrong" for one in findings)
+    lines.append(_next(wrong))
     out.result([asdict(one) for one in findings], "\n".join(lines))
-    return all(one.verdict != "wrong" for one in findings)
+    return not wrong
+
+
+def _next(wrong: int) -> str:
+    if wrong:
+        return f"next: mend what is WRONG ({wrong}), then the same command again"
+    return f"next: {command_line('run', 'configs/sample.yaml')}"
 
 
 def _fix(finding: Finding) -> str:

@@ -22,7 +22,8 @@ def caption(images: Images, model: Model, given: Given[CapfiltConfig], as_json: 
         config = given.config()
         from capfilt.api import caption as work
 
-        rows = work(model, images, config=config)
+        with given.in_options():
+            rows = work(model, images, config=config)
         out.result(rows, "\n".join(f"{row['image']}: {text}" for row in rows for text in row["captions"]))
 
 
@@ -39,7 +40,8 @@ def match(
         config = given.config()
         from capfilt.api import score
 
-        rows = score(model, images, text, config=config)
+        with given.in_options():
+            rows = score(model, images, text, config=config)
         lines = [
             f"{row['itm_probability']:.4f}  {row['itc_similarity']:+.4f}  {row['image']}  {row['text']}" for row in rows
         ]

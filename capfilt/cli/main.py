@@ -1,29 +1,37 @@
 """The `capfilt` command. Heavy imports happen in the commands, so that `--help` is instant."""
 
-import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from capfilt.cli import datasets, imports, store
+from capfilt.cli import datasets, describe, imports, store
 from capfilt.cli.ask import ask
 from capfilt.cli.browse import browse
-from capfilt.cli.console import Output, command, leave
+from capfilt.cli.completion import completion
+from capfilt.cli.console import Output, command, leave, news
 from capfilt.cli.images import caption, match
 from capfilt.cli.measures import metrics, retrieval
 from capfilt.cli.options import Json
+from capfilt.cli.place import Place, config_at, is_store
 from capfilt.cli.regenerate import regenerate
 from capfilt.cli.report import report
 from capfilt.cli.search import index, search
+from capfilt.cli.status import status
 from capfilt.cli.usage import OneLineUsage
-from components.common.programs import program
+from components.common.programs import command_line, typeable
+
+if TYPE_CHECKING:
+    from components.config import BootstrapConfig
 
 app = typer.Typer(
     name="capfilt",
     cls=OneLineUsage,
     help="BLIP's CapFilt as a system: pre-train on noisy pairs, caption and filter, train again, round after round.",
-    epilog="First steps: `capfilt doctor`, then `capfilt run` (the sample, ten minutes), then `capfilt ui`.",
+    epilog=typeable(
+        "First steps: `capfilt doctor`, then `capfilt run` (the sample, ten minutes), then `capfilt ui`. "
+        "Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 interrupted."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,6 +47,23 @@ Overrides = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More log lines, also of the libraries.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"capfilt {version('capfilt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the release and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 @app.command()
 def run(config: Config = None, overrides: Overrides = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Run the whole bootstrap; a finished stage is found, an interrupted one goes on.
@@ -47,6 +72,7 @@ def run(config: Config = None, overrides: Overrides = None, as_json: Json = Fals
     a wrong name is answered with the nearest valid one.
     """
     with command(as_json=as_json, verbose=verbose) as out:
+        from components.common.screen import quiet_screen
         from components.config import load_config
         from flows.layout import scratch_folder
         from flows.preflight import check_before_work
@@ -55,15 +81,18 @@ def run(config: Config = None, overrides: Overrides = None, as_json: Json = Fals
         path, settings = _named(config), list(overrides or ())
         loaded = load_config(path, settings)
         check_before_work(loaded)
-        with prefect_server(scratch_folder(loaded) / "prefect") as server:
+        starting = f"{loaded.name} · starting Prefect's server, which shows the stages"
+        with (
+            quiet_screen(starting, shown=False if verbose else None),
+            prefect_server(scratch_folder(loaded) / "prefect") as server,
+        ):
             from flows.bootstrap import bootstrap
             from flows.witness import run_here
 
             if server is not None:
                 server.wait()
             result = run_here(bootstrap, str(path) if path else None, settings)
-        pages = [program("capfilt"), "ui", *([str(config)] if config else []), *(f"--set={one}" for one in settings)]
-        _show_result(out, result.model_dump(mode="json"), shlex.join(pages))
+        _show_result(out, result.model_dump(mode="json"), _pages(config, settings, loaded))
 
 
 @app.command()
@@ -111,22 +140,38 @@ def serve(
 
 
 @app.command()
-def ui(config: Config = None, overrides: Overrides = None) -> None:
-    """MLflow's and Prefect's pages on loopback, with their addresses, until Ctrl-C."""
-    with command(stopping="stopping MLflow's and Prefect's pages") as out:
-        from capfilt.cli.ui import show_pages
-        from components.config import load_config
+def ui(
+    place: Place = None,
+    overrides: Overrides = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="MLflow's port on loopback; 0: a free one.", show_default="5000"),
+    ] = None,
+    prefect_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Prefect's port on loopback; 0: a free one.", show_default="4200"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """MLflow's and Prefect's pages on loopback, with their addresses, until Ctrl-C.
 
-        show_pages(load_config(_named(config), list(overrides or ())), out)
+    A store is enough, for example: capfilt ui runs/sample
+    """
+    with command(as_json=as_json, stopping="stopping MLflow's and Prefect's pages") as out:
+        news(f"starting MLflow's and Prefect's pages of {place or 'the sample'}")
+        from capfilt.cli.ui import Ports, show_pages
+
+        config = config_at(place, list(overrides or ()))
+        show_pages(config, out, ports=Ports(port, prefect_port), newest=is_store(place))
 
 
 @app.command()
-def doctor(config: Config = None, overrides: Overrides = None, as_json: Json = False) -> None:
-    """What this machine has, what is wrong with it, and the fix."""
+def doctor(place: Place = None, overrides: Overrides = None, as_json: Json = False) -> None:
+    """What this machine has, what is wrong with it, and the fix; for a config, or for a store alone."""
     with command(as_json=as_json) as out:
         from capfilt.cli.doctor import examine
 
-        healthy = examine(_named(config), list(overrides or ()), out)
+        healthy = examine(config_at(place, list(overrides or ())), out)
         if not healthy:
             raise typer.Exit(1)
 
@@ -134,6 +179,13 @@ def doctor(config: Config = None, overrides: Overrides = None, as_json: Json = F
 def _named(config: Path | None) -> Path | None:
     """The config's absolute path, so that a process started elsewhere finds it."""
     return config.absolute() if config is not None else None
+
+
+def _pages(path: Path | None, settings: list[str], config: "BootstrapConfig") -> str:
+    """The command that serves the pages of a run: its store says all, but where MLflow writes is not left to it."""
+    if settings and config.tracking == type(config.tracking)():
+        return command_line("ui", config.store)
+    return command_line("ui", *([str(path)] if path else []), *(f"--set={one}" for one in settings))
 
 
 def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
@@ -146,12 +198,13 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
     print_result(BootstrapResult.model_validate(document), pages)
 
 
-for work in (regenerate, caption, match, ask, search, index, browse, metrics, retrieval, report):
+for work in (regenerate, caption, match, ask, search, index, browse, metrics, retrieval, report, status, completion):
     app.command()(work)
 for work in (imports.import_files, imports.failed):
     datasets.app.command()(work)
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(store.app, name="store")
+app.add_typer(describe.app, name="config")
 
 
 def main() -> None:

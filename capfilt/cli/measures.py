@@ -42,6 +42,7 @@ def retrieval(
     """Recall at 1, 5 and 10 both ways: ITC over all pairs, then ITM re-ranking."""
     with command(as_json=as_json) as out:
         config = given.config()
+        from components.common.metrics import metric
         from components.common.progress import Progress
         from components.common.storage import normalise_uri, open_store
         from components.data.coco import import_coco
@@ -56,4 +57,5 @@ def retrieval(
             samples = load_eval_set(test)
             with Progress(len(samples), "images", "retrieval") as bar:
                 scores = measure_retrieval(filter, samples, config, bar.advance).metrics
-        out.result(scores, "\n".join(f"{name:20} {value:.4f}" for name, value in scores.items()))
+        named = {metric(f"eval/retrieval/{name}").label: value for name, value in scores.items()}
+        out.result(scores, "\n".join(f"{label:28} {value:.4f}" for label, value in named.items()))

@@ -10,10 +10,11 @@ A command lists the fields it shows, and gets what was typed as a `Given`:
             config = given.config()
 """
 
+import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, Optional, TypeVar, cast, get_args, get_origin
 
@@ -68,10 +69,12 @@ class Shown(Generic[M]):
     Args:
         config: the config's class.
         options: fields in the order of `--help`; a key alone stands for an option of the field's own name.
+        also: fields that the command has as options of its own making, for messages that speak of them.
     """
 
-    def __init__(self, config: type[M], *options: Option | str) -> None:
+    def __init__(self, config: type[M], *options: Option | str, also: Sequence[str] = ()) -> None:
         self.model = config
+        self._also = [Option(key) for key in also]
         self.options = [Option(one) if isinstance(one, str) else one for one in options]
 
     def __call__(self, command: Callable[..., None]) -> Callable[..., None]:
@@ -94,8 +97,9 @@ class Shown(Generic[M]):
     def in_options(self, text: str) -> str:
         """A message with the names of settings as they are typed; what is `null` in a config is an option not typed."""
         text = re.sub(r"\bnull:", "default:", text)
-        for option in sorted(self.options, key=lambda one: -len(one.key)):
+        for option in sorted([*self.options, *self._also], key=lambda one: -len(one.key)):
             text = text.replace(f"`{option.key}`", option.typed)
+            text = re.sub(rf"(?<![\w.-])config\.{re.escape(option.key)}\b", option.typed, text)  # as plans name it
             for name in (option.key, option.key.rpartition(".")[2]):
                 if re.search("[_.]", name):  # `limit` may be a word of the sentence, `bad_share` only the setting
                     text = re.sub(rf"(?<![\w.-]){re.escape(name)}\b", option.typed, text)
@@ -106,16 +110,16 @@ class Shown(Generic[M]):
         field = field_at(self.model, option.key)
         default = field.get_default(call_default_factory=True) if option.default is _OWN else option.default
         kind: Any = field.annotation if default is not None else Optional[field.annotation]  # noqa: UP045 - a value
-        bounds = _bounds(field)
-        text = self._help(option.help or field.description or "", bounds)
-        info = typer.Option(option.typed, help=text, min=bounds.get("ge"), max=bounds.get("le"), **_spelled(field))
+        limits = bounds(field)
+        text = self._help(option.help or field.description or "", limits)
+        info = typer.Option(option.typed, help=text, min=limits.get("ge"), max=limits.get("le"), **_spelled(field))
         return inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
         )
 
-    def _help(self, description: str, bounds: dict[str, float]) -> str:
+    def _help(self, description: str, limits: dict[str, float]) -> str:
         """The description as a sentence; typer shows inclusive bounds itself, the others are said here."""
-        words = [f"{word} {bounds[name]:g}" for name, word in (("gt", "above"), ("lt", "below")) if name in bounds]
+        words = [f"{word} {limits[name]:g}" for name, word in (("gt", "above"), ("lt", "below")) if name in limits]
         text = self.in_options(description) + (f" ({', '.join(words)})" if words else "")
         first, _, rest = text.partition(" ")
         return f"{first.capitalize() if first.isalpha() else first} {rest}."
@@ -130,6 +134,14 @@ class Given(Generic[M]):
     def __getitem__(self, key: str) -> Any:
         """The value of one option."""
         return self.values[key]
+
+    @contextlib.contextmanager
+    def in_options(self) -> Iterator[None]:
+        """Wrong settings that are found while the block works are told by the options' names as they are typed."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(self.shown.in_options(str(error))) from error
 
     def config(self, **more: Any) -> M:
         """The config of these options and `more`, checked; what is neither keeps its default.
@@ -202,7 +214,7 @@ def _parameter(option: Option) -> str:
     return option.key.replace(".", "_")
 
 
-def _bounds(field: FieldInfo) -> dict[str, float]:
+def bounds(field: FieldInfo) -> dict[str, float]:
     """The limits of a number by pydantic's names: `ge`, `gt`, `le`, `lt`."""
     found = ((name, getattr(one, name, None)) for one in field.metadata for name in ("ge", "gt", "le", "lt"))
     return {name: limit for name, limit in found if limit is not None}

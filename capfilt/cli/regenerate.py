@@ -7,8 +7,8 @@ import typer
 
 from capfilt.cli.console import Output, command
 from capfilt.cli.options import CAPTIONING, Given, Json, Option, Shown, ThresholdOf, named_values
-from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError
+from components.common.programs import command_line
 from components.inference.families import CAPTIONERS, SCORERS
 from components.regeneration.config import CapfiltConfig
 
@@ -46,6 +46,7 @@ SETTINGS = Shown(
     Option("endpoint.concurrency"),
     Option("endpoint.max_requests"),
     Option("endpoint.max_tokens", "--max-answer-tokens"),
+    also=("threshold_of",),
 )
 
 
@@ -120,20 +121,28 @@ def regenerate(
             raise ConfigError("--truth says how precise a --pilot is: give both, or neither")
         more: dict[str, Any] = {"cascade": {}} if cascade else {}
         config = given.config(threshold_of=named_values(threshold_of, "--threshold-of"), **more)
+        from capfilt.cli.tables import rendered
+        from components.inference.roles import check_roles
+
+        swapped = command_line("regenerate", "--web", web, "--captioner", filter, "--filter", captioner, "--out", out)
+        check_roles(captioner, filter, names=("--captioner", "--filter"), instead=f"{swapped}, and what else you gave")
         models: dict[str, Any] = {"captioner": captioner, "filter": filter}
         models["scorers"] = named_values(scorer, "--scorer")
         places: dict[str, Any] = {"web": web, **models, "out": out, "calibration": human}
         if pilot is not None:
             if extend is not None or retry is not None:
                 raise ConfigError("--extend takes over what is finished, and a --pilot finishes nothing: give one")
-            _try_out(output, images=pilot, truth=truth, config=config, **places)
+            with given.in_options():
+                _try_out(output, images=pilot, truth=truth, config=config, **places)
             return
         from capfilt.api import regenerate as work
+        from capfilt.cli.results import told
 
-        result = work(**places, extend=extend, retry=retry, config=config)
+        with given.in_options():
+            result = work(**places, extend=extend, retry=retry, config=config)
         page = _page(result)
         document = result.model_dump(mode="json") | ({"report": page} if page else {})
-        output.result(document, _told(result) + (f"\nreport: {page}" if page else ""))
+        output.result(document, lambda: rendered(*told(result, page)))
 
 
 def _page(result: CapfiltResult) -> str | None:
@@ -151,12 +160,13 @@ def _page(result: CapfiltResult) -> str | None:
 
 def _try_out(output: Output, **asked: Any) -> None:
     """A pilot, and what it says."""
+    from capfilt.cli.tables import facts, rendered
     from capfilt.piloting import pilot
     from components.pages.pilot import pilot_figures
 
     found = pilot(**asked)
-    figures = [*pilot_figures(found), ("page", found.page)]
-    output.result(found.model_dump(mode="json"), "\n".join(f"{name}: {value}" for name, value in figures))
+    figures = {**dict(pilot_figures(found)), "page": found.page}
+    output.result(found.model_dump(mode="json"), lambda: rendered(facts(figures)))
 
 
 def _calibration_files(
@@ -184,10 +194,3 @@ def _calibration_files(
             "give --calibration captions.json and --calibration-images FOLDER"
         )
     return annotations, images
-
-
-def _told(result: CapfiltResult) -> str:
-    """The result for people: counts, place, figures."""
-    ref = result.dataset
-    figures = [f"{name}: {value:,.4g}" for name, value in sorted(result.metrics.items())]
-    return "\n".join([f"{ref.images:,} images, {ref.pairs:,} pairs in {ref.uri}", *figures])

@@ -8,6 +8,7 @@ import typer
 
 from capfilt.cli.console import Output, command
 from capfilt.cli.options import Json
+from components.common.programs import command_line
 
 
 def report(
@@ -77,4 +78,4 @@ def _of_bootstrap(
     if shown.as_json:
         shown.result(result.model_dump(mode="json"))
     else:
-        print_result(result)
+        print_result(result, command_line("ui", uri))

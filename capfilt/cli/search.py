@@ -8,6 +8,7 @@ import typer
 from capfilt.cli.console import command
 from capfilt.cli.options import Json, Model
 from components.common.errors import ConfigError
+from components.common.programs import command_line
 
 if TYPE_CHECKING:
     from capfilt.searching import Hit
@@ -57,7 +58,7 @@ def index(
         with Progress(None, "images", "index") as progress:
             count = work(folder, model, batch_size=batch_size, progress=progress.advance)
         document = {"uri": folder, "images": count}
-        out.result(document, f'{count:,} images indexed\nsearch them: capfilt search {folder} "words"')
+        out.result(document, f"{count:,} images indexed\nnext: {command_line('search', folder, 'a red bus')}")
 
 
 def _table(hits: "list[Hit]") -> str:

@@ -30,6 +30,11 @@ class Harmless(NamedTuple):
     at: Any
     """The one value at which it does not decide, as JSON; `_ANY`: at every value."""
 
+    @property
+    def always(self) -> bool:
+        """Whether it decides nothing, whatever its value."""
+        return self.to is None and self.at == _ANY
+
     def covers(self, plain: Any, result: str | None) -> bool:
         """Whether a field of this value, as JSON, does not decide the result."""
         return self.to in (None, result) and self.at in (_ANY, plain)

@@ -1,20 +1,25 @@
 """Progress with rate and time left: a bar on a terminal, a line every ten seconds elsewhere. Never on stdout."""
 
+import contextlib
 import logging
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0
 _WINDOW_SECONDS = 30.0
+_BAR = 30  # characters
 _consoles: "list[Console]" = []
+_going: "list[Progress]" = []
+_drawn_elsewhere = 0
 
 
 def stderr_console() -> "Console":
@@ -24,6 +29,22 @@ def stderr_console() -> "Console":
 
         _consoles.append(Console(stderr=True))
     return _consoles[0]
+
+
+def current() -> "Progress | None":
+    """The piece of work of this process that began last and is not over."""
+    return next(reversed(_going.copy()), None)
+
+
+@contextlib.contextmanager
+def bars_elsewhere() -> Iterator[None]:
+    """No bars are drawn while the block runs: somebody else shows `current()`."""
+    global _drawn_elsewhere
+    _drawn_elsewhere += 1
+    try:
+        yield
+    finally:
+        _drawn_elsewhere -= 1
 
 
 class Progress:
@@ -45,7 +66,9 @@ class Progress:
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), done)])
         self._last_line = time.monotonic()
         self._start = (time.monotonic(), done)
-        self._bar = _RichBar(self) if (sys.stderr.isatty() if bar is None else bar) else None
+        drawn = sys.stderr.isatty() and not _drawn_elsewhere if bar is None else bar
+        self._bar = _RichBar(self) if drawn else None
+        _going.append(self)
 
     def __enter__(self) -> "Progress":
         return self
@@ -67,14 +90,14 @@ class Progress:
         self._recent.append((now, done))
         while len(self._recent) > 2 and now - self._recent[1][0] > _WINDOW_SECONDS:
             self._recent.popleft()
-        if self._bar is not None:
-            self._bar.refresh()
-        elif now - self._last_line >= LINE_SECONDS:
+        if self._bar is None and now - self._last_line >= LINE_SECONDS:
             self._last_line = now
             logger.info("%s", self.line())
 
     def close(self) -> None:
         """Take the bar away and leave one line with the totals."""
+        if self in _going:
+            _going.remove(self)
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -98,32 +121,57 @@ class Progress:
 
     def line(self) -> str:
         """One line of text: label, count, share, rate, time left, info."""
+        return ", ".join(filter(None, [f"{self.label}: {self.count()}", self.details()]))
+
+    def count(self) -> str:
+        """Count, share, rate, time left."""
         share = "" if not self.total else f"/{self.total:,} ({min(self.done / self.total, 1):.0%})"
         left = self.seconds_left
         eta = "" if left is None else f", {clock(left)} left"
-        extra = "".join(f", {name} {_value(value)}" for name, value in self._info.items())
-        return f"{self.label}: {self.done:,}{share} {self.unit}, {_short(self.rate)}/s{eta}{extra}"
+        return f"{self.done:,}{share} {self.unit}, {_short(self.rate)}/s{eta}"
+
+    def details(self) -> str:
+        """What is shown beside: step, losses, counts."""
+        return ", ".join(f"{name} {_value(value)}" for name, value in list(self._info.items()))
 
 
 class _RichBar:
     """The terminal's side of a Progress."""
 
     def __init__(self, owner: Progress) -> None:
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as RichProgress
+        from rich.live import Live
 
-        self._owner = owner
-        columns = (TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[text]}"))
-        self._rich: RichProgress = RichProgress(*columns, console=stderr_console(), transient=True)
-        self._task = self._rich.add_task(owner.label, total=owner.total, completed=owner.done, text="")
-        self._rich.start()
-
-    def refresh(self) -> None:
-        text = self._owner.line().removeprefix(f"{self._owner.label}: ")
-        self._rich.update(self._task, completed=self._owner.done, text=text)
+        self._live = Live(
+            get_renderable=lambda: drawing(owner.label, owner),
+            console=stderr_console(),
+            transient=True,
+            redirect_stdout=False,
+        )
+        self._live.start()
 
     def close(self) -> None:
-        self._rich.stop()
+        self._live.stop()
+
+
+def drawing(headline: str, work: Progress | None) -> "RenderableType":
+    """A headline, below it a bar with the count, and what is shown beside, each on one line of the terminal.
+
+    There are three lines whatever is known: rich, which writes from two threads, miscounts where their number changes,
+    and would wipe away a line above.
+    """
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    one_line: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"}
+    head = Text(headline, style="bold", **one_line)
+    if work is None:
+        return Group(head, Text(), Text())
+    bar = ProgressBar(work.total, work.done, width=_BAR, pulse=work.total is None)
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(bar, Text(work.count(), **one_line))
+    return Group(head, grid, Text(work.details(), style="dim", **one_line))
 
 
 def clock(seconds: float) -> str:

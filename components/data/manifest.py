@@ -14,8 +14,8 @@ again elsewhere, or by another number of workers, is the same version. URIs with
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
@@ -174,20 +174,30 @@ def is_planned(store: Store, plan: Mapping[str, Any]) -> bool:
     return not plan_differences(there, json.loads(canonical_json(plan)))
 
 
-def plan_differences(there: Any, wanted: Any, name: str = "") -> list[str]:
+class Difference(NamedTuple):
+    """A setting that two plans have otherwise."""
+
+    name: str
+    there: str
+    wanted: str
+
+
+def plan_differences(there: Any, wanted: Any) -> list[str]:
     """Where two JSON values differ, e.g. `decoding.top_p: 0.9 there, 0.8 asked for`."""
+    return [f"{one.name or 'plan'}: {one.there} there, {one.wanted} asked for" for one in differences(there, wanted)]
+
+
+def differences(there: Any, wanted: Any, name: str = "") -> Iterator[Difference]:
+    """Where two JSON values differ, setting by setting."""
     if isinstance(there, dict) and isinstance(wanted, dict):
-        found: list[str] = []
         for key in sorted({*there, *wanted}):
             inner = f"{name}.{key}" if name else key
-            found += plan_differences(there.get(key, _ABSENT), wanted.get(key, _ABSENT), inner)
-        return found
-    if isinstance(there, list) and isinstance(wanted, list) and len(there) == len(wanted):
-        pairs = enumerate(zip(there, wanted, strict=True))
-        return [line for at, (a, b) in pairs for line in plan_differences(a, b, f"{name}[{at}]")]
-    if there == wanted:
-        return []
-    return [f"{name or 'plan'}: {_short(there)} there, {_short(wanted)} asked for"]
+            yield from differences(there.get(key, _ABSENT), wanted.get(key, _ABSENT), inner)
+    elif isinstance(there, list) and isinstance(wanted, list) and len(there) == len(wanted):
+        for at, (a, b) in enumerate(zip(there, wanted, strict=True)):
+            yield from differences(a, b, f"{name}[{at}]")
+    elif there != wanted:
+        yield Difference(name, _short(there), _short(wanted))
 
 
 class _Absent:

@@ -23,7 +23,7 @@ from components.common.precision import Precision
 from components.common.storage import Store
 from components.inference.probe import fast_precision
 from components.regeneration.config import CapfiltConfig
-from components.regeneration.local import OnImages, process_shards
+from components.regeneration.local import Done, OnImages, process_shards
 from components.regeneration.plan import Plan
 from components.regeneration.reading import ShardSource
 from components.regeneration.shard import Finished
@@ -49,7 +49,7 @@ def run_engine(
         todo: input shards that are not committed yet.
         store: rooted at the output dataset.
         folder: local folder for models and temporary files.
-        on_images: called with numbers of samples done since the last call.
+        on_images: called with what was done since the last call.
         on_shard: called once per committed shard, in this thread; may raise to stop the work.
     """
     if plan.config.engine == "ray":
@@ -115,7 +115,7 @@ def _in_processes(
             with contextlib.closing(_pooled(assignment, list(left.values()), workers)) as finished:
                 for shard in finished:
                     del left[shard.record.name]
-                    on_images(shard.record.counts.samples)
+                    on_images(Done.of(shard.record.counts))
                     on_shard(shard)
             return
         except BrokenProcessPool:
@@ -153,7 +153,7 @@ def _on_ray(plan: Plan, todo: Sequence[ShardSource], store: Store, on_images: On
 
             staff = [start() for _ in range(workers)]
             for shard in _ray_shards(ray, staff, start, deque(todo), plan.config.retries, needs):
-                on_images(shard.record.counts.samples)
+                on_images(Done.of(shard.record.counts))
                 on_shard(shard)
         finally:
             # A killed actor leaves its folder behind, fetched models and all; one that is dead or busy does not answer.

@@ -5,14 +5,31 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from components.common.storage import Store
+from components.data.records import Counts
 from components.regeneration.models import CapfiltModels, Scored
 from components.regeneration.reading import Item, Loaded, OpenShard, ShardSource, stream
 from components.regeneration.shard import Finished, JudgedSample, ShardWork, finish_shard, judge
 
 _WRITES_PENDING = 2
-OnImages = Callable[[int], None]
+
+
+class Done(NamedTuple):
+    """Samples that were worked on, and how many of their texts were kept."""
+
+    images: int
+    texts: int
+    kept: int
+
+    @classmethod
+    def of(cls, counts: Counts) -> "Done":
+        """The same of a shard."""
+        return cls(counts.samples, counts.kept_pairs + counts.dropped_pairs, counts.kept_pairs)
+
+
+OnImages = Callable[[Done], None]
 
 
 def process_shards(
@@ -35,7 +52,7 @@ def process_shards(
         store: rooted at the output dataset.
         work_dir: local folder for temporary files.
         plan: fingerprint of the plan that the shards are part of.
-        on_images: called with the number of samples done, batch by batch.
+        on_images: called with what was done, batch by batch.
     """
     config = models.config
     ahead = 2 * config.batch_size + config.read_threads
@@ -67,9 +84,11 @@ def _worked(items: Iterator[Item], models: CapfiltModels, on_images: OnImages | 
             batch.append(item.loaded)
             if sum(not one.reason for one in batch) < models.config.batch_size:
                 continue
-        work.judged += _judged(batch, models)
+        judged = _judged(batch, models)
+        work.judged += judged
         if on_images is not None and batch:
-            on_images(len(batch))
+            texts = sum(len(one.decisions) for one in judged)
+            on_images(Done(len(batch), texts, sum(len(one.kept) for one in judged)))
         batch = []
         if item.loaded is None:
             yield work

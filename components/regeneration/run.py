@@ -36,6 +36,7 @@ from components.regeneration.extend import Base, adopt, check_extends, open_base
 from components.regeneration.finding import settled_bands
 from components.regeneration.guard import check_collapse
 from components.regeneration.lineup import settled_models
+from components.regeneration.local import Done
 from components.regeneration.plan import Plan, web_input
 from components.regeneration.precision import settled_alone, settled_in_store
 from components.regeneration.reading import ShardSource
@@ -159,7 +160,7 @@ class Run:
         self.progress: Progress | None = None
         self.recalled = 0
         self._fingerprint = plan.fingerprint
-        self._images = 0
+        self._images = self._texts = self._kept = 0
         self._started = time.monotonic()
         self._health = Health(plan.web.uri)
         self._entries: dict[str, ShardEntry] = {}
@@ -218,11 +219,15 @@ class Run:
             return record, None
         return record, stats_of(read_candidates(table, name=where), self.plan.config)
 
-    def count_images(self, images: int) -> None:
-        """Samples done since the last call."""
-        self._images += images
+    def count_images(self, done: Done) -> None:
+        """What was done since the last call; the share of texts that are kept is shown as it stands."""
+        self._images += done.images
+        self._texts += done.texts
+        self._kept += done.kept
         if self.progress is not None:
-            self.progress.advance(images, shards=f"{len(self._entries)}/{len(self.plan.web.shards)}")
+            kept = f"{self._kept / self._texts:.0%} of texts" if self._texts else "no text yet"
+            shards = f"{len(self._entries)}/{len(self.plan.web.shards)}"
+            self.progress.advance(done.images, kept=kept, shards=shards)
 
     def finished(self, shard: Finished) -> None:
         """A shard was committed.

@@ -1,6 +1,7 @@
 """The commands on models and shards, with real (tiny, random) models."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,43 @@ def test_regenerate_then_look_at_it(world: Path, tmp_path: Path) -> None:
     assert {row["source"] for row in _json("dataset", "explain", out, key)["candidates"]} == {"web", "synthetic"}
     recut = _json("dataset", "recut", out, "--out", str(tmp_path / "recut"), "--threshold", "0")
     assert recut["pairs"] >= result["dataset"]["pairs"]
-    assert _json("dataset", "diff", out, recut["uri"])["same"] is False
+    differing = _json("dataset", "diff", out, recut["uri"])
+    assert differing["same"] is False
+    assert differing["config"] == ["threshold: 0.3 there, 0.0 asked for"]  # how captions were written is no difference
+    assert differing["parents"] == []
     changed = CliRunner().invoke(app, [*arguments, "--top-p", "0.5"])
     assert changed.exit_code == 2
-    assert "top_p" in changed.stderr
+    assert "--top-p: 0.9 there, 0.5 asked for" in changed.stderr
+    _look_at_tables(arguments, out, recut["uri"], key)
+
+
+def _look_at_tables(regenerate: list[str], out: str, recut: str, key: str) -> None:
+    """What people are shown of the same: words and tables, and a command for the next step that names the dataset."""
+    done = _text(*regenerate)
+    assert re.search(r"^images read by CapFilt +8$", done, re.MULTILINE)
+    assert re.search(r"^pairs kept by CapFilt +\d+ +\d+\.\d%$", done, re.MULTILINE)
+    assert "capfilt/" not in done
+    assert f"capfilt browse {out}" in done
+    shown = _text("dataset", "show", out)
+    assert re.search(r"^samples read +8$", shown, re.MULTILINE)
+    assert re.search(r"^threshold +0\.3$", shown, re.MULTILINE)
+    assert f"capfilt dataset verify {out}" in shown
+    assert re.search(r"^threshold +0\.3 +0\.0$", _text("dataset", "diff", out, recut), re.MULTILINE)
+    assert "They are one version" in _text("dataset", "diff", out, out)
+    explained = _text("dataset", "explain", out, key)
+    assert f"{key} in out, version " in explained
+    assert re.search(r"(kept|dropped: .*)$", explained, re.MULTILINE)
+    (listed,) = _json("dataset", "versions", recut)
+    assert (listed["kind"], listed["uri"], listed["problem"]) == ("recut", recut, None)
+    assert listed["digest"][:8] in _text("dataset", "versions", recut)
+    for text in (done, shown, explained):
+        assert all(len(line) <= 80 or "/" in line for line in text.splitlines())
+
+
+def _text(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
 
 
 def _regenerate(world: Path, out: Path, *more: str) -> list[str]:

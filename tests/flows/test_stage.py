@@ -14,6 +14,7 @@ from components.common.storage import open_store
 from components.common.tracking import Tracker
 from components.config import BootstrapConfig, load_config
 from flows import stages
+from flows.course import read_note
 from flows.stages import BootstrapContext, Stage, StageContext, open_bootstrap
 from tests.helpers.tiny import overrides
 
@@ -198,6 +199,26 @@ def test_a_lost_lock_stops_a_stage_before_it_is_recorded(config: BootstrapConfig
         _run(context, robbed)
     assert work.calls == 1
     assert list(open_store(config.store).list("stages/")) == []
+
+
+def test_the_note_of_a_run_says_which_stage_failed_and_what_was_overcome(
+    config: BootstrapConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "RETRY_SECONDS", [0, 0])
+    with open_bootstrap(config) as context:
+        _run(context, _Counted(StorageError("the store was away", retryable=True)))
+        note = read_note(context.store)
+        assert note is not None and note.error is not None
+        assert (note.state, note.name, note.bootstrap) == ("running", config.name, config.bootstrap_id)
+    ended = read_note(context.store)
+    assert ended is not None and ended.error is not None
+    assert (ended.state, ended.stages_done, ended.stage) == ("ended", 1, None)
+    assert (ended.error.stage, ended.error.message) == ("round-0/measure", "the store was away")
+    with pytest.raises(DataError), open_bootstrap(config) as context:
+        _run(context, _Counted(DataError("no image can be read")), inputs="b")
+    failed = read_note(context.store)
+    assert failed is not None and failed.error is not None
+    assert (failed.state, failed.stage, failed.error.message) == ("failed", "round-0/measure", "no image can be read")
 
 
 def test_one_bench_per_store(config: BootstrapConfig) -> None:

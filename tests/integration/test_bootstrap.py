@@ -16,6 +16,7 @@ from transformers import ViTConfig, ViTModel
 from components.common.metrics import find_metric
 from components.common.storage import open_store
 from components.data.manifest import load_manifest
+from flows.status import status_of
 from tests.helpers.s3 import SECRET_KEY, serve_s3
 from tests.helpers.tiny import options
 
@@ -91,6 +92,7 @@ def finished(folder: Path) -> Any:
             )  # fmt: skip
             yield {
                 "again": again,
+                "status": status_of(f"{server.uri}/root"),
                 "page": page,
                 "refused": refused,
                 "first": json.loads(first.stdout),
@@ -107,6 +109,15 @@ def test_wrong_keys_are_refused_before_any_work(finished: dict[str, Any]) -> Non
     assert "AWS_SECRET_ACCESS_KEY" in refused.stderr
     assert json.loads(refused.stdout)["kind"] == "StorageError"
     assert "round-0" not in refused.stderr
+
+
+def test_the_status_of_its_store(finished: dict[str, Any]) -> None:
+    found, document = finished["status"], finished["second"]
+    assert found.standing == "ended"
+    assert (found.heartbeat, found.holder, found.free_bytes) == (None, None, None)
+    assert found.note.stages_done == len(document["stages"])
+    assert found.note.error is None
+    assert found.ended.report == document["report"]
 
 
 def test_the_document(finished: dict[str, Any]) -> None:
@@ -283,8 +294,12 @@ def test_killed_in_the_middle_it_goes_on_from_the_last_checkpoint(tmp_path: Path
     for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
         one.send_signal(signal.SIGKILL)
     process.communicate()
+    killed = status_of(str(root))
+    assert killed.standing == "crashed"
+    assert killed.note is not None and killed.note.stage == "round-0/pretrain"
     again = _run(arguments, tmp_path)
     assert again.returncode == 0, again.stderr
+    assert status_of(str(root)).standing == "ended"
     assert "going on from" in again.stderr
     document = json.loads(again.stdout)
     found = {stage["stage"] for stage in document["stages"] if stage["cached"]}

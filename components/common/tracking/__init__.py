@@ -13,10 +13,12 @@ from components.common.tracking.names import flatten, public_uri
 from components.common.tracking.opening import find_runs_page, open_tracker, tracker_from_environment
 from components.common.tracking.pages import comparison_page, run_page, runs_page
 from components.common.tracking.run import RUN_VARIABLE, URI_VARIABLE, MlflowTracker
+from components.common.tracking.serving import SERVER_APP, pages_environment, runs_page_at
 
 __all__ = [
     "FAREWELL_SECONDS",
     "RUN_VARIABLE",
+    "SERVER_APP",
     "UNTRACKED",
     "URI_VARIABLE",
     "MlflowTracker",
@@ -28,9 +30,11 @@ __all__ = [
     "flatten",
     "is_away",
     "open_tracker",
+    "pages_environment",
     "public_uri",
     "run_page",
     "runs_page",
+    "runs_page_at",
     "settle",
     "tracker_from_environment",
     "why_unusable",

@@ -9,7 +9,7 @@ from components.common.tracking.base import UNTRACKED, Tracker
 from components.common.tracking.line import Line, attempt, is_away, open_client
 from components.common.tracking.moved import artifact_folder, database_file
 from components.common.tracking.names import public_uri
-from components.common.tracking.pages import SHARED_VIEW, VIEW, runs_page
+from components.common.tracking.pages import page_of_runs
 from components.common.tracking.run import RUN_VARIABLE, URI_VARIABLE, MlflowTracker
 from components.common.tracking.search import find_or_create_run
 
@@ -72,11 +72,7 @@ def tracker_from_environment() -> Tracker:
 def find_runs_page(uri: str, experiment: str) -> str:
     """`runs_page` of the experiment of this name; empty if there is none yet, or the server is out of reach."""
     known = attempt(f"look for {experiment}", lambda: open_client(uri).get_experiment_by_name(experiment))
-    if known is None:
-        return ""
-    page = runs_page(known.experiment_id)
-    described = SHARED_VIEW + VIEW in known.tags
-    return page if described else page.partition("&")[0]
+    return "" if known is None else page_of_runs(known.experiment_id, known.tags)
 
 
 def _experiment(client: Any, uri: str, name: str) -> str:

@@ -1,7 +1,7 @@
 """Paths of pages on MLflow's server."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from urllib.parse import quote
 
 SHARED_VIEW = "mlflow.sharedViewState."  # what MLflow's own `Share` button writes
@@ -13,6 +13,12 @@ def runs_page(experiment_id: str, *, charts: bool = False) -> str:
     """Path of the list of an experiment's runs on MLflow's server, in the view of `describe_experiment`."""
     mode = "&compareRunsMode=CHART" if charts else ""
     return f"#/experiments/{experiment_id}/runs?{_TRAINING}&viewStateShareKey={VIEW}{mode}"
+
+
+def page_of_runs(experiment_id: str, tags: Collection[str]) -> str:
+    """`runs_page` of an experiment with these tags: without the view where nobody has described one."""
+    page = runs_page(experiment_id)
+    return page if SHARED_VIEW + VIEW in tags else page.partition("&")[0]
 
 
 def run_page(experiment_id: str, run_id: str, tab: str = "") -> str:

@@ -4,11 +4,13 @@ from collections import Counter
 from typing import Any
 
 from components.data.candidates import Candidate
-from components.data.manifest import Manifest, load_manifest, plan_differences
+from components.data.manifest import Manifest, differences, load_manifest, plan_differences
 from components.data.records import ShardEntry
 from components.data.versions.verify import shard_rows
 
 _EXAMPLES = 10
+_DECIDING = ("calibrated", "coin", "keep", "score", "text", "weigh", "weights")
+"""Settings of a choice among stored scores that a recut leaves out where they are not in use."""
 
 
 def diff(a: str, b: str) -> dict[str, Any]:
@@ -19,10 +21,13 @@ def diff(a: str, b: str) -> dict[str, Any]:
         b: the second.
 
     Returns:
-        `same` (one version), both digests, `config` and `parents` (what differs), `counts` of both, `captions` (how
-        many kept ones are in both, only in a, only in b; how many were decided otherwise) and `examples` of each.
+        `same` (one version), both digests, `config` and `parents` (what differs; `differences`: both in parts),
+        `counts` of both, `captions` (how many kept ones are in both, only in a, only in b; how many were decided
+        otherwise) and `examples` of each. Of a recut, which writes no captions, the settings that wrote them are those
+        of the dataset that it was cut from, and no difference.
     """
     one, two = load_manifest(a), load_manifest(b)
+    settings, parents = _settings(one, two), (_parents(one, two), _parents(two, one))
     shards = {entry.name: entry for entry in two.shards}
     changes = _Changes()
     for entry in one.shards:
@@ -33,8 +38,9 @@ def diff(a: str, b: str) -> dict[str, Any]:
         "same": one.digest == two.digest,
         "a": _about(a, one),
         "b": _about(b, two),
-        "config": plan_differences(one.config, two.config),
-        "parents": plan_differences(_parents(one), _parents(two)),
+        "config": plan_differences(*settings),
+        "parents": plan_differences(*parents),
+        "differences": [found._asdict() for pair in (settings, parents) for found in differences(*pair)],
         "captions": {name: changes.counts[name] for name in ("in_both", "only_in_a", "only_in_b", "decided_otherwise")},
         "examples": changes.examples,
     }
@@ -45,8 +51,18 @@ def _about(uri: str, manifest: Manifest) -> dict[str, Any]:
     return {"uri": uri, "name": manifest.name, "digest": manifest.digest, "counts": counts}
 
 
-def _parents(manifest: Manifest) -> dict[str, str]:
-    return {parent.role: parent.digest for parent in manifest.parents}
+def _settings(one: Manifest, two: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that can be compared: of a recut and another, what both say, and what decides."""
+    a, b = one.config, two.config
+    if "recut" not in (one.kind, two.kind):
+        return a, b
+    names = (a.keys() & b.keys()) | (set(_DECIDING) & (a.keys() | b.keys()))
+    return {name: a.get(name) for name in names}, {name: b.get(name) for name in names}
+
+
+def _parents(manifest: Manifest, other: Manifest) -> dict[str, str]:
+    """What it was made from, by role, but for the other one."""
+    return {parent.role: parent.digest for parent in manifest.parents if parent.digest != other.digest}
 
 
 def _rows(uri: str, entry: ShardEntry | None) -> list[Candidate]:

@@ -8,7 +8,7 @@ captioner and filter together, and the momentum encoders and queues beside them 
 Nothing that pickles is read from a folder; an original checkpoint is read with `weights_only=True`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -230,6 +230,7 @@ def _load(
             raise ModelError(
                 f"{source} is a VQA model, whose decoder reads questions: give a captioner, filter or base"
             )
+        _refuse_the_other(kind, architectures, source)
         preprocessor = read_preprocessor(source, config.vision.image_size)
         weights = read_tensors(source)
     else:
@@ -262,6 +263,19 @@ def _build(
         own["temperature"] = torch.full((1,), config.temperature)
     model.load_state_dict(own, assign=True)
     return model.eval()
+
+
+def _refuse_the_other(kind: Callable[..., nn.Module], architectures: Sequence[str], source: Path) -> None:
+    """Of captioner and filter, each where the other is wanted: told by what it is, not by the tensors that it lacks.
+
+    Raises:
+        ModelError: it is the other one.
+    """
+    found = tuple(architectures)
+    if kind is BlipCaptioner and found == _ARCHITECTURES[BlipFilter]:
+        raise ModelError(f"{source} is a filter, which writes no captions: give a captioner's folder")
+    if kind is BlipFilter and found == _ARCHITECTURES[BlipCaptioner]:
+        raise ModelError(f"{source} is a captioner, which judges no texts: give a filter's folder")
 
 
 def _check_tokenizer(config: BlipConfig, tokenizer: BlipTokenizer, where: str) -> BlipConfig:

@@ -31,6 +31,11 @@ def reason_words(reason: str) -> str:
     return reason.replace("_", " ")
 
 
+def reason_sentence(reason: str) -> str:
+    """A reason in full."""
+    return _BY_POLICY.get(reason) or reason_words(reason) or "no reason was noted"
+
+
 def fate(version: Version, row: int) -> str:
     """Why a candidate was kept or not."""
     probability = version.scores[MAIN_SCORE][row] if MAIN_SCORE in version.scores else float("nan")
@@ -46,11 +51,9 @@ def fate(version: Version, row: int) -> str:
     reason = version.reason.names[version.reason.codes[row]]
     if reason == "below_threshold":
         return f"Dropped: its match probability of {probability:.3g} is below the threshold of {version.threshold:g}."
-    if reason in _BY_POLICY:
-        return f"Dropped: {_BY_POLICY[reason]}."
-    if not known and reason:
+    if not known and reason and reason not in _BY_POLICY:
         return f"Not judged: the image could not be used ({reason_words(reason)})."
-    return f"Dropped: {reason_words(reason) or 'no reason was noted'}."
+    return f"Dropped: {reason_sentence(reason)}."
 
 
 def _by_cosine(version: Version, row: int) -> str:

@@ -1,7 +1,9 @@
 """MLflow's file in a store that was moved or copied finds its artifacts where it lies now, and leaves the old place."""
 
+import importlib.util
 import json
 import logging
+import runpy
 import shutil
 import sqlite3
 import urllib.parse
@@ -13,7 +15,14 @@ import pytest
 
 from capfilt.cli.ui import _mlflow
 from components.common.contracts import DatasetRef, ModelRef
-from components.common.tracking import MlflowTracker, open_tracker, settle
+from components.common.tracking import (
+    MlflowTracker,
+    find_runs_page,
+    open_tracker,
+    pages_environment,
+    runs_page_at,
+    settle,
+)
 
 PAGE = "<html>rounds</html>"
 ELSEWHERE = "file:///somewhere/else/artifacts"
@@ -102,6 +111,17 @@ def test_the_server_behind_the_pages_gives_the_artifacts(moved: Path) -> None:
         query = urllib.parse.urlencode({"path": "pages/report.html", "run_uuid": run})
         with urllib.request.urlopen(f"{server}/get-artifact?{query}", timeout=60) as answer:
             assert answer.read().decode() == PAGE
+        assert runs_page_at(server, "moved") == find_runs_page(_uri(moved), "moved") != ""
+        assert runs_page_at(server, "nobody's") == ""
+
+
+def test_the_server_is_told_by_mlflows_own_names() -> None:
+    spec = importlib.util.find_spec("mlflow")
+    assert spec is not None and spec.origin is not None
+    constants = runpy.run_path(str(Path(spec.origin).parent / "server" / "constants.py"))
+    names = ("BACKEND_STORE_URI", "REGISTRY_STORE_URI", "ARTIFACT_ROOT", "SERVE_ARTIFACTS", "ARTIFACTS_DESTINATION")
+    told = pages_environment("sqlite:////somewhere/mlflow.db")
+    assert {constants[f"{name}_ENV_VAR"] for name in names} <= told.keys()
 
 
 def test_a_copy_beside_its_original_does_not_write_into_it(original: Path, tmp_path: Path) -> None:

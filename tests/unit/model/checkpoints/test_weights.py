@@ -164,9 +164,19 @@ def test_missing_unexpected_and_misshaped_names_are_listed(captioner: Path) -> N
     assert "1 mis-shaped: text_decoder.cls.predictions.bias (3,) instead of (11,)" in message
 
 
+def test_the_other_of_captioner_and_filter_is_told_by_what_it_is(captioner: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is a captioner, which judges no texts: give a filter's folder"):
+        load_filter(captioner)
+    save_model(BlipFilter(CONFIG), TOKENIZER, tmp_path / "filter")
+    with pytest.raises(ModelError, match="is a filter, which writes no captions: give a captioner's folder"):
+        load_captioner(tmp_path / "filter")
+
+
 def test_of_many_names_the_first_twenty_and_a_count(captioner: Path) -> None:
+    config = json.loads((captioner / "config.json").read_text())
+    (captioner / "config.json").write_text(json.dumps({**config, "architectures": []}))
     with pytest.raises(ModelError) as caught:
-        load_filter(captioner)  # another role: its text encoder and heads are missing
+        load_filter(captioner)  # another role that does not say so: its text encoder and heads are missing
     listed = re.search(r"(\d+) missing: (.*?) … and (\d+) more", str(caught.value))
     assert listed is not None
     assert len(listed[2].split(", ")) == 20 and int(listed[1]) == 20 + int(listed[3])
