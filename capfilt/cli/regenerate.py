@@ -7,6 +7,7 @@ import typer
 
 from capfilt.cli.console import Output, command
 from capfilt.cli.options import CAPTIONING, Given, Json, Option, Shown, ThresholdOf, named_values
+from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError
 from components.common.programs import command_line
 from components.inference.families import CAPTIONERS, SCORERS

@@ -132,17 +132,14 @@ def _links(result: BootstrapResult) -> dict[str, str]:
 
 def _commands(result: BootstrapResult) -> tuple[tuple[str, str], ...]:
     """What to type next, the first first: what follows from the outcome, then where to look."""
-    settings = {"store": result.store, "name": result.name}
-    settings |= {
-        f"tracking.{name}": value
-        for name in ("uri", "experiment")
-        if (value := result.config.get("tracking", {}).get(name))
-    }
+    tracking = result.config.get("tracking", {})
+    elsewhere = {f"tracking.{name}": value for name in ("uri", "experiment") if (value := tracking.get(name))}
+    settings = {"store": result.store, "name": result.name} | elsewhere
     ui = " ".join(f"--set {_typed(f'{name}={value}')}" for name, value in settings.items())
     return (
         _next(result),
         ("Look at every text of the last round's data", f"capfilt browse {_typed(result.rounds[-1].web.uri)}"),
-        ("See rounds, trainings and models in MLflow, stages in Prefect", f"capfilt ui {ui}"),
+        ("See rounds, trainings and models in MLflow, stages in Prefect", f"capfilt ui {ui if elsewhere else _typed(result.store)}"),
     )
 
 
