@@ -9,6 +9,7 @@ from components.data.records import KEPT_WEIGHT, Counts
 from components.regeneration.guard import CaptionStats, CaptionTotals, caption_stats
 from components.regeneration.outcomes import NOT_OK
 from components.regeneration.policy import COIN, DUPLICATE, Text
+from components.regeneration.textfilters import FILTERED
 from components.regeneration.texts import UNUSABLE
 
 
@@ -37,6 +38,8 @@ class ShardStats:
     """Good images without a usable web text, by reason."""
     outcomes: Mapping[str, int] = field(default_factory=dict)
     """Captions that were not ok, by outcome."""
+    filtered: Mapping[str, int] = field(default_factory=dict)
+    """Texts that a text filter dropped, by reason."""
     weight: float | None = None
     """Sum of the weights of what was kept, where not all are 1."""
 
@@ -53,6 +56,7 @@ class ShardStats:
             "mean_length": self.captions.mean_words,
         }
         values |= {f"caption_{name}": count for name, count in sorted(self.outcomes.items())}
+        values |= dict(sorted(self.filtered.items()))
         return {name: round(float(value), 6) for name, value in values.items() if value is not None} | (
             {} if self.weight is None else {KEPT_WEIGHT: round(self.weight, 6)}
         )
@@ -71,9 +75,10 @@ def shard_stats(
     web, synthetic = (_of_source(rows, source, threshold, by_coin, accepts) for source in ("web", "synthetic"))
     unusable = Counter(row.reason for row in rows if row.source == "web" and row.reason in UNUSABLE)
     outcomes = Counter(row.outcome for row in rows if row.outcome in NOT_OK)
+    filtered = Counter(row.reason for row in rows if row.reason in FILTERED)
     weights = [row.weight for row in rows if row.kept]
     weight = None if all(one == 1 for one in weights) else sum(weights)
-    return ShardStats(web, synthetic, caption_stats(captions), unusable, dict(outcomes), weight)
+    return ShardStats(web, synthetic, caption_stats(captions), unusable, dict(outcomes), dict(filtered), weight)
 
 
 def text_of(row: Candidate) -> Text:
@@ -115,6 +120,7 @@ class Totals:
         self._captions = CaptionTotals()
         self._unusable = Counter[str]()
         self._outcomes = Counter[str]()
+        self._filtered = Counter[str]()
         self._weight: float | None = None
 
     def add(self, stats: ShardStats, counts: Counts) -> None:
@@ -128,6 +134,7 @@ class Totals:
         self._captions.add(stats.captions)
         self._unusable.update(stats.unusable)
         self._outcomes.update(stats.outcomes)
+        self._filtered.update(stats.filtered)
         if stats.weight is not None or self._weight is not None:
             so_far = self.counts.kept_pairs - counts.kept_pairs if self._weight is None else self._weight
             self._weight = so_far + (counts.kept_pairs if stats.weight is None else stats.weight)
@@ -136,6 +143,7 @@ class Totals:
     def stats(self) -> ShardStats:
         """The figures of all of them."""
         more = {"unusable": dict(self._unusable), "outcomes": dict(self._outcomes), "weight": self._weight}
+        more["filtered"] = dict(self._filtered)
         return ShardStats(**self._sources, captions=self._captions.stats(), **more)  # type: ignore[arg-type]
 
 
