@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from capfilt.cli.console import command
-from capfilt.cli.options import CAPTIONING, Given, Json, Option, Shown, ThresholdOf, named_values
+from capfilt.cli.options import CAPTIONING, Given, Json, Option, Shown, TextFilter, ThresholdOf, named_values
 from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError
 from components.inference.families import CAPTIONERS, SCORERS
@@ -63,6 +63,7 @@ def regenerate(
         ),
     ] = None,
     threshold_of: ThresholdOf = None,
+    text_filter: TextFilter = None,
     calibration: Annotated[
         str | None,
         typer.Option(help="--target-precision, --calibrated: COCO or Karpathy JSON the filter was not trained on."),
@@ -78,7 +79,10 @@ def regenerate(
     """CapFilt over your own shards with any captioner and filter; run again, it goes on where it stopped."""
     with command(as_json=as_json) as output:
         human = _calibration_files(given, calibration, calibration_images)
-        config = given.config(threshold_of=named_values(threshold_of, "--threshold-of"))
+        config = given.config(
+            threshold_of=named_values(threshold_of, "--threshold-of"),
+            text_filters=named_values(text_filter, "--text-filter"),
+        )
         from capfilt.api import regenerate as work
 
         models: dict[str, Any] = {"captioner": captioner, "filter": filter}
