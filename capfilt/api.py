@@ -368,8 +368,8 @@ def recut(
     from components.common.storage import normalise_uri, open_store
     from components.regeneration.recut import recut_dataset
 
-    given = {"threshold": threshold, "policy": policy, "text": text, "keep": keep, "weigh": weigh, "score": score}
-    given["text_filters"] = text_filters
+    given: dict[str, Any] = {"threshold": threshold, "policy": policy, "text": text, "keep": keep, "weigh": weigh}
+    given |= {"score": score, "text_filters": text_filters}
     _config(None, {field: value for field, value in given.items() if value is not None})
     target = open_store(fspath(out))
     name = target.uri.rpartition("/")[2]

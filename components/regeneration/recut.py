@@ -88,7 +88,7 @@ def recut_dataset(
     if keep is None and weigh is None and score is None:  # the threshold is of what the dataset was made by
         inherited |= {name: manifest.config[name] for name in _WEIGHED if manifest.config.get(name) is not None}
     filters = {**manifest.config.get("text_filters", {}), **(text_filters or {})}
-    given = {"text": text, "keep": keep, "weigh": weigh, "score": score, "threshold": threshold}
+    given: dict[str, Any] = {"text": text, "keep": keep, "weigh": weigh, "score": score, "threshold": threshold}
     given["text_filters"] = filters or None
     inherited |= {"guard": _GUARD_OFF} | {field: value for field, value in given.items() if value is not None}
     config = _config(policy=policy, threshold_of=dict(threshold_of or {}), **inherited)
