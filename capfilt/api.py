@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from components.inference.config import AskConfig
     from components.regeneration.config import CapfiltConfig
     from components.regeneration.policy import Policy, TextChoice
+    from components.regeneration.textfilters import Setting
 
 Place = str | PathLike[str]
 M = TypeVar("M", bound="BaseModel")
@@ -345,6 +346,7 @@ def recut(
     keep: str | None = None,
     weigh: str | None = None,
     score: str | None = None,
+    text_filters: "Mapping[str, Setting] | None" = None,
     threshold_of: Mapping[str, str] | None = None,
 ) -> "CapfiltResult":
     """Another threshold, rule or policy from the stored scores of a dataset, without a model, as a new dataset.
@@ -358,6 +360,7 @@ def recut(
         keep: rule over the stored scores in the threshold's place, e.g. `itm >= 0.5 and siglip >= 0.1`.
         weigh: rule for the weight of each pair in training.
         score: the score that `threshold` and `best` mean; None: as in the dataset.
+        text_filters: filters of texts by themselves, as in CapfiltConfig.
         threshold_of: for which scorers the thresholds were found: score's name to digest; others are refused.
 
     Returns:
@@ -370,7 +373,8 @@ def recut(
     from components.common.storage import normalise_uri, open_store
     from components.regeneration.recut import recut_dataset
 
-    given = {"threshold": threshold, "policy": policy, "text": text, "keep": keep, "weigh": weigh, "score": score}
+    given: dict[str, Any] = {"threshold": threshold, "policy": policy, "text": text, "keep": keep, "weigh": weigh}
+    given |= {"score": score, "text_filters": text_filters}
     _config(None, {field: value for field, value in given.items() if value is not None})
     target = open_store(fspath(out))
     name = target.uri.rpartition("/")[2]
@@ -382,6 +386,7 @@ def recut(
         keep=keep,
         weigh=weigh,
         score=score,
+        text_filters=text_filters,
         threshold_of=threshold_of,
         store=target,
         name=name,

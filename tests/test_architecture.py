@@ -48,6 +48,7 @@ def test_imports_go_one_way() -> None:
         ("webdataset", "components/data/pipeline.py"),
         ("transformers", "components/inference/loading.py"),
         ("huggingface_hub", "components/inference/hub.py"),
+        ("lingua", "components/regeneration/language.py"),
     ],
 )
 def test_one_module_per_outside_dependency(package: str, home: str) -> None:
@@ -71,7 +72,7 @@ def test_prefect_only_in_flows() -> None:
 def test_importing_everything_loads_nothing_heavy() -> None:
     names = [module.name for module in pkgutil.walk_packages([str(ROOT / "components")], "components.")]
     imports = "\n".join(f"import {name}" for name in names if not name.endswith("__main__"))
-    heavy = ["deepspeed", "mlflow", "ray", "boto3", "prefect", "transformers", "matplotlib", "webdataset"]
+    heavy = ["deepspeed", "mlflow", "ray", "boto3", "prefect", "transformers", "matplotlib", "webdataset", "lingua"]
     code = f"import sys\n{imports}\nprint([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

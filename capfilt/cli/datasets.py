@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from capfilt.cli import sharing
 from capfilt.cli.console import Output, command
-from capfilt.cli.options import Given, Json, Option, Shown, ThresholdOf, named_values
+from capfilt.cli.options import Given, Json, Option, Shown, TextFilter, ThresholdOf, named_values
 from capfilt.cli.versions import versions
 from components.common.contracts import DatasetRef
 from components.common.programs import command_line
@@ -213,19 +213,22 @@ def recut(
     out: Annotated[str, typer.Option(help="Root of the new dataset: a folder or s3://bucket/prefix.")],
     given: Given[CapfiltConfig],
     threshold_of: ThresholdOf = None,
+    text_filter: TextFilter = None,
     as_json: Json = False,
 ) -> None:
     """Another threshold, rule or policy from the stored scores, without a model, as a new dataset."""
     with command(as_json=as_json) as output:
-        given.config()
+        more: dict[str, Any] = {
+            "threshold_of": named_values(threshold_of, "--threshold-of"),
+            "text_filters": named_values(text_filter, "--text-filter"),
+        }
+        given.config(**more)
         from capfilt.api import recut as work
-
-        belongs = named_values(threshold_of, "--threshold-of")
         from capfilt.cli.results import told
         from capfilt.cli.tables import rendered
 
         with given.in_options():
-            result = work(uri, out=out, threshold_of=belongs, **given.values)
+            result = work(uri, out=out, **more, **given.values)
         output.result(result.dataset.model_dump(mode="json"), lambda: rendered(*told(result)))
 
 
@@ -257,19 +260,10 @@ def urls(uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix."
         out.result(found, "\n".join(found))
 
 
-@app.command()
-def export(
-    uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")],
-    folder: Annotated[Path, typer.Option("--out", help="Local folder for the tars; must hold none.")],
-    as_json: Json = False,
-) -> None:
-    """Copy a dataset's tars into a folder under plain names: 00000.tar, 00001.tar …"""
-    with command(as_json=as_json) as out:
-        from components.common.storage import normalise_uri
-        from components.data.versions.handout import export_shards
-
-        made = [str(path) for path in export_shards(normalise_uri(uri), folder)]
-        out.result(made, f"{len(made)} tars in {folder}")
+app.command()(sharing.export)
+app.command()(sharing.select)
+app.command("list")(sharing.list_)
+app.command("add-scores")(sharing.add_scores)
 
 
 def show_ref(out: Output, ref: DatasetRef) -> None:

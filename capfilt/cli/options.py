@@ -37,6 +37,15 @@ ThresholdOf = Annotated[
     ),
 ]
 
+TextFilter = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SETTING",
+        help="Drop texts by themselves, before they are scored: language=en, words=3..40, characters=10..300, "
+        "block=FILE of words and phrases; once for each.",
+    ),
+]
+
 _GIVEN = "given"  # the parameter of a command that its options are gathered in
 _OWN: Any = object()
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from capfilt.cli.console import Output, command
-from capfilt.cli.options import CAPTIONING, Given, Json, Option, Shown, ThresholdOf, named_values
+from capfilt.cli.options import CAPTIONING, Given, Json, Option, Shown, TextFilter, ThresholdOf, named_values
 from components.common.contracts import CapfiltResult
 from components.common.errors import ConfigError
 from components.common.programs import command_line
@@ -100,6 +100,7 @@ def regenerate(
         typer.Option(help="--pilot: parquet with key and kind of the web texts (match: it fits), where that is known."),
     ] = None,
     threshold_of: ThresholdOf = None,
+    text_filter: TextFilter = None,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -121,7 +122,9 @@ def regenerate(
         if truth is not None and pilot is None:
             raise ConfigError("--truth says how precise a --pilot is: give both, or neither")
         more: dict[str, Any] = {"cascade": {}} if cascade else {}
-        config = given.config(threshold_of=named_values(threshold_of, "--threshold-of"), **more)
+        more["threshold_of"] = named_values(threshold_of, "--threshold-of")
+        more["text_filters"] = named_values(text_filter, "--text-filter")
+        config = given.config(**more)
         from capfilt.cli.tables import rendered
         from components.inference.roles import check_roles
 

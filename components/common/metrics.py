@@ -208,6 +208,7 @@ def _regeneration() -> list[Metric]:
         entry("failed", "images that could not be used", "count", "Samples without a readable image, in all.", -1),
         entry("failed_<reason>", "images that could not be used, by reason", "count", "Lost for this reason.", -1),
         entry("web_<reason>", "web texts unusable, by reason", "count", "Good images whose web text is of no use."),
+        entry("filtered_<filter>", "texts dropped by a text filter", "count", "Dropped before they were scored."),
         entry("distinct_1", "synthetic texts, distinct words", "share", "Different words by all words: variety."),
         entry("distinct_2", "synthetic texts, distinct pairs of words", "share", "Different pairs of words by all."),
         entry("top_caption_share", "synthetic texts, share of the commonest", "share", "How often it is said."),

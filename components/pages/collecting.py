@@ -139,7 +139,10 @@ def _commands(result: BootstrapResult) -> tuple[tuple[str, str], ...]:
     return (
         _next(result),
         ("Look at every text of the last round's data", f"capfilt browse {_typed(result.rounds[-1].web.uri)}"),
-        ("See rounds, trainings and models in MLflow, stages in Prefect", f"capfilt ui {ui if elsewhere else _typed(result.store)}"),
+        (
+            "See rounds, trainings and models in MLflow, stages in Prefect",
+            f"capfilt ui {ui if elsewhere else _typed(result.store)}",
+        ),
     )
 
 

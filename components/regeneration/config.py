@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from components.common.contracts import ScoreWeights
@@ -15,6 +15,7 @@ from components.model.config import DecodingConfig
 from components.regeneration.guard import GuardConfig
 from components.regeneration.policy import Policy, TextChoice
 from components.regeneration.rules import Rule
+from components.regeneration.textfilters import Setting, settled_filters
 
 OUTPUT_VERSION = 2  # 2: files named by content, seeds that belong to the image
 """Raised whenever the same input, models and config would give other bytes."""
@@ -154,6 +155,12 @@ class CapfiltConfig(BaseModel):
         "null: those of all captioners but BLIP",
         json_schema_extra=_NEWER,
     )
+    text_filters: dict[str, Setting] = Field(
+        default_factory=dict,
+        description="what drops texts by themselves before any score is spent on them, by name: language (a code, "
+        "`en`), words and characters (`3..40`), block (a file of words and phrases, one a line, or a list of them)",
+        json_schema_extra=harmless("there were none before they could be set", at={}),
+    )
     calibrated: Literal["itc", "both"] | None = Field(
         default=None,
         description="scores of a BLIP filter that a regression on human validation captions makes one probability of, "
@@ -262,6 +269,11 @@ class CapfiltConfig(BaseModel):
         description="times a shard is tried again after trouble that can heal",
         json_schema_extra=harmless("how often the same is tried"),
     )
+
+    @field_validator("text_filters")
+    @classmethod
+    def _filters_are_filters(cls, settings: dict[str, Setting]) -> dict[str, Setting]:
+        return settled_filters(settings)
 
     @model_validator(mode="after")
     def _several_captions_are_drawn(self) -> Self:

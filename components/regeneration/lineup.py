@@ -18,6 +18,7 @@ from components.inference.families import (
 )
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.rules import Rule
+from components.regeneration.textfilters import filter_engines
 
 
 def settled_models(
@@ -45,7 +46,8 @@ def settled_models(
         "filter": judge,
         **{f"scorer:{name}": one for name, one in others.items()},
     }
-    engines = {role: engine for role, one in roles.items() if (engine := engine_of(one)) is not None}
+    engines: dict[str, Any] = {role: engine for role, one in roles.items() if (engine := engine_of(one)) is not None}
+    engines |= filter_engines(config.text_filters)
     return config, {"scorers": tuple(scorers.items()), "engines": tuple(engines.items())}
 
 

@@ -24,6 +24,7 @@ from components.regeneration.outcomes import outcome_of
 from components.regeneration.policy import Text
 from components.regeneration.reading import Loaded, ReadOptions
 from components.regeneration.seeds import caption_seeds
+from components.regeneration.textfilters import TextFilters
 from components.regeneration.texts import EMPTY
 
 
@@ -62,6 +63,7 @@ class CapfiltModels:
         self.scorers: tuple[tuple[str, AnyScorer], ...] = ((filter_name, filter), *scorers)
         sizes = dict.fromkeys((captioner.size, *(one.size for _, one in self.scorers)))
         self._sizes = tuple(sorted(sizes, key=lambda size: size != WHOLE))
+        self._text_filters = TextFilters(config.text_filters)
         self._turn = threading.Lock()
 
     @property
@@ -107,18 +109,16 @@ class CapfiltModels:
         return self._scores(batch, [[self._checked(one) for one in row] for row in self._caption(batch)])
 
     def _scores(self, batch: Sequence[Loaded], captions: Sequence[Sequence[Text]]) -> list[Scored]:
-        asked = [
-            [text.text for text in (*item.texts, *made) if text.problem is None]
-            for item, made in zip(batch, captions, strict=True)
-        ]
+        offered = [self._text_filters.marked((*item.texts, *made)) for item, made in zip(batch, captions, strict=True)]
+        asked = [[text.text for text in texts if text.problem is None] for texts in offered]
         found = [(scorer.columns, self._judged(name, scorer, batch, asked)) for name, scorer in self.scorers]
         vectors = next((one.vectors.numpy().astype(np.float16) for _, one in found if one.vectors is not None), None)
         return [
             Scored(
-                with_readings((*item.texts, *made), [(columns, one.readings[at]) for columns, one in found]),
+                with_readings(texts, [(columns, one.readings[at]) for columns, one in found]),
                 None if vectors is None else vectors[at],
             )
-            for at, (item, made) in enumerate(zip(batch, captions, strict=True))
+            for at, texts in enumerate(offered)
         ]
 
     def _judged(self, name: str, scorer: AnyScorer, batch: Sequence[Loaded], asked: Sequence[Sequence[str]]) -> Judged:

@@ -108,8 +108,14 @@ def passes(texts: Sequence[Text], threshold: float, score: str = ITM) -> list[bo
 
 
 def rule_passes(texts: Sequence[Text], rule: Rule) -> list[bool]:
-    """Which texts a rule accepts, of those that were scored."""
-    return [text.scored and bool(rule(text.facts())) for text in texts]
+    """Which texts a rule accepts, of those that have all scores it asks for."""
+    return [text.scored and bool(_answer(rule, text, False)) for text in texts]
+
+
+def _answer(rule: Rule, text: Text, without: Value) -> Value:
+    """What a rule gives for a text; `without` where a score it asks for was never found (an imported one)."""
+    facts = text.facts()
+    return rule(facts) if rule.names <= facts.keys() else without
 
 
 def weighed(texts: Sequence[Text], decisions: Sequence[Decision], rule: Rule) -> list[Decision]:
@@ -117,7 +123,7 @@ def weighed(texts: Sequence[Text], decisions: Sequence[Decision], rule: Rule) ->
     found = []
     for text, decision in zip(texts, decisions, strict=True):
         if decision.kept:
-            weight = round(float(rule(text.facts())), 6)
+            weight = round(float(_answer(rule, text, 0.0)), 6)
             decision = decision._replace(weight=weight) if weight > 0 else Decision(False, WEIGHTLESS)
         found.append(decision)
     return found

@@ -32,6 +32,7 @@ from components.regeneration.policy import Policy, TextChoice
 from components.regeneration.reading import Loaded, OpenShard, fetch_shard
 from components.regeneration.shard import Beside, Finished, JudgedSample, ShardWork, finish_shard, judge, stats_of
 from components.regeneration.stats import Totals, run_metrics
+from components.regeneration.textfilters import Setting, TextFilters
 from components.regeneration.texts import text_of
 
 REVISION = 2  # 2: files named by content
@@ -52,6 +53,7 @@ def recut_dataset(
     keep: str | None = None,
     weigh: str | None = None,
     score: str | None = None,
+    text_filters: Mapping[str, Setting] | None = None,
     threshold_of: Mapping[str, str] | None = None,
     out: Store | None = None,
     work_dir: Path | None = None,
@@ -65,6 +67,7 @@ def recut_dataset(
         policy: as in CapfiltConfig.
         text: as in CapfiltConfig; None: as in the dataset.
         keep, weigh, score, threshold_of: as in CapfiltConfig; `score` by default as in the dataset.
+        text_filters: as in CapfiltConfig, beside those that were in use before: what they dropped has no scores.
         store: root under which the new version gets its place.
         name: its name.
         out: exact root of the new dataset, instead of its place under `store`.
@@ -86,7 +89,9 @@ def recut_dataset(
     }
     if keep is None and weigh is None and score is None:  # the threshold is of what the dataset was made by
         inherited |= {name: manifest.config[name] for name in _WEIGHED if manifest.config.get(name) is not None}
-    given = {"text": text, "keep": keep, "weigh": weigh, "score": score, "threshold": threshold}
+    filters = {**manifest.config.get("text_filters", {}), **(text_filters or {})}
+    given: dict[str, Any] = {"text": text, "keep": keep, "weigh": weigh, "score": score, "threshold": threshold}
+    given["text_filters"] = filters or None
     inherited |= {"guard": _GUARD_OFF} | {field: value for field, value in given.items() if value is not None}
     inherited |= inherited_cascade(manifest, threshold, score, keep, weigh)
     config = _config(policy=policy, threshold_of=dict(threshold_of or {}), **inherited)
@@ -94,6 +99,7 @@ def recut_dataset(
     check_names(config, _stored_names(manifest, uri))
     check_known(config, uri, manifest)
     named = {field for field in ("keep", "weigh", "score", "cascade", *_WEIGHED) if getattr(config, field) is not None}
+    named |= {"text_filters"} if config.text_filters else set()
     settings = config.model_dump(mode="json", include={"threshold", "policy", "limit", "seed", "text"} | named)
     plan = {"kind": "recut", "version": REVISION, "dataset": manifest.digest, "config": settings}
     target = out or dataset_store(store, name, digest_of(plan))
@@ -161,7 +167,7 @@ def _shards(
 ) -> Iterator[Finished]:
     """Every shard decided again, in order; those an earlier run committed are taken over."""
     web: WebInput | None = None
-    committed = recall(target, plan=fingerprint)
+    committed, filters = recall(target, plan=fingerprint), TextFilters(config.text_filters)
     for entry in manifest.shards:
         if (record := committed.get(entry.name)) is not None:
             yield Finished(record, stats_of(stored_candidates(target.uri, record.parquet).rows(), config))
@@ -174,7 +180,7 @@ def _shards(
         rows = table.rows()
         shard = fetch_shard(next(one for one in web.shards if one.name == entry.name), work_dir)
         judged = [
-            one if one.loaded.reason else judge(one.loaded, one.texts, config)
+            one if one.loaded.reason else judge(one.loaded, filters.marked(one.texts), config)
             for one in recalled(shard, rows, commit.bad)
         ]
         beside = taken_along(entry, source, target)

@@ -25,7 +25,7 @@ class SparingModels(CapfiltModels):
         whole = [is_audited(self.config, item.sample.key, item.sha256) for item in batch]
         looked = filter.look(np.asarray(self._images(batch, filter.size)))
         self._check(batch, looked.features.isfinite().all(-1).tolist())
-        web = self._in_steps(filter, looked, [list(item.texts) for item in batch], whole)
+        web = self._in_steps(filter, looked, [self._text_filters.marked(item.texts) for item in batch], whole)
         wanted = [full or needs_caption(texts, self.config) for full, texts in zip(whole, web, strict=True)]
         made = self._in_steps(filter, looked, self._captions(batch, wanted), whole)
         texts = [[*before, *after] for before, after in zip(web, made, strict=True)]
@@ -43,7 +43,8 @@ class SparingModels(CapfiltModels):
         some = [item for item, wants in zip(batch, wanted, strict=True) if wants]
         written = iter(self._caption(some) if some else [])
         missing = [Text("synthetic", "", problem=NOT_WRITTEN)] * self.config.captions_per_image
-        return [[self._checked(one) for one in next(written)] if wants else missing for wants in wanted]
+        made = [[self._checked(one) for one in next(written)] if wants else missing for wants in wanted]
+        return [self._text_filters.marked(row) for row in made]
 
     def _in_steps(self, filter: Filter, looked: Looked, texts: Rows, whole: Sequence[bool]) -> Rows:
         """The texts with their cosines, and with match probabilities where those decide or the work is done in full."""

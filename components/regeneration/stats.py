@@ -11,6 +11,7 @@ from components.regeneration.band import CascadeStats
 from components.regeneration.guard import CaptionStats, CaptionTotals, caption_stats
 from components.regeneration.outcomes import NOT_OK
 from components.regeneration.policy import COIN, DUPLICATE, NOT_WRITTEN, Text
+from components.regeneration.textfilters import FILTERED
 from components.regeneration.texts import UNUSABLE, text_of
 
 
@@ -39,6 +40,8 @@ class ShardStats:
     """Good images without a usable web text, by reason."""
     outcomes: Mapping[str, int] = field(default_factory=dict)
     """Captions that were not ok, by outcome."""
+    filtered: Mapping[str, int] = field(default_factory=dict)
+    """Texts that a text filter dropped, by reason."""
     weight: float | None = None
     """Sum of the weights of what was kept, where not all are 1."""
     cascade: CascadeStats | None = None
@@ -58,6 +61,7 @@ class ShardStats:
         }
         values |= {f"caption_{name}": count for name, count in sorted(self.outcomes.items())}
         values |= {} if self.cascade is None else self.cascade.figures()
+        values |= dict(sorted(self.filtered.items()))
         return {name: round(float(value), 6) for name, value in values.items() if value is not None} | (
             {} if self.weight is None else {KEPT_WEIGHT: round(self.weight, 6)}
         )
@@ -76,9 +80,10 @@ def shard_stats(
     web, synthetic = (_of_source(rows, source, threshold, by_coin, accepts) for source in ("web", "synthetic"))
     unusable = Counter(row.reason for row in rows if row.source == "web" and row.reason in UNUSABLE)
     outcomes = Counter(row.outcome for row in rows if row.outcome in NOT_OK)
+    filtered = Counter(row.reason for row in rows if row.reason in FILTERED)
     weights = [row.weight for row in rows if row.kept]
     weight = None if all(one == 1 for one in weights) else sum(weights)
-    return ShardStats(web, synthetic, caption_stats(captions), unusable, dict(outcomes), weight)
+    return ShardStats(web, synthetic, caption_stats(captions), unusable, dict(outcomes), dict(filtered), weight)
 
 
 def _is_scored(row: Candidate) -> bool:
@@ -110,6 +115,7 @@ class Totals:
         self._captions = CaptionTotals()
         self._unusable = Counter[str]()
         self._outcomes = Counter[str]()
+        self._filtered = Counter[str]()
         self._weight: float | None = None
         self._cascade: CascadeStats | None = None
 
@@ -126,6 +132,7 @@ class Totals:
         self._outcomes.update(stats.outcomes)
         if stats.cascade is not None:
             self._cascade = (self._cascade or CascadeStats()) + stats.cascade
+        self._filtered.update(stats.filtered)
         if stats.weight is not None or self._weight is not None:
             so_far = self.counts.kept_pairs - counts.kept_pairs if self._weight is None else self._weight
             self._weight = so_far + (counts.kept_pairs if stats.weight is None else stats.weight)
@@ -136,9 +143,10 @@ class Totals:
         more: dict[str, Any] = {
             "unusable": dict(self._unusable),
             "outcomes": dict(self._outcomes),
+            "filtered": dict(self._filtered),
             "weight": self._weight,
+            "cascade": self._cascade,
         }
-        more |= {"cascade": self._cascade}
         return ShardStats(**self._sources, captions=self._captions.stats(), **more)  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ TODAY = {
         "--web --captioner --filter --out --threshold --target-precision --calibration --calibration-images "
         "--bad-share --policy --text --extend --captions-per-image --decoding --top-p --top-k --beams --min-length "
         "--max-length --repetition-penalty --prompt --seed --dtype --batch-size --image-size --position-zero --engine "
-        "--workers --limit --json --calibrated --score --keep --weigh --scorer --threshold-of --concurrency "
+        "--workers --limit --json --calibrated --score --keep --weigh --scorer --threshold-of --text-filter --concurrency "
         "--max-requests --max-answer-tokens --cascade --cascade-tolerance --cascade-sample --cascade-audit "
         "--cascade-web --cascade-synthetic --pilot --truth --retry"
     ),
@@ -30,7 +30,7 @@ TODAY = {
     ),
     "match": "--model --text --position-zero --dtype --image-size --json",
     "retrieval": "--model --annotations --images --top-k --limit --dtype --position-zero --json",
-    "dataset recut": "--out --threshold --policy --text --keep --weigh --score --threshold-of --json",
+    "dataset recut": "--out --threshold --policy --text --keep --weigh --score --threshold-of --text-filter --json",
 }
 
 

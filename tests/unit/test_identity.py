@@ -114,6 +114,7 @@ NOT_ALWAYS = {
 }  # fmt: skip
 NEWER = {
     *(f"capfilt.{name}" for name in ("calibrated", "weights", "score", "keep", "weigh", "check_captions", "cascade")),
+    "capfilt.text_filters",
     *(f"{role}.optim.{name}" for role in ROLES for name in ("lr_vision", "lr_text", "layer_decay", "freeze")),
 }  # fmt: skip
 NEWER |= {f"{role}.max_answer_tokens" for role in ROLES} | {"tasks", "retrieval", "vqa", "answering"}
