@@ -135,13 +135,13 @@ def _commands(result: BootstrapResult) -> tuple[tuple[str, str], ...]:
     tracking = result.config.get("tracking", {})
     elsewhere = {f"tracking.{name}": value for name in ("uri", "experiment") if (value := tracking.get(name))}
     settings = {"store": result.store, "name": result.name} | elsewhere
-    ui = " ".join(f"--set {_typed(f'{name}={value}')}" for name, value in settings.items())
+    ui = " ".join(f"--set {_typed(f'{name}={value}')}" for name, value in settings.items()) if elsewhere else ""
     return (
         _next(result),
         ("Look at every text of the last round's data", f"capfilt browse {_typed(result.rounds[-1].web.uri)}"),
         (
             "See rounds, trainings and models in MLflow, stages in Prefect",
-            f"capfilt ui {ui if elsewhere else _typed(result.store)}",
+            f"capfilt ui {ui or _typed(result.store)}",
         ),
     )
 
