@@ -8,5 +8,6 @@ for sample in capfilt.open_dataset(result.dataset.uri, shuffle=1000):
 """
 
 from capfilt.api import ask, caption, index, open_dataset, recut, regenerate, score, search
+from capfilt.standings import leaderboard
 
-__all__ = ["ask", "caption", "index", "open_dataset", "recut", "regenerate", "score", "search"]
+__all__ = ["ask", "caption", "index", "leaderboard", "open_dataset", "recut", "regenerate", "score", "search"]

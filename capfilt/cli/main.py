@@ -11,6 +11,7 @@ from capfilt.cli.ask import ask
 from capfilt.cli.browse import browse
 from capfilt.cli.console import Output, command, leave
 from capfilt.cli.images import caption, match
+from capfilt.cli.leaderboard import leaderboard
 from capfilt.cli.measures import metrics, retrieval
 from capfilt.cli.options import Json
 from capfilt.cli.regenerate import regenerate
@@ -146,7 +147,7 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
     print_result(BootstrapResult.model_validate(document), pages)
 
 
-for work in (regenerate, caption, match, ask, search, index, browse, metrics, retrieval, report):
+for work in (regenerate, caption, match, ask, search, index, browse, metrics, retrieval, report, leaderboard):
     app.command()(work)
 app.add_typer(datasets.app, name="dataset")
 app.add_typer(store.app, name="store")

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from capfilt.cli.console import Output
 from components.common.environment import without
-from components.common.tracking import find_runs_page, settle
+from components.common.tracking import find_runs_pages, settle
 from components.config import BootstrapConfig
+from components.pages.views import QUESTIONS
 from flows.layout import parent_run, scratch_folder
 from flows.server import free_port, prefect_server, wait_until_up
 
@@ -27,12 +28,21 @@ def show_pages(config: BootstrapConfig, out: Output, *, stop: threading.Event | 
             prefect.wait()
         root = prefect.url if prefect is not None else os.environ["PREFECT_API_URL"].removesuffix("/api")
         address = f"{root}/runs"  # its first page shows only what failed
-        rounds = mlflow and f"{mlflow.rstrip('/')}/{find_runs_page(mlflow, parent_run(config)['experiment'])}"
-        pages = {"mlflow": rounds, "prefect": address}
-        lines = [f"{name:8}{page}" for name, page in (("MLflow", rounds), ("Prefect", address)) if page]
+        views = _views(mlflow, parent_run(config)["experiment"]) if mlflow else {}
+        pages = {"mlflow": views.get("rounds", mlflow), "prefect": address, "views": views}
+        lines = (
+            [f"MLflow  {mlflow}", *(f"  {QUESTIONS[key]:16}{page}" for key, page in views.items())] if mlflow else []
+        )
+        lines.append(f"Prefect {address}")
         out.result(pages, "\n".join([*lines, "Ctrl-C ends both."]))
         with contextlib.suppress(KeyboardInterrupt):
             (stop or threading.Event()).wait()
+
+
+def _views(mlflow: str, experiment: str) -> dict[str, str]:
+    """Addresses of the views that answer questions; before a bootstrap has ended there are none yet."""
+    found = find_runs_pages(mlflow, experiment)
+    return {key: f"{mlflow.rstrip('/')}/{found[key]}" for key in QUESTIONS if key in found}
 
 
 @contextlib.contextmanager
