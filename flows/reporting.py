@@ -126,7 +126,7 @@ def _log_datasets(tracker: Tracker, result: BootstrapResult, manifests: Manifest
     raw, webs = result.raw, [one.web for one in result.rounds]
     uses = [(raw.train, "human-train"), (raw.val, "human-val"), (raw.test, "human-test")]
     for dataset, use in (*uses, *((one.web, f"round-{one.round}-web") for one in result.rounds)):
-        tracker.log_dataset(dataset, use, dataset_facts(dataset, manifests))
+        tracker.log_dataset(dataset, use, dataset_facts(result, dataset, manifests))
     for dataset in {item.uri: item for item in (raw.train, raw.test, *webs)}.values():
         manifest = open_store(dataset.uri).read(MANIFEST_KEY)
         tracker.log_text(manifest.decode(), f"manifests/{dataset.name}-{dataset.digest[:8]}.json")

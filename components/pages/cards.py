@@ -26,8 +26,8 @@ SHOWN = 8  # figures
 
 
 def model_card(result: BootstrapResult, one: RoundResult, model: ModelRef) -> str:
-    """A model's card; places within the store are relative to it, as stores are moved."""
-    place = model.uri.removeprefix(f"{result.store.rstrip('/')}/")
+    """A model's card."""
+    place = within(result, model.uri)
     winner = ", the champion of its bootstrap" if one.round == result.champion else ""
     lines = [
         f"The {model.role} of round {one.round} of {result.label}{winner}. {ABOUT[model.role]}",
@@ -39,6 +39,11 @@ def model_card(result: BootstrapResult, one: RoundResult, model: ModelRef) -> st
         *_figures(result, one, model),
     ]
     return "\n".join(lines).strip()
+
+
+def within(result: BootstrapResult, uri: str) -> str:
+    """A place in the store relative to it, as stores are moved; one elsewhere as it is."""
+    return uri.removeprefix(f"{result.store.rstrip('/')}/")
 
 
 def _origin(result: BootstrapResult, one: RoundResult, model: ModelRef) -> Iterator[str]:

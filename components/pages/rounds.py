@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from components.common.contracts import BootstrapResult, DatasetRef, RoundResult
 from components.common.tracking import Score, Tracker
-from components.data.manifest import Manifest
-from components.data.records import Parent
-from components.pages.cards import ABOUT, ALIASES, model_card
+from components.data.manifest import Manifest, Parent
+from components.pages.cards import ABOUT, ALIASES, model_card, within
 from components.pages.scores import certainty, scores_of
 from components.pages.table import markdown_table
 from components.pages.verdict import word
@@ -57,7 +56,7 @@ def _publish_round(
     trained = {"trained on": one.web.name, "web version": one.web.digest[:12]}
     run.log_params({**trained, "web images": one.web.images, "web pairs": one.web.pairs, **settings})
     for dataset, use in ((one.web, "web"), (result.raw.train, "human"), (result.raw.test, "test")):
-        run.log_dataset(dataset, use, dataset_facts(dataset, manifests))
+        run.log_dataset(dataset, use, dataset_facts(result, dataset, manifests))
     _register_models(run, result, one)
     run.log_scores(scores_of(result, one))
     run.describe(_round_note(tracker, result, one, manifests))
@@ -96,9 +95,10 @@ def _aliases(result: BootstrapResult, one: RoundResult) -> dict[str, str]:
     return found
 
 
-def dataset_facts(dataset: DatasetRef, manifests: Manifests) -> dict[str, str]:
-    """Counts and parents of a dataset, and the command that shows all of it."""
-    facts = {"images": str(dataset.images), "pairs": str(dataset.pairs), "browse": f"capfilt browse {dataset.uri}"}
+def dataset_facts(result: BootstrapResult, dataset: DatasetRef, manifests: Manifests) -> dict[str, str]:
+    """Counts and parents of a dataset, and the command that shows all of it in the store's folder."""
+    place = within(result, dataset.uri)
+    facts = {"images": str(dataset.images), "pairs": str(dataset.pairs), "browse": f"capfilt browse {place}"}
     manifest = manifests.get(dataset.uri)
     if manifest is None:
         return facts
@@ -125,15 +125,15 @@ def _round_note(tracker: Tracker, result: BootstrapResult, one: RoundResult, man
         f"round {one.round} of {bootstrap}: trained on human captions and on `{one.web.name}` ({made}).{winner} "
         f"[Report page]({tracker.page('artifacts/report.html')})"
     )
-    return f"{head}\n\n{_dataset_table((one.web, result.raw.train, result.raw.test), manifests)}"
+    return f"{head}\n\n{_dataset_table(result, (one.web, result.raw.train, result.raw.test), manifests)}"
 
 
-def _dataset_table(datasets: Sequence[DatasetRef], manifests: Manifests) -> str:
+def _dataset_table(result: BootstrapResult, datasets: Sequence[DatasetRef], manifests: Manifests) -> str:
     """Datasets with what they hold, what they were made from, and how to look at them."""
     columns = ("images", "pairs", "in", "dropped", "failed", "parents")
     lines = [f"| dataset | version | {' | '.join(columns)} | look at it |", f"|---|---|{'---|' * len(columns)}---|"]
     for dataset in datasets:
-        facts = dataset_facts(dataset, manifests)
+        facts = dataset_facts(result, dataset, manifests)
         cells = " | ".join(facts.get(name, "–") for name in columns)
         lines.append(f"| {dataset.name} | `{dataset.digest[:12]}` | {cells} | `{facts['browse']}` |")
     return "\n".join(lines)

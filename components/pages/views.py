@@ -1,6 +1,6 @@
 """What MLflow's list of runs shows, opened by a link for each question: which round, which bootstrap, which dataset.
 
-Champion and figures fit on a page of 1440 pixels where MLflow's menu and assistant are open, which leave it 360 of them.
+Champion and figures fit on a page of 1440 pixels where MLflow's menu and assistant are open, as they are at first.
 """
 
 from collections.abc import Sequence

@@ -65,7 +65,7 @@ def _changed(settings: Settings, before: Mapping[str, str]) -> dict[str, str]:
 
 
 def _first(changed: Mapping[str, str]) -> dict[str, str]:
-    """The last of the config first, which are CapFilt's: names are cut where pages are narrow; rounds count themselves."""
+    """The last of the config first, which are CapFilt's: names are cut where pages are narrow. Rounds are seen."""
     return {key: changed[key] for key in reversed(changed) if key != "rounds"}
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from capfilt.cli.ui import _mlflow
 from components.common.contracts import DatasetRef, ModelRef
-from components.common.tracking import MlflowTracker, open_tracker, settle
+from components.common.tracking import MlflowTracker, Score, open_tracker, settle
 
 PAGE = "<html>rounds</html>"
 ELSEWHERE = "file:///somewhere/else/artifacts"
