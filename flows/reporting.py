@@ -90,7 +90,7 @@ def track(context: BootstrapContext, result: BootstrapResult) -> None:
     tracker, manifests = context.tracker, _manifests(result)
     known = settings(context.config)
     shown = list(dict.fromkeys(["seed", *tracker.varied_settings(known)]))  # what tells bootstraps apart
-    told = {name: known.deciding[name] for name in dict.fromkeys([*shown, *known.always])}
+    told = {name: value for name, value in known.deciding.items() if name in {*shown, *known.always}}
     _log_config(context)
     _log_datasets(tracker, result, manifests)
     runs = publish_rounds(tracker, result, manifests, told)

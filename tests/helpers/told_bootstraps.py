@@ -102,19 +102,21 @@ def _round(
     made = {"capfilt/noise_ratio_web": 0.4, "capfilt/kept_pairs": float(web.pairs), "truth/pairs_true": 0.9}
     point = PurityPoint(threshold=0.5, purity=0.9, yield_share=0.8)
     filter = _model(config, store, "filter", number)
+    calibration = Calibration(
+        filter=filter.digest, human=raw.val.digest, chosen=point, target=None, reached=True, curve=(point,),
+        images=8, positives=8, negatives=8, bad_share=0.5,
+    )  # fmt: skip
+    figures = {"base/mean_recall": recall - 0.1, "pretrain/loss": 3.0, **calibration.metrics}
     return RoundResult(
         round=number,
         web=web,
         base=_model(config, store, "base", number),
         captioner=_model(config, store, "captioner", number),
         filter=filter,
-        metrics={**values, "base/mean_recall": recall - 0.1, "pretrain/loss": 3.0, **(made if number else {})},
+        metrics={**values, **figures, **(made if number else {})},
         uncertainty=Uncertainty(level=0.95, values=spans, changes=changes),
-        calibration=Calibration(
-            filter=filter.digest, human=raw.val.digest, chosen=point, target=None, reached=True, curve=(point,),
-            images=8, positives=8, negatives=8, bad_share=0.5,
-        ),
-    )  # fmt: skip
+        calibration=calibration,
+    )
 
 
 def _around(value: float) -> Interval:

@@ -1,14 +1,14 @@
 """What tells bootstraps of an experiment apart: settings as parameters, and those that differ in the run's name."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.common.tracking.base import Settings
 
 BOOTSTRAPS = "tags.`bootstrap.name` LIKE '%'"
 TAG = "settings"
-_WORDS = 4  # settings in a name; further ones are counted
+_WORDS = 4  # settings in a name beside the seed; further ones are counted
 _LOOKED_AT = 100  # bootstraps, the newest first
 
 
@@ -22,8 +22,7 @@ def tell_apart(client: Any, experiment_id: str, run_id: str, label: str, setting
     before = _before(client, experiment_id, run)
     changed = _changed(settings, before.data.params) if before is not None else {}
     always = {key: settings.deciding[key] for key in settings.always if key in settings.deciding}
-    seed = dict(list(always.items())[:1])
-    words = in_words({**_first(changed), **seed}, settings.deciding)
+    words = in_words(changed, settings.deciding)
     client.set_tag(run_id, TAG, words)
     if before is not None:
         client.set_tag(run_id, "differs from", before.info.run_name.partition(" ")[0])
@@ -39,12 +38,15 @@ def varied(client: Any, experiment_id: str, settings: Settings) -> list[str]:
     return [key for key in settings.deciding if len({params.get(key) for params in known}) > 1]
 
 
-def in_words(changed: Mapping[str, str], known: Iterable[str]) -> str:
-    """Settings by the end of their names that no other has: `threshold=0.6 pretrain.steps=900`."""
-    keys = list(known)
-    words = [f"{_tail(key, keys)}={value.rpartition('/')[2]}" for key, value in changed.items()]
+def in_words(changed: Mapping[str, str], deciding: Mapping[str, str]) -> str:
+    """Settings that differ, by the end of their names that no other has, and the seed: `threshold=0.6 seed=0`.
+
+    The last of the config, CapFilt's, come first: names are cut where pages are narrow. Rounds are seen anyway.
+    """
+    told = [key for key in reversed(changed) if key not in ("seed", "rounds")]
+    words = [f"{_tail(key, list(deciding))}={changed[key].rpartition('/')[2]}" for key in told]
     more = [f"+{len(words) - _WORDS} more"] if len(words) > _WORDS else []
-    return " ".join(words[:_WORDS] + more)
+    return " ".join([*words[:_WORDS], *more, f"seed={deciding.get('seed', '–')}"])
 
 
 def _before(client: Any, experiment_id: str, run: Any) -> Any | None:
@@ -64,12 +66,7 @@ def _changed(settings: Settings, before: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _first(changed: Mapping[str, str]) -> dict[str, str]:
-    """The last of the config first, which are CapFilt's: names are cut where pages are narrow. Rounds are seen."""
-    return {key: changed[key] for key in reversed(changed) if key != "rounds"}
-
-
-def _tail(key: str, keys: list[str]) -> str:
+def _tail(key: str, keys: Sequence[str]) -> str:
     parts = key.split(".")
     tails = (".".join(parts[-count:]) for count in range(1, len(parts)))
     return next((tail for tail in tails if sum(f".{one}".endswith(f".{tail}") for one in keys) == 1), key)
