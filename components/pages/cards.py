@@ -64,7 +64,8 @@ def _named(dataset: DatasetRef) -> str:
 
 def _figures(result: BootstrapResult, one: RoundResult, model: ModelRef) -> list[str]:
     """Its main figures with intervals, and what they were measured on."""
-    rows, measured = [], set()
+    rows: list[str] = []
+    measured: set[str] = set()
     for name, value in one.metrics.items():
         data = measured_on(result, one, model, name)
         if data is not None and len(rows) < SHOWN:

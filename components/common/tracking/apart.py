@@ -43,7 +43,7 @@ def in_words(changed: Mapping[str, str], deciding: Mapping[str, str]) -> str:
 
     The last of the config, CapFilt's, come first: names are cut where pages are narrow. Rounds are seen anyway.
     """
-    told = [key for key in reversed(changed) if key not in ("seed", "rounds")]
+    told = [key for key in reversed(list(changed)) if key not in ("seed", "rounds")]
     words = [f"{_tail(key, list(deciding))}={changed[key].rpartition('/')[2]}" for key in told]
     more = [f"+{len(words) - _WORDS} more"] if len(words) > _WORDS else []
     return " ".join([*words[:_WORDS], *more, f"seed={deciding.get('seed', '–')}"])

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from components.common.tracking.line import open_client
 
 _PAGE = 100  # models per call
+_LEAST = "-1e300"  # every figure is above it, by which those are found that have one
 
 
 class Standing(NamedTuple):
@@ -43,14 +44,13 @@ def standings(uri: str, metric: str, *, ascending: bool = False) -> list[Standin
 
 
 def _models(client: Any, experiments: list[str], metric: str) -> Iterator[Any]:
-    """All that have the metric: MLflow puts them first."""
-    order, token = [{"field_name": f"metrics.{metric}", "ascending": False}], None
+    """All that have the metric; ordered by us, as MLflow would rank anew for every page."""
+    having, token = f"metrics.`{metric}` > {_LEAST}", None
     while True:
-        page = client.search_logged_models(experiments, max_results=_PAGE, order_by=order, page_token=token)
-        having = [model for model in page if any(one.key == metric for one in model.metrics or ())]
-        yield from having
+        page = client.search_logged_models(experiments, having, max_results=_PAGE, page_token=token)
+        yield from page
         token = page.token
-        if not token or len(having) < len(page):
+        if not token:
             return
 
 
