@@ -22,7 +22,7 @@ _USES: dict[ModelRole, str] = {
     "vqa": 'capfilt ask --model {place} "QUESTION" IMAGE',
     "filter": 'capfilt match --model {place} --text "TEXT" IMAGE',
 }
-SHOWN = 8  # figures
+SHOWN = 12  # figures
 
 
 def model_card(result: BootstrapResult, one: RoundResult, model: ModelRef) -> str:
@@ -65,17 +65,12 @@ def _named(dataset: DatasetRef) -> str:
 def _figures(result: BootstrapResult, one: RoundResult, model: ModelRef) -> list[str]:
     """Its main figures with intervals, and what they were measured on."""
     rows: list[str] = []
-    measured: set[str] = set()
     for name, value in one.metrics.items():
         data = measured_on(result, one, model, name)
         if data is not None and len(rows) < SHOWN:
-            measured.add(data.name)
             interval = one.uncertainty.values.get(name) if one.uncertainty is not None else None
-            rows.append(f"| {metric(name).label} | {value:.4f} | {_between(interval)} |")
-    if not rows:
-        return []
-    places = ", ".join(f"`{name}`" for name in sorted(measured))
-    return [f"| on {places} | | interval |", "|---|---:|---|", *rows]
+            rows.append(f"| {metric(name).label} | {value:.4f} | {_between(interval)} | `{data.name}` |")
+    return ["| figure | | interval | on |", "|---|---:|---|---|", *rows] if rows else []
 
 
 def _between(interval: Interval | None) -> str:

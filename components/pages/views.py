@@ -6,7 +6,7 @@ Champion and figures fit on a page of 1440 pixels where MLflow's menu and assist
 from collections.abc import Sequence
 
 from components.common.metrics import CIDER, PRIMARY, RECALL
-from components.common.tracking import RunsView, Tracker
+from components.common.tracking import BOOTSTRAPS, RunsView, Tracker
 
 KIND = "round"
 AGAINST_FIRST = "against round 0"
@@ -15,7 +15,6 @@ QUESTIONS = {"rounds": "which round", "bootstraps": "which bootstrap", "datasets
 """What the views of a bootstrap's experiment answer, by their keys in links."""
 _SETTINGS = 6  # columns of settings that differ
 _ROUNDS = f"tags.stage = '{KIND}'"
-_BOOTSTRAPS = "tags.`bootstrap.name` LIKE '%'"
 
 
 def pages(tracker: Tracker) -> dict[str, str]:
@@ -48,7 +47,7 @@ def views(shown: Sequence[str]) -> tuple[RunsView, ...]:
         RunsView(
             "bootstraps",
             QUESTIONS["bootstraps"],
-            _BOOTSTRAPS,
+            BOOTSTRAPS,
             {
                 "tags.`bootstrap.champion`": 135,
                 **{f"metrics.`{champion_metric(name)}`": 100 for name in PRIMARY},

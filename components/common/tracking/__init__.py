@@ -6,6 +6,7 @@ the store; MLflow gets their URIs and digests. No pickles, no model flavors: a r
 safetensors folder.
 """
 
+from components.common.tracking.apart import BOOTSTRAPS
 from components.common.tracking.base import FAREWELL_SECONDS, UNTRACKED, RunsView, Score, Settings, Status, Tracker
 from components.common.tracking.line import is_away, why_unusable
 from components.common.tracking.moved import settle
@@ -21,6 +22,7 @@ from components.common.tracking.run import RUN_VARIABLE, URI_VARIABLE, MlflowTra
 from components.common.tracking.standings import Standing, standings
 
 __all__ = [
+    "BOOTSTRAPS",
     "FAREWELL_SECONDS",
     "RUN_VARIABLE",
     "UNTRACKED",

@@ -7,6 +7,7 @@ from typing import Any
 from components.common.tracking.base import Settings
 
 BOOTSTRAPS = "tags.`bootstrap.name` LIKE '%'"
+"""Bootstraps among an experiment's runs, in MLflow's search syntax."""
 TAG = "settings"
 _WORDS = 4  # settings in a name beside the seed; further ones are counted
 _LOOKED_AT = 100  # bootstraps, the newest first
