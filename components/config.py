@@ -247,8 +247,14 @@ class BootstrapConfig(_Config):
 
         Of encoders in local folders by what lies there, so that it is the same where a checkout was moved.
         """
-        known = {part: digest for part, uri in self.encoders.folders().items() if (digest := _local_digest(uri))}
-        return digest_of(self._asked.model_copy(update={"encoders": self.encoders.model_copy(update=known)}))
+        return digest_of(
+            self._asked.model_copy(update={"encoders": self.encoders.model_copy(update=self.local_encoders)})
+        )
+
+    @property
+    def local_encoders(self) -> dict[str, str]:
+        """Digests of the encoders that lie in local folders, by part."""
+        return {part: digest for part, uri in self.encoders.folders().items() if (digest := _local_digest(uri))}
 
     @property
     def former_bootstrap_id(self) -> str:

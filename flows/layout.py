@@ -45,7 +45,13 @@ def _label(name: str, identity: str) -> str:
 
 
 def settings(config: BootstrapConfig) -> Settings:
-    """A bootstrap's settings as MLflow has them; its name and MLflow's own place tell nobody anything."""
+    """A bootstrap's settings as MLflow has them; its name and MLflow's own place tell nobody anything.
+
+    Encoders in local folders go by the folder's name and their content, as a checkout may be moved.
+    """
+    folders, digests = config.encoders.folders(), config.local_encoders
+    named = {part: f"{Path(folders[part]).name}@{digest[:8]}" for part, digest in digests.items()}
+    config = config.model_copy(update={"encoders": config.encoders.model_copy(update=named)})
     decided = {key: value for key, value in deciding(config).items() if key != "name"}
     chosen = config.model_dump(mode="json", exclude_defaults=True, exclude={"tracking"})
     return Settings(flatten(_spoken(decided)), flatten(chosen), _ALWAYS)
