@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,7 @@ from components.common.configfile import read_config
 from components.common.errors import ConfigError, StorageError
 from components.common.identity import harmless
 from components.common.seeding import digest_of, key_seed
-from components.common.storage import expand_home, normalise_uri
+from components.common.storage import expand_home, normalise_uri, sha256_file
 from components.data.sampleworld.config import SampleWorldConfig
 from components.evaluation.config import EvaluationConfig
 from components.model.config import AnsweringConfig, BlipConfig, EncodersConfig
@@ -263,8 +264,28 @@ class BootstrapConfig(_Config):
 
     @property
     def bootstrap_id(self) -> str:
-        """Digest of everything that decides the outcome: the same bootstrap again has the same id."""
-        return digest_of(self if self.asks else self.model_copy(update={"vqa": None, "answering": AnsweringConfig()}))
+        """Digest of everything that decides the outcome: the same bootstrap again has the same id.
+
+        Of encoders in local folders by what lies there, so that it is the same where a checkout was moved.
+        """
+        return digest_of(
+            self._asked.model_copy(update={"encoders": self.encoders.model_copy(update=self.local_encoders)})
+        )
+
+    @property
+    def local_encoders(self) -> dict[str, str]:
+        """Digests of the encoders that lie in local folders, by part."""
+        return {part: digest for part, uri in self.encoders.folders().items() if (digest := _local_digest(uri))}
+
+    @property
+    def former_bootstrap_id(self) -> str:
+        """What releases that named encoders by their folders called it: equal to `bootstrap_id` without such ones."""
+        return digest_of(self._asked)
+
+    @property
+    def _asked(self) -> "BootstrapConfig":
+        """The config without what nobody asks for."""
+        return self if self.asks else self.model_copy(update={"vqa": None, "answering": AnsweringConfig()})
 
     @property
     def asks(self) -> bool:
@@ -350,3 +371,17 @@ def _with_own_encoders(config: BootstrapConfig, path: Path) -> BootstrapConfig:
         if "://" not in uri and not expand_home(uri).exists() and (path.parent / uri).is_dir()
     }
     return config.model_copy(update={"encoders": config.encoders.model_copy(update=beside)}) if beside else config
+
+
+def _local_digest(uri: str) -> str | None:
+    """Digest of an encoder in a local folder; None of another place, and of one that holds none."""
+    if "://" in uri or not (folder := expand_home(uri)).is_dir():
+        return None
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors") and path.is_file())
+    return _files_digest(tuple((path, path.stat().st_mtime_ns) for path in files)) if files else None
+
+
+@lru_cache
+def _files_digest(files: tuple[tuple[Path, int], ...]) -> str:
+    """Digest of files by name and content; their times only tell that they are still the same."""
+    return digest_of([[path.name, sha256_file(path)] for path, _ in files])

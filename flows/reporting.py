@@ -12,12 +12,15 @@ from prefect.artifacts import create_markdown_artifact
 from components.common.contracts import BootstrapResult, Promotion, RawData, RoundResult
 from components.common.storage import join_uri, open_store
 from components.common.tracking import Tracker
+from components.data.manifest import MANIFEST_KEY, Manifest
 from components.data.pictures import small_jpeg
 from components.pages.report_data import ReportData
 from components.pages.results import report_key, store_result, write_page
-from components.pages.rounds import describe_bootstrap, log_certainty, publish_rounds
+from components.pages.rounds import Manifests, dataset_facts, describe_bootstrap, log_certainty, publish_rounds
 from components.pages.table import markdown_table, mlflow_words
 from components.pages.verdict import spoken_of, word
+from components.pages.views import pages
+from flows.layout import settings
 from flows.stages import BootstrapContext
 from flows.witness import tell
 
@@ -30,8 +33,8 @@ def conclude(
     """Sum up, write the report page, keep the result, and attach everything to MLflow and Prefect."""
     result = _sum_up(context, raw, rounds, promotion)
     _write_report(context, result)
-    store_result(context.store, result)
-    _track(context, result)
+    store_result(context.store, result, former=context.config.former_bootstrap_id)
+    track(context, result)
     _announce(result)
     return result
 
@@ -55,7 +58,8 @@ def _sum_up(
         report=None,
         mlflow_uri=tracker.uri,
         mlflow_run=tracker.run_id,
-        mlflow_page=tracker.runs_page() or None,
+        mlflow_page=tracker.runs_page("rounds") or None,
+        mlflow_views=pages(tracker),
     )
     return result.model_copy(update={"report": join_uri(context.store.uri, report_key(result))})
 
@@ -82,12 +86,15 @@ def _log_images(tracker: Tracker, data: ReportData) -> None:
         tracker.log_text(json.dumps(texts, ensure_ascii=False, indent=1), f"{folder}/texts.json")
 
 
-def _track(context: BootstrapContext, result: BootstrapResult) -> None:
+def track(context: BootstrapContext, result: BootstrapResult) -> None:
     """A run per round with its models, and on the bootstrap's own what went in and what came out."""
-    tracker = context.tracker
-    _log_settings(context)
-    _log_datasets(tracker, result)
-    runs = publish_rounds(tracker, result)
+    tracker, manifests = context.tracker, _manifests(result)
+    known = settings(context.config)
+    shown = list(dict.fromkeys(["seed", *tracker.varied_settings(known)]))  # what tells bootstraps apart
+    told = {name: value for name, value in known.deciding.items() if name in {*shown, *known.always}}
+    _log_config(context)
+    _log_datasets(tracker, result, manifests)
+    runs = publish_rounds(tracker, result, manifests, told)
     for one in result.rounds:
         log_certainty(tracker, one, one.round)
     tracker.log_tags(
@@ -99,27 +106,30 @@ def _track(context: BootstrapContext, result: BootstrapResult) -> None:
         }
     )
     tracker.log_text(markdown_table(result.rounds), "rounds.md")
-    describe_bootstrap(tracker, result, runs)
+    describe_bootstrap(tracker, result, runs, shown)
 
 
-def _log_settings(context: BootstrapContext) -> None:
-    """The resolved config; as parameters only what is not the default: what tells one bootstrap from another."""
-    config, tracker = context.config, context.tracker
-    own = config.model_dump(mode="json", exclude_defaults=True, exclude={"tracking"})
-    tracker.log_params({"seed": config.seed, "rounds": config.rounds, **own})
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    tracker.log_text(text, "config.yaml")
+def _log_config(context: BootstrapContext) -> None:
+    """The resolved config; what is not the default is among the parameters since the bootstrap was started."""
+    text = yaml.safe_dump(context.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    context.tracker.log_text(text, "config.yaml")
 
 
-def _log_datasets(tracker: Tracker, result: BootstrapResult) -> None:
+def _manifests(result: BootstrapResult) -> Manifests:
+    """Of all its datasets."""
+    datasets = (result.raw.train, result.raw.val, result.raw.test, *(one.web for one in result.rounds))
+    places = dict.fromkeys(dataset.uri for dataset in datasets)
+    return {uri: Manifest.read(json.loads(open_store(uri).read(MANIFEST_KEY)), uri) for uri in places}
+
+
+def _log_datasets(tracker: Tracker, result: BootstrapResult, manifests: Manifests) -> None:
     """Dataset versions as inputs, and their manifests."""
     raw, webs = result.raw, [one.web for one in result.rounds]
-    for dataset, use in ((raw.train, "human-train"), (raw.val, "human-val"), (raw.test, "human-test")):
-        tracker.log_dataset(dataset, use)
-    for one in result.rounds:
-        tracker.log_dataset(one.web, f"round-{one.round}-web")
+    uses = [(raw.train, "human-train"), (raw.val, "human-val"), (raw.test, "human-test")]
+    for dataset, use in (*uses, *((one.web, f"round-{one.round}-web") for one in result.rounds)):
+        tracker.log_dataset(dataset, use, dataset_facts(result, dataset, manifests))
     for dataset in {item.uri: item for item in (raw.train, raw.test, *webs)}.values():
-        manifest = open_store(dataset.uri).read("manifest.json")
+        manifest = open_store(dataset.uri).read(MANIFEST_KEY)
         tracker.log_text(manifest.decode(), f"manifests/{dataset.name}-{dataset.digest[:8]}.json")
 
 

@@ -37,7 +37,7 @@ from components.config import BootstrapConfig, Training
 from components.evaluation.config import EvaluationConfig
 from components.training.config import TrainConfig
 from flows.course import Course, told
-from flows.layout import LOCK_KEY, parent_run, scratch_folder
+from flows.layout import LOCK_KEY, parent_run, scratch_folder, settings
 from flows.witness import work_calmly
 
 logger = logging.getLogger(__name__)
@@ -266,7 +266,9 @@ def open_bootstrap(config: BootstrapConfig, run_name: str = "bootstrap") -> Iter
     store.check()
     scratch = scratch_folder(config)
     with exclusive(store, LOCK_KEY, f"{run_name} {config.name!r}") as lock:
-        tracker = open_tracker(config.tracking_uri(scratch), **parent_run(config))
+        run = parent_run(config)
+        tracker = open_tracker(config.tracking_uri(scratch), **run)
+        tracker.tell_apart(run["run_name"], settings(config))
         course = Course(name=config.name, rounds=config.rounds)
         context = BootstrapContext(config, store, tracker, scratch, course, lock)
         try:

@@ -11,6 +11,7 @@ from capfilt.cli.browse import browse
 from capfilt.cli.completion import completion
 from capfilt.cli.console import Output, command, leave, news
 from capfilt.cli.images import caption, match
+from capfilt.cli.leaderboard import leaderboard
 from capfilt.cli.measures import metrics, retrieval
 from capfilt.cli.options import Json
 from capfilt.cli.place import Place, config_at, is_store
@@ -198,7 +199,9 @@ def _show_result(out: Output, document: dict[str, object], pages: str) -> None:
     print_result(BootstrapResult.model_validate(document), pages)
 
 
-for work in (regenerate, caption, match, ask, search, index, browse, metrics, retrieval, report, status, completion):
+for work in (
+    regenerate, caption, match, ask, search, index, browse, metrics, retrieval, report, leaderboard, status, completion,
+):  # fmt: skip
     app.command()(work)
 for work in (imports.import_files, imports.failed):
     datasets.app.command()(work)

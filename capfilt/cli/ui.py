@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from capfilt.cli.console import Output
 from components.common.environment import without
@@ -17,13 +18,14 @@ from components.common.errors import CapfiltError, ConfigError, StorageError
 from components.common.storage import open_store
 from components.common.tracking import (
     SERVER_APP,
-    find_runs_page,
+    find_runs_pages,
     pages_environment,
     public_uri,
-    runs_page_at,
+    runs_pages_at,
     settle,
 )
 from components.config import BootstrapConfig
+from components.pages.views import QUESTIONS
 from flows.course import read_note
 from flows.layout import parent_run, scratch_folder
 from flows.server import prefect_server, wait_until_up
@@ -66,12 +68,15 @@ def show_pages(
     ports = ports or Ports()
     folder = scratch_folder(config)
     uri, experiment = config.tracking_uri(folder), _experiment(config, newest)
-    pages: dict[str, str | None] = {"mlflow": None, "prefect": None}
+    pages: dict[str, Any] = {"mlflow": None, "prefect": None, "views": {}}
     with _mlflow(uri, ports.mlflow) as mlflow, contextlib.ExitStack() as stack:
         if mlflow is not None:
-            look_up = find_runs_page if mlflow == uri else runs_page_at  # a server of ours wants no login
-            pages["mlflow"] = f"{mlflow.rstrip('/')}/{look_up(mlflow, experiment)}"
-            _tell(out, "MLflow", pages["mlflow"])
+            look_up = find_runs_pages if mlflow == uri else runs_pages_at  # a server of ours wants no login
+            pages["views"] = views = _views(mlflow, look_up(mlflow, experiment))
+            pages["mlflow"] = views.get("rounds", mlflow)
+            _tell(out, "MLflow", mlflow)
+            for key, page in views.items():
+                _tell(out, f"  {QUESTIONS[key]}", page)
         try:
             pages["prefect"] = stack.enter_context(_prefect(folder / "prefect", ports.prefect))
             _tell(out, "Prefect", pages["prefect"])
@@ -82,6 +87,11 @@ def show_pages(
         out.result(pages, "Ctrl-C ends it.")
         with contextlib.suppress(KeyboardInterrupt):
             (stop or threading.Event()).wait()
+
+
+def _views(mlflow: str, found: Mapping[str, str]) -> dict[str, str]:
+    """Addresses of the views that answer questions; before a bootstrap has ended there are none yet."""
+    return {key: f"{mlflow.rstrip('/')}/{found[key]}" for key in QUESTIONS if key in found}
 
 
 @contextlib.contextmanager
@@ -99,7 +109,7 @@ def _prefect(home: Path, port: int | None) -> Iterator[str]:
 def _tell(out: Output, name: str, page: str | None) -> None:
     """An address, at once; with --json both come in one document."""
     if not out.as_json:
-        out.result(page, f"{name:8}{page}")
+        out.result(page, f"{name:18}{page}")
         sys.stdout.flush()
 
 

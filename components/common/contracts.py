@@ -302,6 +302,9 @@ class BootstrapResult(Contract):
     mlflow_page: str | None = Field(
         default=None, description="where MLflow's server shows the rounds, from its root on"
     )
+    mlflow_views: dict[str, str] = Field(
+        default_factory=dict, description="the same of each saved view: `rounds`, `bootstraps`, `datasets`"
+    )
 
     @property
     def outcome(self) -> str:

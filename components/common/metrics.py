@@ -87,6 +87,7 @@ def _certainty() -> list[Metric]:
     return [
         Metric("interval/<metric>", "end of an interval", "plain", 0, "The lower or upper end of a metric's interval."),
         Metric("change/<metric>", "change since round 0", "plain", 0, "A metric's change, and its interval's ends."),
+        Metric("champion/<metric>", "of a bootstrap's champion", "plain", 0, "A metric of the round that did best."),
     ]
 
 

@@ -26,11 +26,21 @@ PAGE = "report.html"
 _SQLITE = "sqlite:///"
 
 
-def store_result(store: Store, result: BootstrapResult) -> None:
-    """Keep a bootstrap's end, in place of an earlier one of the same bootstrap, with relative URIs within the store."""
-    key = f"{FOLDER}/{result.name}-{result.bootstrap[:32]}.json"
+def store_result(store: Store, result: BootstrapResult, *, former: str | None = None) -> None:
+    """Keep a bootstrap's end, in place of an earlier one of the same bootstrap, with relative URIs within the store.
+
+    Args:
+        former: what earlier releases called this bootstrap, if otherwise.
+    """
+    key = _key(result.name, result.bootstrap)
     document = _mapped(result.model_dump(mode="json"), partial(relative_values, result.store))
     store.write(key, json.dumps(document, ensure_ascii=False, indent=1).encode())
+    if former is not None and (old := _key(result.name, former)) != key:
+        store.delete(old)
+
+
+def _key(name: str, bootstrap: str) -> str:
+    return f"{FOLDER}/{name}-{bootstrap[:32]}.json"
 
 
 def find_result(store: Store, name: str | None = None, bootstrap: str | None = None) -> BootstrapResult:

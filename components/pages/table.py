@@ -7,6 +7,7 @@ from components.common.metrics import BASE_RECALL, OF_CAPFILT, VQA, Metric, chan
 from components.common.programs import program
 from components.common.progress import clock
 from components.pages.verdict import certainty, verdict
+from components.pages.views import QUESTIONS
 
 SHOWN = (
     "eval/retrieval/mean_recall",
@@ -21,6 +22,7 @@ SHOWN = (
     "calibration/yield",
     *OF_CAPFILT,
 )
+_LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves by itself
 COMPARED_WITH = "changes: since round 0; of what CapFilt did, since its first pass"
 Values = Sequence[float | None]
 
@@ -63,15 +65,35 @@ def print_result(result: BootstrapResult, pages: str = "") -> None:
         console.print(f"report: {result.report}", soft_wrap=True)
     if pages:
         console.print(f"pages: {escape(pages)}   (MLflow and Prefect)", soft_wrap=True)
-    if result.mlflow_uri:
-        console.print(f"MLflow: {mlflow_words(result.mlflow_uri, result.mlflow_page or '')}", soft_wrap=True)
+    for line in _mlflow_lines(result):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _mlflow_lines(result: BootstrapResult) -> Iterator[str]:
+    """Where MLflow shows it, by the question that a view answers."""
+    if not result.mlflow_uri:
+        return
+    views = {QUESTIONS[key]: page for key, page in result.mlflow_views.items() if key in QUESTIONS}
+    if not views:  # of an earlier release
+        yield f"MLflow: {mlflow_words(result.mlflow_uri, result.mlflow_page or '')}"
+        return
+    served = result.mlflow_uri.startswith("http")
+    root = result.mlflow_uri.rstrip("/") if served else _LOCAL
+    yield f"MLflow: {root if served else f'{_command(result.mlflow_uri)}, then'}"
+    width = max(map(len, views))
+    for question, page in views.items():
+        yield f"  {question:{width}}  {root}/{page}"
+
+
+def _command(uri: str) -> str:
+    return f"{program('mlflow')} ui --backend-store-uri {uri}"
 
 
 def mlflow_words(uri: str, page: str) -> str:
     """Where the rounds are seen: an address, and before it, for a database file, the command that serves it."""
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/{page}"
-    return f"{program('mlflow')} ui --backend-store-uri {uri}, then http://127.0.0.1:5000/{page}"
+    return f"{_command(uri)}, then {_LOCAL}/{page}"
 
 
 def markdown_table(rounds: Sequence[RoundResult]) -> str:

@@ -21,8 +21,8 @@ TODAY = {
         "--bad-share --policy --text --extend --captions-per-image --decoding --top-p --top-k --beams --min-length "
         "--max-length --repetition-penalty --prompt --seed --dtype --batch-size --image-size --position-zero --engine "
         "--workers --limit --json --calibrated --score --keep --weigh --scorer --threshold-of --text-filter "
-        "--concurrency --max-requests --max-answer-tokens --cascade --cascade-tolerance --cascade-sample --cascade-audit "
-        "--cascade-web --cascade-synthetic --pilot --truth --retry"
+        "--concurrency --max-requests --max-answer-tokens --cascade --cascade-tolerance --cascade-sample "
+        "--cascade-audit --cascade-web --cascade-synthetic --pilot --truth --retry"
     ),
     "caption": (
         "--model --captions-per-image --decoding --top-p --top-k --beams --min-length --max-length "

@@ -15,12 +15,35 @@ FAREWELL_SECONDS = 20.0  # what a hung server is given at the end
 class RunsView(NamedTuple):
     """What MLflow's list of an experiment's runs shows when it is opened by `runs_page`."""
 
+    key: str
+    """what links call it"""
+    title: str
+    """what MLflow's menu of views calls it"""
     filter: str
     """which runs, in MLflow's search syntax"""
     columns: Mapping[str, int]
     """``metrics.`name` ``, ``params.`name` `` or ``tags.`name` `` to its width in pixels, in order"""
     charts: str
     """which metrics have charts: a regular expression"""
+
+
+class Score(NamedTuple):
+    """A figure, the model that it is of, and the dataset that it was measured on; None: of none."""
+
+    value: float
+    model: ModelRef | None = None
+    dataset: DatasetRef | None = None
+
+
+class Settings(NamedTuple):
+    """A bootstrap's settings, flat, as text."""
+
+    deciding: Mapping[str, str]
+    """all that decide the outcome"""
+    chosen: Mapping[str, str]
+    """those that are not the default, whether they decide or not"""
+    always: Sequence[str]
+    """names of those that are told even where they are the default, the most important first"""
 
 
 class Tracker:
@@ -32,6 +55,9 @@ class Tracker:
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Add points to curves."""
 
+    def log_scores(self, scores: Mapping[str, Score]) -> None:
+        """Add final figures, each tied to its model, if that was registered, and to its dataset; known ones stay."""
+
     def known_point(self, name: str, step: int) -> float | None:
         """The newest value of a curve at a step, None if there is none: what is logged again can be left out."""
 
@@ -41,14 +67,29 @@ class Tracker:
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
 
+    def tell_apart(self, label: str, settings: Settings) -> None:
+        """Record the settings of a bootstrap, and name its run after those that differ from the bootstrap before.
+
+        Args:
+            label: what the name starts with.
+        """
+
+    def known_tag(self, name: str) -> str:
+        """The value of a tag; empty if there is none, or nobody can tell."""
+        return ""
+
+    def varied_settings(self, settings: Settings) -> list[str]:
+        """Names of deciding settings in which bootstraps of the experiment differ; none where nobody can tell."""
+        return []
+
     def describe(self, text: str) -> None:
         """Say in markdown what this run is: MLflow shows it at the top of its page."""
 
-    def describe_experiment(self, text: str, view: RunsView) -> None:
-        """Say in markdown what the experiment is, and what its list of runs shows first."""
+    def describe_experiment(self, text: str, views: Sequence[RunsView]) -> None:
+        """Say in markdown what the experiment is, and keep the views of its runs that links open."""
 
-    def log_dataset(self, ref: DatasetRef, context: str) -> None:
-        """Record a dataset version as an input of this run: its manifest's URI, digest, and counts."""
+    def log_dataset(self, ref: DatasetRef, context: str, facts: Mapping[str, str] | None = None) -> None:
+        """Record a dataset version as an input of this run: its manifest's URI, digest, counts, and further facts."""
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Attach a file."""
@@ -63,19 +104,19 @@ class Tracker:
         self,
         name: str,
         ref: ModelRef,
-        metrics: Mapping[str, float],
         tags: Mapping[str, str],
         *,
         about: str = "",
-        note: str = "",
-        champion: str | None = None,
+        card: str = "",
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
-        """Register a model folder by its URI, once per digest, and point alias `challenger` at it.
+        """Register a model folder by its URI, once per digest, and point aliases at it.
 
         Args:
+            tags: of the model and of its version; `bootstrap` adds to those that made the same model.
             about: what all models of this name are, in markdown.
-            note: what this version is, in markdown.
-            champion: why alias `champion` shall point at it too, kept as the version's tag; None: it shall not.
+            card: what this one is, in markdown: its description and its README.
+            aliases: what shall point at it, and why; a move is kept with its reason at model, version and run.
         """
 
     def find_champions(self, names: Sequence[str]) -> list[ModelRef] | None:
@@ -98,8 +139,8 @@ class Tracker:
         """Path of this run's page on MLflow's server; empty without tracking. `tab`: `artifacts/FILE` …"""
         return ""
 
-    def runs_page(self, *, charts: bool = False) -> str:
-        """Path of the experiment's list of runs on MLflow's server; empty without tracking."""
+    def runs_page(self, view: str = "rounds", *, charts: bool = False) -> str:
+        """Path of the experiment's list of runs on MLflow's server, in a view; empty without tracking."""
         return ""
 
     def comparison_page(self, run_ids: Sequence[str]) -> str:

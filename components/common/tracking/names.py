@@ -12,6 +12,10 @@ NAME_LENGTH = 250  # of metrics, parameters and tags
 _FILE_NAME_BYTES = 200
 _PARAM_LENGTH = 500
 TAG_LENGTH = 5000
+NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as description
+INPUT_TAG_LENGTH = 500  # MLflow's limit of tags of dataset inputs
+DIGEST_LENGTH = 32  # MLflow refuses digests above 36 characters
+METRIC_BATCH = 1000  # MLflow's limit of metrics per call
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

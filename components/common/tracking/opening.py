@@ -9,9 +9,9 @@ from components.common.tracking.base import UNTRACKED, Tracker
 from components.common.tracking.line import Line, attempt, is_away, open_client
 from components.common.tracking.moved import artifact_folder, database_file
 from components.common.tracking.names import public_uri
-from components.common.tracking.pages import page_of_runs
+from components.common.tracking.pages import VIEW, pages_of_runs
 from components.common.tracking.run import RUN_VARIABLE, URI_VARIABLE, MlflowTracker
-from components.common.tracking.search import find_or_create_run
+from components.common.tracking.search import find_or_create_run, find_run, relabel
 
 OPEN_SECONDS = 180.0  # a new database file is made of some dozens of migrations
 
@@ -24,6 +24,7 @@ def open_tracker(
     run_id: str | None = None,
     tags: Mapping[str, str] | None = None,
     resume: Mapping[str, str] | None = None,
+    formerly: Mapping[str, str] | None = None,
 ) -> Tracker:
     """Open a run of an experiment.
 
@@ -34,6 +35,8 @@ def open_tracker(
         run_id: continue this run.
         tags: set on the run.
         resume: tags that identify a run to continue if there is one.
+        formerly: values that these and other tags of `tags` and `resume` had in earlier releases: where no run is found
+            otherwise, all runs of the experiment that have them get those of today.
 
     Returns:
         the tracker; one that tracks nothing, with a warning, if the server is out of reach.
@@ -47,6 +50,8 @@ def open_tracker(
         client = open_client(uri)
         experiment_id = _experiment(client, uri, experiment)
         labels = {**(tags or {}), **(resume or {})}
+        if run_id is None and formerly and find_run(client, experiment_id, resume or {}) is None:
+            relabel(client, experiment_id, formerly, labels)
         run = run_id or find_or_create_run(client, experiment_id, run_name, resume or {}, labels)
         return MlflowTracker(Line(uri, client, sender), experiment_id, lambda: run, run_id=run)
 
@@ -71,8 +76,18 @@ def tracker_from_environment() -> Tracker:
 
 def find_runs_page(uri: str, experiment: str) -> str:
     """`runs_page` of the experiment of this name; empty if there is none yet, or the server is out of reach."""
+    pages = find_runs_pages(uri, experiment)
+    return pages.get(VIEW) or pages.get("", "")
+
+
+def find_runs_pages(uri: str, experiment: str) -> dict[str, str]:
+    """`runs_page` of the experiment of this name, by the views that it has, and by "" without one.
+
+    Returns:
+        nothing if there is no such experiment yet, or the server is out of reach.
+    """
     known = attempt(f"look for {experiment}", lambda: open_client(uri).get_experiment_by_name(experiment))
-    return "" if known is None else page_of_runs(known.experiment_id, known.tags)
+    return {} if known is None else pages_of_runs(known.experiment_id, known.tags)
 
 
 def _experiment(client: Any, uri: str, name: str) -> str:

@@ -1,13 +1,15 @@
-"""Models in MLflow's registry: a version per digest, which points at the model's folder in the store."""
+"""Models in MLflow: one logged model and one registered version per digest, which points at the folder in the store."""
 
 import logging
-import time
+import tempfile
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.common.contracts import ModelRef
-from components.common.tracking.names import TAG_LENGTH, short
+from components.common.tracking.names import NOTE, TAG_LENGTH
 
 logger = logging.getLogger(__name__)
 
@@ -17,19 +19,30 @@ class Entry(NamedTuple):
 
     name: str
     ref: ModelRef
-    metrics: Mapping[str, float]
     tags: Mapping[str, str]
     about: str
-    note: str
+    card: str
+    aliases: Mapping[str, str]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Tags of the model and of its version."""
+        return {**self.tags, "digest": self.ref.digest, "uri": self.ref.uri, "role": self.ref.role}
 
 
-def register(client: Any, experiment_id: str, run_id: str, model: Entry, champion: str | None) -> None:
-    """Have a version of this digest, alias `challenger` on it, and `champion` if there is a reason for that."""
-    version = _known_version(client, model) or _new_version(client, experiment_id, run_id, model)
-    client.set_registered_model_alias(model.name, "challenger", version)
-    if champion is not None:
-        client.set_model_version_tag(model.name, version, "champion.reason", champion[:TAG_LENGTH])
-        client.set_registered_model_alias(model.name, "champion", version)
+def register(client: Any, experiment_id: str, run_id: str, model: Entry) -> None:
+    """Have a logged model and a version of this digest, with its card, and the aliases on it."""
+    logged = find_logged(client, experiment_id, model.ref.digest) or _new_logged(client, experiment_id, run_id, model)
+    _describe(client, logged, model)
+    version = _known_version(client, model) or _new_version(client, run_id, model, logged)
+    for alias, why in model.aliases.items():
+        _point(client, run_id, model.name, alias, version, why)
+
+
+def find_logged(client: Any, experiment_id: str, digest: str) -> Any | None:
+    """The logged model of a digest; None if it was not registered."""
+    found = client.search_logged_models([experiment_id], filter_string=f"tags.`digest` = '{digest}'", max_results=1)
+    return next(iter(found), None)
 
 
 def aliased(client: Any, name: str, alias: str) -> ModelRef | None:
@@ -48,31 +61,46 @@ def aliased(client: Any, name: str, alias: str) -> ModelRef | None:
     return ModelRef(role=tags["role"], uri=tags["uri"], digest=tags["digest"], registered_version=int(version.version))
 
 
+def _new_logged(client: Any, experiment_id: str, run_id: str, model: Entry) -> Any:
+    logged = client.create_logged_model(
+        experiment_id, name=model.name, source_run_id=run_id, tags=model.labels, model_type=model.ref.role
+    )
+    return client.finalize_logged_model(logged.model_id, "READY")
+
+
+def _describe(client: Any, logged: Any, model: Entry) -> None:
+    """Its card as description and as README.md; a model that several bootstraps made says so."""
+    labels = {**model.labels, NOTE: model.card[:TAG_LENGTH]}
+    made = [one for one in logged.tags.get("bootstrap", "").split(", ") if one]
+    if (own := model.tags.get("bootstrap")) is not None:
+        labels["bootstrap"] = ", ".join(dict.fromkeys([*made, own]))[:TAG_LENGTH]
+    client.set_logged_model_tags(logged.model_id, labels)
+    if model.card:
+        with tempfile.TemporaryDirectory(prefix="capfilt-") as folder:
+            path = Path(folder) / "README.md"
+            path.write_text(model.card)
+            client.log_model_artifact(logged.model_id, str(path))
+
+
 def _known_version(client: Any, model: Entry) -> str | None:
-    """The version of this digest; the model's name is registered from now on."""
+    """The version of this digest, its card as of today; the model's name is registered from now on."""
     _ensure_registered(client, model.name, model.about)
     for known in client.search_model_versions(f"name='{model.name}'"):
         if known.tags.get("digest") == model.ref.digest:
+            if known.description != model.card:
+                client.update_model_version(model.name, known.version, model.card)
             return str(known.version)
     return None
 
 
-def _new_version(client: Any, experiment_id: str, run_id: str, model: Entry) -> str:
-    labels = {**model.tags, "digest": model.ref.digest, "uri": model.ref.uri, "role": model.ref.role}
-    logged = client.create_logged_model(
-        experiment_id, name=model.name, source_run_id=run_id, tags=labels, model_type=model.ref.role
-    )
-    now = int(time.time() * 1000)
-    for key, value in model.metrics.items():
-        client.log_metric(run_id, short(key), float(value), now, model_id=logged.model_id)
-    client.finalize_logged_model(logged.model_id, "READY")
+def _new_version(client: Any, run_id: str, model: Entry, logged: Any) -> str:
     create = partial(
         client.create_model_version,
         model.name,
         run_id=run_id,
-        tags=labels,
+        tags=model.labels,
         model_id=logged.model_id,
-        description=model.note,
+        description=model.card,
     )
     try:
         version = create(source=model.ref.uri)
@@ -80,6 +108,21 @@ def _new_version(client: Any, experiment_id: str, run_id: str, model: Entry) -> 
         logger.debug("registering %s by its folder was refused (%s); by the logged model instead", model.name, error)
         version = create(source=logged.model_uri)
     return str(version.version)
+
+
+def _point(client: Any, run_id: str, name: str, alias: str, version: str, why: str) -> None:
+    """Point an alias at a version, if it does not yet: why is said first, so that no move is without a reason."""
+    before = client.get_registered_model(name).aliases.get(alias)
+    if str(before) == version:
+        return
+    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    move = f"from version {before} to {version}" if before else f"to version {version}, its first"
+    said = f"{when} {move}: {why}"[:TAG_LENGTH]
+    client.set_model_version_tag(name, version, f"{alias}.reason", why[:TAG_LENGTH])
+    client.set_model_version_tag(name, version, f"{alias}.since", when)
+    client.set_registered_model_tag(name, f"{alias}.moved", said)
+    client.set_tag(run_id, f"alias.{alias}.{name}", said)
+    client.set_registered_model_alias(name, alias, version)
 
 
 def _ensure_registered(client: Any, name: str, about: str) -> None:

@@ -14,10 +14,23 @@ from components.common.contracts import DatasetRef, ModelRef
 from components.common.redact import redact
 from components.common.storage import join_uri
 from components.common.tracking import registry
-from components.common.tracking.base import FAREWELL_SECONDS, RunsView, Status, Tracker
+from components.common.tracking.apart import tell_apart, varied
+from components.common.tracking.base import FAREWELL_SECONDS, RunsView, Score, Settings, Status, Tracker
 from components.common.tracking.line import Line, attempt, is_away
-from components.common.tracking.names import NAME_LENGTH, TAG_LENGTH, flatten, public_uri, short, short_file_name
-from components.common.tracking.pages import SHARED_VIEW, VIEW, comparison_page, run_page, runs_page
+from components.common.tracking.names import (
+    DIGEST_LENGTH,
+    INPUT_TAG_LENGTH,
+    METRIC_BATCH,
+    NAME_LENGTH,
+    NOTE,
+    TAG_LENGTH,
+    flatten,
+    public_uri,
+    short,
+    short_file_name,
+)
+from components.common.tracking.pages import comparison_page, run_page, runs_page, view_tags
+from components.common.tracking.scores import log_scores
 from components.common.tracking.search import PARENT, find_or_create_run, find_run, open_children
 
 logger = logging.getLogger(__name__)
@@ -25,10 +38,7 @@ URI_VARIABLE = "CAPFILT_TRACKING_URI"
 RUN_VARIABLE = "CAPFILT_RUN_ID"
 FLUSH_SECONDS = 5.0
 MAX_BUFFERED = 100_000  # metrics kept while the server is away
-_BATCH = 1000  # MLflow's limit of metrics per call
 _PARAM_BATCH = 100  # MLflow's limit of params per call
-_DIGEST_LENGTH = 32  # MLflow refuses digests above 36 characters
-NOTE = "mlflow.note.content"
 
 
 class MlflowTracker(Tracker):
@@ -72,7 +82,7 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Metric
 
         self._awaited = False
-        while batch := [self._points.popleft() for _ in range(min(_BATCH, len(self._points)))]:
+        while batch := [self._points.popleft() for _ in range(min(METRIC_BATCH, len(self._points)))]:
             try:
                 self._client.log_batch(self._run(), metrics=[Metric(*point) for point in batch])
             except Exception as error:
@@ -90,16 +100,39 @@ class MlflowTracker(Tracker):
         history = self._client.get_metric_history(self._run(), short(name))
         return [(point.timestamp, point.step, float(point.value)) for point in history]
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
+    def log_scores(self, scores: Mapping[str, Score]) -> None:
         def send() -> None:
-            from mlflow.entities import Param
+            log_scores(self._client, self.experiment_id, self._run(), scores)
 
-            known = self._client.get_run(self._run()).data.params
-            fresh = [Param(key, value) for key, value in flatten(params).items() if key not in known]
-            for start in range(0, len(fresh), _PARAM_BATCH):
-                self._client.log_batch(self._run(), params=fresh[start : start + _PARAM_BATCH])
+        self._sender.tell("send figures", send)
 
-        self._sender.tell("send parameters", send)
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        self._sender.tell("send parameters", partial(self._send_params, flatten(params)))
+
+    def _send_params(self, params: Mapping[str, str]) -> None:
+        """Those that are not known yet; on the sender's thread only."""
+        from mlflow.entities import Param
+
+        known = self._client.get_run(self._run()).data.params
+        fresh = [Param(key, value) for key, value in params.items() if key not in known]
+        for start in range(0, len(fresh), _PARAM_BATCH):
+            self._client.log_batch(self._run(), params=fresh[start : start + _PARAM_BATCH])
+
+    def tell_apart(self, label: str, settings: Settings) -> None:
+        def send() -> None:
+            self._send_params(tell_apart(self._client, self.experiment_id, self._run(), label, settings))
+
+        self._sender.tell("send settings", send)
+
+    def varied_settings(self, settings: Settings) -> list[str]:
+        find = partial(varied, self._client, self.experiment_id, settings)
+        return self._sender.ask("look for what differs", find) or []
+
+    def known_tag(self, name: str) -> str:
+        def find() -> str:
+            return str(self._client.get_run(self._run()).data.tags.get(name, ""))
+
+        return self._sender.ask(f"read {name}", find) or ""
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         def send() -> None:
@@ -113,32 +146,24 @@ class MlflowTracker(Tracker):
     def describe(self, text: str) -> None:
         self.log_tags({NOTE: text})
 
-    def describe_experiment(self, text: str, view: RunsView) -> None:
-        state = {
-            "searchFilter": view.filter,
-            "orderByKey": "attributes.start_time",
-            "orderByAsc": True,
-            "selectedColumns": list(view.columns),
-            "columnOrder": list(view.columns),
-            "columnWidths": dict(view.columns),
-            "chartsSearchFilter": view.charts,
-        }
-        for key, value in ((NOTE, text), (SHARED_VIEW + VIEW, json.dumps(state))):
+    def describe_experiment(self, text: str, views: Sequence[RunsView]) -> None:
+        for key, value in {NOTE: text, **view_tags(views, int(time.time() * 1000))}.items():
             set_tag = partial(self._client.set_experiment_tag, self.experiment_id, key, value)
             self._sender.tell("describe the experiment", set_tag)
 
-    def log_dataset(self, ref: DatasetRef, context: str) -> None:
+    def log_dataset(self, ref: DatasetRef, context: str, facts: Mapping[str, str] | None = None) -> None:
         def send() -> None:
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
             dataset = Dataset(
                 name=ref.name,
-                digest=ref.digest[:_DIGEST_LENGTH],
+                digest=ref.digest[:DIGEST_LENGTH],
                 source_type="s3" if ref.uri.startswith("s3://") else "local",
                 source=json.dumps({"uri": join_uri(ref.uri, "manifest.json")}),
                 profile=json.dumps({"images": ref.images, "pairs": ref.pairs}),
             )
-            labels = [InputTag("mlflow.data.context", context), InputTag("digest", ref.digest)]
+            told = {"mlflow.data.context": context, "digest": ref.digest, **(facts or {})}
+            labels = [InputTag(key, redact(value)[:INPUT_TAG_LENGTH]) for key, value in told.items()]
             self._client.log_inputs(self._run(), [DatasetInput(dataset, labels)])
 
         self._sender.tell("record a dataset", send)
@@ -167,16 +192,16 @@ class MlflowTracker(Tracker):
         self,
         name: str,
         ref: ModelRef,
-        metrics: Mapping[str, float],
         tags: Mapping[str, str],
         *,
         about: str = "",
-        note: str = "",
-        champion: str | None = None,
+        card: str = "",
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
+        model = registry.Entry(name, ref, tags, about=redact(about), card=redact(card), aliases=aliases or {})
+
         def send() -> None:
-            model = registry.Entry(name, ref, metrics, tags, about=about, note=note)
-            registry.register(self._client, self.experiment_id, self._run(), model, champion)
+            registry.register(self._client, self.experiment_id, self._run(), model)
 
         self._sender.tell(f"register {name}", send)
 
@@ -215,8 +240,8 @@ class MlflowTracker(Tracker):
     def page(self, tab: str = "") -> str:
         return run_page(self.experiment_id, self.run_id, tab) if self.run_id else ""
 
-    def runs_page(self, *, charts: bool = False) -> str:
-        return runs_page(self.experiment_id, charts=charts)
+    def runs_page(self, view: str = "rounds", *, charts: bool = False) -> str:
+        return runs_page(self.experiment_id, view, charts=charts)
 
     def comparison_page(self, run_ids: Sequence[str]) -> str:
         return comparison_page(self.experiment_id, run_ids)

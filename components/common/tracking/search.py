@@ -27,3 +27,12 @@ def open_children(client: Any, experiment_id: str, run: str) -> list[str]:
     """Runs within a run that nobody has closed: their process was killed, or MLflow did not answer when they ended."""
     query = f"tags.`{PARENT}` = '{run}' and attributes.status = 'RUNNING'"
     return [str(child.info.run_id) for child in client.search_runs([experiment_id], query)]
+
+
+def relabel(client: Any, experiment_id: str, former: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Give runs that have a tag's former value the one of today, in their names too."""
+    for tag, old in former.items():
+        for run in client.search_runs([experiment_id], f"tags.`{tag}` = '{old}'"):
+            client.set_tag(run.info.run_id, tag, now[tag])
+            if old in run.info.run_name:
+                client.update_run(run.info.run_id, name=run.info.run_name.replace(old, now[tag]))

@@ -7,7 +7,7 @@ import urllib.parse
 
 from components.common.environment import opener
 from components.common.tracking.moved import artifact_folder, database_file
-from components.common.tracking.pages import page_of_runs
+from components.common.tracking.pages import pages_of_runs
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ def pages_environment(uri: str) -> dict[str, str]:
     }
 
 
-def runs_page_at(address: str, experiment: str) -> str:
-    """As `find_runs_page`, asked of a server at hand without loading MLflow for it."""
+def runs_pages_at(address: str, experiment: str) -> dict[str, str]:
+    """As `find_runs_pages`, asked of a server at hand without loading MLflow for it."""
     query = urllib.parse.urlencode({"experiment_name": experiment})
     url = f"{address.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}"
     try:
@@ -45,11 +45,11 @@ def runs_page_at(address: str, experiment: str) -> str:
     except urllib.error.HTTPError as error:
         if error.code != 404:
             logger.warning("MLflow's server answers %d %s: %s", error.code, error.reason, _fault(error.read()))
-        return ""
+        return {}
     except (OSError, ValueError, KeyError) as error:
         logger.warning("MLflow's server does not tell its experiments: %s", error)
-        return ""
-    return page_of_runs(found["experiment_id"], {tag["key"] for tag in found.get("tags", ())})
+        return {}
+    return pages_of_runs(found["experiment_id"], [tag["key"] for tag in found.get("tags", ())])
 
 
 def _fault(body: bytes) -> str:

@@ -1,12 +1,15 @@
 """The configs that ship, and what a seed varies."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from components.common.errors import ConfigError
+from components.common.seeding import digest_of
 from components.config import CONFIGS, BootstrapConfig, load_config
 from components.data.config import LoaderConfig
+from components.model.config import AnsweringConfig
 from components.training.config import TrainConfig
 
 PATHS = ["data.human.train=t.json", "data.human.val=v.json", "data.human.images=i", "data.web=w"]
@@ -64,6 +67,23 @@ def test_inner_seeds_still_count() -> None:
 
 def test_tracking_is_no_part_of_what_a_bootstrap_is() -> None:
     assert load_config(None, ["tracking.enabled=false"]).bootstrap_id == load_config().bootstrap_id
+
+
+def test_encoders_that_were_moved_make_no_other_bootstrap(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in ("old", "new", "other"))
+    shutil.copytree(CONFIGS / "sample-vit", old)
+    shutil.copytree(old, new)
+    shutil.copytree(old, other)
+    (other / "config.json").write_text((old / "config.json").read_text() + " ")
+    here, there, elsewhere = (load_config(None, [f"encoders.vision={folder}"]) for folder in (old, new, other))
+    assert here.bootstrap_id == there.bootstrap_id != elsewhere.bootstrap_id
+    assert here.former_bootstrap_id != there.former_bootstrap_id
+    unasked = here.model_copy(update={"vqa": None, "answering": AnsweringConfig()})
+    assert here.former_bootstrap_id == digest_of(unasked)  # by which earlier releases filed it
+    random = load_config(None, ["encoders.vision=null", "pretrain.optim.freeze=[]"])
+    remote = load_config(None, ["encoders.vision=s3://bucket/vit"])
+    for one in (random, remote):
+        assert one.bootstrap_id == one.former_bootstrap_id
 
 
 @pytest.mark.parametrize(

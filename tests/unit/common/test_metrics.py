@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from components.common.metrics import CATALOGUE, change, compared, find_metric, measured, metric
-from components.common.tracking import RunsView
 from components.data.candidates import Candidate
 from components.data.manifest import Counts
-from components.pages import report, rounds, table
+from components.pages import report, table
+from components.pages.views import views
 from components.regeneration.stats import run_metrics, shard_stats
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -76,8 +76,7 @@ def test_what_nobody_entered_is_not_found(name: str) -> None:
 
 
 def test_what_is_shown_is_in_the_catalogue() -> None:
-    view: RunsView = rounds.VIEW
-    columns = [name.split("`")[1] for name in view.columns if name.startswith("metrics.")]
+    columns = [name.split("`")[1] for view in views(["seed"]) for name in view.columns if name.startswith("metrics.")]
     shown = [*table.SHOWN, *report.DATA_TABLE, *(name for _, names in report.TABLE for name in names), *columns]
     shown += [f"train/{name}" for name in report.CURVES] + list(report.CHARTS) + list(report.EXPLAINED)
     assert [name for name in shown if find_metric(name) is None] == []

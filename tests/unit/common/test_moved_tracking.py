@@ -17,10 +17,11 @@ from capfilt.cli.ui import _mlflow
 from components.common.contracts import DatasetRef, ModelRef
 from components.common.tracking import (
     MlflowTracker,
-    find_runs_page,
+    Score,
+    find_runs_pages,
     open_tracker,
     pages_environment,
-    runs_page_at,
+    runs_pages_at,
     settle,
 )
 
@@ -57,7 +58,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracker.log_text(PAGE, "pages/report.html")
     tracker.log_dataset(DatasetRef(name="web", uri=f"{store}/datasets/web", digest="d" * 64, images=1, pairs=1), "web")
     ref = ModelRef(role="captioner", uri=str(models), digest="c" * 64)
-    tracker.register_model("moved-captioner", ref, {"eval/x": 0.5}, {}, champion="the only one")
+    tracker.register_model("moved-captioner", ref, {}, aliases={"champion": "the only one"})
+    tracker.log_scores({"eval/x": Score(0.5, ref)})
     tracker.end()
     tracker.farewell()
     tracker._client.create_experiment("of others", artifact_location=ELSEWHERE)
@@ -111,8 +113,8 @@ def test_the_server_behind_the_pages_gives_the_artifacts(moved: Path) -> None:
         query = urllib.parse.urlencode({"path": "pages/report.html", "run_uuid": run})
         with urllib.request.urlopen(f"{server}/get-artifact?{query}", timeout=60) as answer:
             assert answer.read().decode() == PAGE
-        assert runs_page_at(server, "moved") == find_runs_page(_uri(moved), "moved") != ""
-        assert runs_page_at(server, "nobody's") == ""
+        assert runs_pages_at(server, "moved") == find_runs_pages(_uri(moved), "moved") != {}
+        assert runs_pages_at(server, "nobody's") == {}
 
 
 def test_the_server_is_told_by_mlflows_own_names() -> None:

@@ -16,9 +16,11 @@ from components.common.tracking import (
     UNTRACKED,
     MlflowTracker,
     RunsView,
+    Score,
     Tracker,
     comparison_page,
     find_runs_page,
+    find_runs_pages,
     flatten,
     open_tracker,
     public_uri,
@@ -137,17 +139,22 @@ def test_runs_beside_are_found_again_by_their_tags(run: MlflowTracker) -> None:
 
 def test_descriptions_and_the_view_that_links_open(uri: str) -> None:
     assert find_runs_page(uri, "described") == ""
+    assert find_runs_pages(uri, "described") == {}
     tracker = open_tracker(uri, "described", "one")
     assert isinstance(tracker, MlflowTracker)
     page = f"#/experiments/{tracker.experiment_id}/runs?workflowType=machine_learning"
     assert find_runs_page(uri, "described") == page  # MLflow complains of a view that is not there
     columns = {"metrics.`eval/x`": 150, "tags.`champion`": 90}
-    tracker.describe_experiment("**what** it is", RunsView("tags.stage = 'round'", columns, "eval/"))
+    views = [RunsView(key, f"which {key}", "tags.stage = 'round'", columns, "eval/") for key in ("rounds", "others")]
+    tracker.describe_experiment("**what** it is", views)
     tracker.describe("a run")
     tracker.farewell()
     assert find_runs_page(uri, "described") == runs_page(tracker.experiment_id) == f"{page}&viewStateShareKey=rounds"
     tags = tracker._client.get_experiment(tracker.experiment_id).tags
-    view = json.loads(tags["mlflow.sharedViewState.rounds"])
+    assert find_runs_pages(uri, "described")["others"] == f"{page}&viewStateShareKey=others"
+    kept = json.loads(tags["mlflow.sharedViewState.rounds"])
+    assert kept["name"] == "which rounds"
+    view = json.loads(kept["state"])
     assert tags["mlflow.note.content"] == "**what** it is"
     assert view["selectedColumns"] == list(columns)
     assert tracker._client.search_runs([tracker.experiment_id], view["searchFilter"]) == []
@@ -170,12 +177,12 @@ def test_a_run_is_resumed_by_its_tags(uri: str) -> None:
 def test_models_are_registered_once_per_digest(run: MlflowTracker, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     ref = ModelRef(role="captioner", uri=str(tmp_path), digest="cd" * 32)
-    words = {"about": "captioners", "note": "of round 0"}
-    scores, tags = {"eval/caption/cider": 0.5}, {"round": "0"}
-    run.register_model("unit-captioner", ref, scores, tags, **words, champion="mean gain +3.0%")
-    run.register_model("unit-captioner", ref.model_copy(update={"digest": "ef" * 32}), {}, {})
-    run.register_model("unit-captioner", ref, scores, tags)
-    run.register_model("unit-captioner", ref.model_copy(update={"digest": "ef" * 32}), {}, {})
+    other = ref.model_copy(update={"digest": "ef" * 32})
+    words = {"about": "captioners", "card": "of round 0"}
+    newest, best = {"challenger": "the newest"}, {"champion": "mean gain +3.0%"}
+    run.register_model("unit-captioner", ref, {"round": "0", "bootstrap": "a"}, **words, aliases=newest | best)
+    run.register_model("unit-captioner", other, {}, aliases=newest)
+    run.register_model("unit-captioner", ref, {"round": "0", "bootstrap": "b"}, **words, aliases={"champion": "again"})
     run.farewell()
     client = run._client
     assert len(client.search_model_versions("name='unit-captioner'")) == 2
@@ -186,11 +193,46 @@ def test_models_are_registered_once_per_digest(run: MlflowTracker, tmp_path: Pat
     assert (client.get_registered_model("unit-captioner").description, version.description) == tuple(words.values())
     assert version.tags["digest"] == ref.digest
     assert version.tags["champion.reason"] == "mean gain +3.0%"
+    moved = client.get_registered_model("unit-captioner").tags["challenger.moved"]
+    assert moved.endswith("from version 1 to 2: the newest")
+    assert _stored(run).data.tags["alias.challenger.unit-captioner"] == moved
+    assert "first: mean gain" in _stored(run).data.tags["alias.champion.unit-captioner"]
+    (logged,) = client.search_logged_models([run.experiment_id], filter_string=f"tags.digest = '{ref.digest}'")
+    assert (logged.tags["bootstrap"], logged.tags["mlflow.note.content"]) == ("a, b", "of round 0")
+    assert (Path(logged.artifact_location.removeprefix("file://")) / "README.md").read_text() == "of round 0"
     assert run.find_champions(["unit-captioner", "unit-nobody"]) == [ref.model_copy(update={"registered_version": 1})]
     from mlflow.artifacts import download_artifacts
 
     folder = download_artifacts(artifact_uri=client.get_model_version_download_uri("unit-captioner", "1"))
     assert (Path(folder) / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_figures_are_tied_to_models_and_datasets_once(run: MlflowTracker, tmp_path: Path) -> None:
+    ref = ModelRef(role="filter", uri=str(tmp_path), digest="0f" * 32)
+    run.register_model("unit-filter", ref, {})
+    scores = {"eval/x": Score(0.5, ref, DATASET), "count": Score(3.0), "of-nobody": Score(1.0, None, DATASET)}
+    scores |= {f"eval/{number}": Score(number, ref, DATASET) for number in range(1200)}  # more than a call takes
+    run.log_scores(scores)
+    run.log_scores(scores)
+    run.farewell()
+    (logged,) = run._client.search_logged_models([run.experiment_id], filter_string=f"tags.digest = '{ref.digest}'")
+    tied = [(one.dataset_name, one.dataset_digest, one.value) for one in logged.metrics if one.key == "eval/x"]
+    assert tied == [("web", DATASET.digest[:32], 0.5)]
+    assert len(logged.metrics) == 1201
+    assert _curve(run, "eval/x") == [(0, 0.5)]
+    assert _curve(run, "count") == [(0, 3.0)]
+
+
+def test_what_earlier_releases_called_a_run_is_found(uri: str) -> None:
+    old = open_tracker(uri, "renamed", "x-old", resume={"id": "old"})
+    side = old.beside("round-0 of x-old", {"bootstrap": "x-old"})
+    formerly = {"id": "old", "bootstrap": "x-old"}
+    again = {"resume": {"id": "new"}, "tags": {"bootstrap": "x-new"}, "formerly": formerly}
+    new = open_tracker(uri, "renamed", "x-new", **again)  # type: ignore[arg-type]
+    assert new.run_id == old.run_id
+    assert new.beside("round-0 of x-new", {"bootstrap": "x-new"}).run_id == side.run_id
+    assert _stored(side).info.run_name == "round-0 of x-new"
+    assert open_tracker(uri, "renamed", "x-new", **again).run_id == old.run_id  # type: ignore[arg-type]
 
 
 def test_a_child_process_logs_into_the_run_without_ending_it(
