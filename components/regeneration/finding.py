@@ -32,6 +32,7 @@ from components.data.records import pretty
 from components.regeneration.band import cascade_of, changed, in_cascade, needs_caption, ranks
 from components.regeneration.config import CapfiltConfig, CascadeConfig
 from components.regeneration.engines import run_engine
+from components.regeneration.local import Done
 from components.regeneration.plan import Plan
 from components.regeneration.policy import Text
 from components.regeneration.sample import Sample, draw_sample
@@ -133,7 +134,11 @@ def _worked_on(plan: Plan, sample: Sample, folder: Path, label: str) -> list[Can
     whole = replace(plan, web=sample.web, config=plan.config.model_copy(update=settings))
     out, done = open_store(str(folder / "out")), list[Finished]()
     with Progress(len(sample.shard_of), "images", label) as progress:
-        run_engine(whole, whole.web.shards, out, folder, on_images=progress.advance, on_shard=done.append)
+
+        def count(now: Done) -> None:
+            progress.advance(now.images)
+
+        run_engine(whole, whole.web.shards, out, folder, on_images=count, on_shard=done.append)
     tables = (one.record.parquet for one in sorted(done, key=lambda one: one.record.name))
     return [row for table in tables for row in stored_candidates(out.uri, table).rows()]
 

@@ -199,7 +199,7 @@ class Run:
         if same:
             models = Assignment(self.plan, self.store.uri, folder, self.plan.config.threads).models(0, folder)
             for shard in retry_shards(base, self.plan, same, models, self.store, folder):
-                self.count_images(shard.record.counts.samples)
+                self.count_images(Done.of(shard.record.counts))
                 self.finished(shard)
         return [shard for shard in todo if shard.name not in self._entries]
 
