@@ -1,6 +1,12 @@
-"""Does the loop help, and is it the filter's doing? The sample run over seeds, mixtures, and with a coin as filter.
+"""Does the loop help, and is it the filter's doing? The sample run over seeds, mixtures and controls.
 
-    python -m tests.benchmarks.loop_study --seeds 0 1 2 3 4 --bad-share 0.3 0.55 0.7 --out /tmp/study
+    python -m tests.benchmarks.loop_study --seeds 0 1 2 3 --arms filter coin oracle longer --out /tmp/study
+
+Each arm is compared with round 0 of its seed:
+    filter   the run as it is shipped
+    coin     a coin of the filter's keep rate in its place
+    oracle   the world's truth in its place (oracle.py)
+    longer   no round 1 at all: round 0's data, pre-trained for as many steps more as round 1 takes
 
 Each run is a `capfilt run configs/sample.yaml` of its own with `--set`; finished ones are found done, so the study can
 be stopped and started again. The table goes to stdout as Markdown, the figures to OUT/study.json.
@@ -11,87 +17,147 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-RECALL, CIDER = "eval/retrieval/mean_recall", "eval/caption/cider"
+from scipy.stats import t as student
+
+from components.config import load_config
+from components.data.sampleworld.judge import read_caption
+
+RECALL, CIDER, BASE = "eval/retrieval/mean_recall", "eval/caption/cider", "base/mean_recall"
+ARMS = ("filter", "coin", "oracle", "longer")
+CONFIG = "configs/sample.yaml"
+Report = dict[str, Any]
 
 
 def main() -> None:
     """Run what is missing, then print the table."""
     options = _options()
-    rows = []
-    for share in options.bad_share:
-        for seed in options.seeds:
-            plain = _run(options.out, seed, share, None)
-            rows.append(_row(plain, seed, share, "filter"))
-            if options.coin:
-                rate = _kept_share(plain)
-                rows.append(_row(_run(options.out, seed, share, rate), seed, share, f"coin {rate:.2f}"))
+    rows = list(_rows(options.out, options.bad_share, options.seeds, options.arms, options.set))
     (options.out / "study.json").write_text(json.dumps(rows, indent=1))
-    sys.stdout.write(_table(rows))
+    sys.stdout.write(table(rows))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5, 6, 7])
     parser.add_argument("--bad-share", type=float, nargs="+", default=[0.55], help="share of web texts that are bad")
-    parser.add_argument("--coin", action="store_true", help="also run each with a coin of the filter's keep rate")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["filter"], help="what is run of each seed")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of every run")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     return parser.parse_args()
 
 
-def _run(out: Path, seed: int, share: float, coin: float | None) -> dict[str, Any]:
-    name = f"seed{seed}-bad{share}" + ("" if coin is None else "-coin")
+def _rows(
+    out: Path, shares: Sequence[float], seeds: Sequence[int], arms: Sequence[str], sets: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    for share in shares:
+        for seed in seeds:
+            # all arms share one store: stages up to the first CapFilt are found done
+            common = [f"seed={seed}", f"data.sampleworld.bad_share={share}", f"store={out / f'seed{seed}-bad{share}'}"]
+            base = _run(out, f"seed{seed}-bad{share}", [*common, *sets])
+            for arm in arms:
+                report = base if arm == "filter" else _control(out, arm, base, [*common, *sets])
+                yield row(arm, seed, share, base, report)
+
+
+def _control(out: Path, arm: str, base: Report, sets: Sequence[str]) -> Report:
+    """The run of a control: coin, oracle or longer."""
+    steps = load_config(CONFIG, sets).pretrain.steps
+    more = {
+        "coin": [f"capfilt.coin={kept_share(base):.4f}"],
+        "oracle": ["capfilt.coin=1.0"],
+        "longer": [f"pretrain.steps={2 * steps}", "rounds=0"],
+    }[arm]
+    store = Path(next(one for one in sets if one.startswith("store=")).removeprefix("store="))
+    program = ["-m", "tests.benchmarks.oracle", str(store)] if arm == "oracle" else ["-m", "capfilt.cli.main"]
+    return _run(out, f"{store.name}-{arm}", [*sets, *more, f"name=sample-{arm}"], program)
+
+
+def _run(out: Path, name: str, sets: Sequence[str], program: Sequence[str] = ("-m", "capfilt.cli.main")) -> Report:
     done = out / f"{name}.json"
     if not done.exists():
-        # coin and filter share one store: stages up to the first CapFilt are found done
-        sets = [f"seed={seed}", f"data.sampleworld.bad_share={share}", f"store={out / f'seed{seed}-bad{share}'}"]
-        sets += [] if coin is None else [f"capfilt.coin={coin:.4f}", "name=sample-coin"]
-        command = [str(Path(sys.executable).parent / "capfilt"), "run", "configs/sample.yaml", "--json"]
-        command += [part for item in sets for part in ("--set", item)]
+        out.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable,
+            *program,
+            "run",
+            CONFIG,
+            "--json",
+            *(part for one in sets for part in ("--set", one)),
+        ]
         with (out / f"{name}.log").open("w") as log:
             result = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=True)
         done.write_text(result.stdout)
-    report: dict[str, Any] = json.loads(done.read_text())
+    report: Report = json.loads(done.read_text())
     return report
 
 
-def _kept_share(report: dict[str, Any]) -> float:
+def kept_share(report: Report) -> float:
     """Share of all texts, web and synthetic, that the filter kept."""
     metrics = report["rounds"][1]["metrics"]
     kept, dropped = metrics["capfilt/kept_pairs"], metrics["capfilt/dropped_pairs"]
     return float(kept / (kept + dropped))
 
 
-def _row(report: dict[str, Any], seed: int, share: float, kind: str) -> dict[str, Any]:
-    before, after = (report["rounds"][k]["metrics"] for k in (0, 1))
-    row: dict[str, Any] = {"bad share": share, "seed": seed, "kept by": kind}
-    for label, key in (("mean recall", RECALL), ("CIDEr", CIDER)):
-        row[f"{label} 0"], row[f"{label} 1"] = before[key], after[key]
-    for label in ("filter_precision", "filter_recall", "synthetic_true_before", "synthetic_true"):
-        row[label.replace("_", " ")] = after.get(f"truth/{label}", before.get(f"truth/{label}", float("nan")))
-    return row
+def row(arm: str, seed: int, share: float, base: Report, report: Report) -> dict[str, Any]:
+    """Figures of one run: round 0 of the seed, and the arm's last round."""
+    before, after = base["rounds"][0], report["rounds"][-1]
+    found: dict[str, Any] = {"bad share": share, "seed": seed, "arm": arm}
+    for label, key in (("base recall", BASE), ("mean recall", RECALL), ("CIDEr", CIDER)):
+        found[f"{label} 0"], found[f"{label} 1"] = (one["metrics"].get(key, float("nan")) for one in (before, after))
+    truths = ("filter_precision", "filter_recall", "synthetic_true_before", "synthetic_true", "pairs_true")
+    found |= {name.replace("_", " "): after["metrics"].get(f"truth/{name}", float("nan")) for name in truths}
+    return found | {"claims 0": claims(before)}
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def claims(one: Mapping[str, Any]) -> float:
+    """Claims in a round's captions of test images, as a share of those in people's captions of the same images."""
+    details = one.get("details_uri")
+    if details is None:
+        return float("nan")
+    images = json.loads(Path(details.removeprefix("file://")).read_text())["images"]
+    written = [_claims(image["caption"]) for image in images]
+    people = [statistics.mean(map(_claims, image["references"])) for image in images]
+    return statistics.mean(written) / statistics.mean(people)
+
+
+def _claims(text: str) -> int:
+    reading = read_caption(text)
+    others = len(reading.relations) + len(reading.ground) + len(reading.loose) + len(reading.foreign)
+    return sum(mention.size for mention in reading.mentions) + others
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """All runs as Markdown, and of each arm the mean gain over seeds."""
     heads = list(rows[0])
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row in rows:
-        lines.append("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
-    for share in sorted({row["bad share"] for row in rows}):
-        for kind in ("filter", "coin"):
-            chosen = [row for row in rows if row["bad share"] == share and row["kept by"].startswith(kind)]
+    for one in rows:
+        lines.append("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in one.values()) + " |")
+    for share in sorted({one["bad share"] for one in rows}):
+        for arm in ARMS:
+            chosen = [one for one in rows if one["bad share"] == share and one["arm"] == arm]
             if chosen:
-                lines.append(f"\nbad share {share}, {kind}: {_summary(chosen)}")
+                lines.append(f"\nbad share {share}, {arm}: {_summary(chosen)}")
     return "\n".join(lines) + "\n"
 
 
-def _summary(rows: list[dict[str, Any]]) -> str:
-    gains = {label: [row[f"{label} 1"] - row[f"{label} 0"] for row in rows] for label in ("mean recall", "CIDEr")}
+def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    gains = {name: [one[f"{name} 1"] - one[f"{name} 0"] for one in rows] for name in ("mean recall", "CIDEr")}
     both = sum(a > 0 and b > 0 for a, b in zip(*gains.values(), strict=True))
-    means = ", ".join(f"{label} {statistics.mean(values):+.3f}" for label, values in gains.items())
+    means = ", ".join(f"{name} {_mean(values)}" for name, values in gains.items())
     return f"round 1 above round 0 in both in {both} of {len(rows)}; mean gain {means}"
+
+
+def _mean(values: Sequence[float]) -> str:
+    """Mean over seeds; of several with the 95 % interval by Student's t: the noise of seeds, not of test images."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:+.3f}"
+    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
 
 
 if __name__ == "__main__":

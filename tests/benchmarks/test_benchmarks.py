@@ -1,10 +1,10 @@
 """The benchmarks themselves, at sizes that mean nothing: they run, and what they print is reckoned rightly."""
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.common.storage import open_store
-from components.data.sampleworld.scene import COLOURS, Scene, Thing
+from components.data.sampleworld.language import human_caption
+from components.data.sampleworld.scene import COLOURS, Scene, Thing, sample_scene
+from components.evaluation.dataset import Truth
 from components.model.checkpoints.publishing import reference_model
 from components.regeneration.config import CapfiltConfig
+from components.regeneration.policy import Text
 from components.regeneration.run import run_capfilt
-from tests.benchmarks import loop_study, scale, score_web_truth, search_scale, search_world
+from tests.benchmarks import loop_study, oracle, scale, score_web_truth, search_scale, search_world
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import write_web
 
@@ -40,23 +43,47 @@ def test_both_capfilts_write_the_same() -> None:
     assert "ratio" in lines[-1]
 
 
-def test_study_pairs_a_coin_with_the_filter_it_replaces(
+def test_study_holds_each_arm_against_round_0_of_its_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def finished(name: str, after: float) -> None:
-        metrics = [{loop_study.RECALL: 0.5, loop_study.CIDER: 1.0}, {loop_study.RECALL: after, loop_study.CIDER: 1.1}]
-        metrics[1] |= {"capfilt/kept_pairs": 30, "capfilt/dropped_pairs": 70}
-        report = {"rounds": [{"round": number, "metrics": metrics[number]} for number in (0, 1)]}
+    def finished(name: str, *recalls: float) -> None:
+        metrics = [{loop_study.RECALL: recall, loop_study.CIDER: 1 + at / 10} for at, recall in enumerate(recalls)]
+        metrics[-1] |= {"capfilt/kept_pairs": 30, "capfilt/dropped_pairs": 70}
+        report = {"rounds": [{"round": number, "metrics": one} for number, one in enumerate(metrics)]}
         (tmp_path / f"{name}.json").write_text(json.dumps(report))
 
-    for (seed, loss), (kind, after) in product(((0, 0.0), (1, 0.25)), (("", 0.7), ("-coin", 0.55))):
-        finished(f"seed{seed}-bad0.55{kind}", after - loss)
-    monkeypatch.setattr(sys, "argv", ["study", "--seeds", "0", "1", "--coin", "--out", str(tmp_path)])
+    for seed, loss in ((0, 0.0), (1, 0.25)):
+        finished(f"seed{seed}-bad0.55", 0.5, 0.7 - loss)
+        finished(f"seed{seed}-bad0.55-coin", 0.5, 0.55 - loss)
+        finished(f"seed{seed}-bad0.55-longer", 0.6)
+    arms = ["--arms", "filter", "coin", "longer"]
+    monkeypatch.setattr(sys, "argv", ["study", "--seeds", "0", "1", *arms, "--out", str(tmp_path)])
     loop_study.main()
     table = capsys.readouterr().out
-    assert "coin 0.30" in table
-    assert "filter: round 1 above round 0 in both in 1 of 2; mean gain mean recall +0.075, CIDEr +0.100" in table
-    assert "coin: round 1 above round 0 in both in 1 of 2; mean gain mean recall -0.075, CIDEr +0.100" in table
+    assert "filter: round 1 above round 0 in both in 1 of 2; mean gain mean recall +0.075 (" in table
+    assert "coin: round 1 above round 0 in both in 1 of 2; mean gain mean recall -0.075 (" in table
+    assert "longer: round 1 above round 0 in both in 0 of 2; mean gain mean recall +0.100 (+0.100 to +0.100)" in table
+    assert "CIDEr +0.100" in table
+
+
+def test_study_counts_claims_and_kept_texts(tmp_path: Path) -> None:
+    captions = {"a red circle": ["a large red circle", "a red circle"], "a cat": ["a blue square and a red star"]}
+    images = [{"caption": caption, "references": references} for caption, references in captions.items()]
+    (tmp_path / "details.json").write_text(json.dumps({"images": images}))
+    assert loop_study.claims({"details_uri": str(tmp_path / "details.json")}) == pytest.approx(2 / (2.5 + 4))
+    assert loop_study.claims({}) != loop_study.claims({})  # nothing is known
+    metrics = {"capfilt/kept_pairs": 30, "capfilt/dropped_pairs": 70}
+    assert loop_study.kept_share({"rounds": [{}, {"metrics": metrics}]}) == 0.3
+
+
+def test_an_oracle_knows_what_is_true_of_a_picture() -> None:
+    scene = sample_scene(random.Random(1))
+    known = Truth("match", scene)
+    true = human_caption(scene, random.Random(2))
+    assert oracle.is_true(Text("synthetic", true), known)
+    assert not oracle.is_true(Text("synthetic", "three purple elephants and a green moon"), known)
+    assert oracle.is_true(Text("web", "whatever it says"), known)
+    assert not oracle.is_true(Text("web", true), Truth("junk", scene))
 
 
 def test_score_against_the_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
