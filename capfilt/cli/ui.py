@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,11 @@ def show_pages(
     with _mlflow(uri, ports.mlflow) as mlflow, contextlib.ExitStack() as stack:
         if mlflow is not None:
             look_up = find_runs_pages if mlflow == uri else runs_pages_at  # a server of ours wants no login
-            pages["views"] = views = _views(mlflow, look_up(mlflow, experiment))
-            pages["mlflow"] = views.get("rounds", mlflow)
-            _tell(out, "MLflow", mlflow)
-            for key, page in views.items():
+            found = {view: f"{mlflow.rstrip('/')}/{path}" for view, path in look_up(mlflow, experiment).items()}
+            pages["mlflow"] = found.get("rounds") or found.get("", mlflow)
+            pages["views"] = {key: found[key] for key in QUESTIONS if key in found}
+            _tell(out, "MLflow", found.get("", mlflow))
+            for key, page in pages["views"].items():
                 _tell(out, f"  {QUESTIONS[key]}", page)
         try:
             pages["prefect"] = stack.enter_context(_prefect(folder / "prefect", ports.prefect))
@@ -87,11 +88,6 @@ def show_pages(
         out.result(pages, "Ctrl-C ends it.")
         with contextlib.suppress(KeyboardInterrupt):
             (stop or threading.Event()).wait()
-
-
-def _views(mlflow: str, found: Mapping[str, str]) -> dict[str, str]:
-    """Addresses of the views that answer questions; before a bootstrap has ended there are none yet."""
-    return {key: f"{mlflow.rstrip('/')}/{found[key]}" for key in QUESTIONS if key in found}
 
 
 @contextlib.contextmanager

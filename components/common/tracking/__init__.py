@@ -12,7 +12,6 @@ from components.common.tracking.line import is_away, why_unusable
 from components.common.tracking.moved import settle
 from components.common.tracking.names import flatten, public_uri
 from components.common.tracking.opening import (
-    find_runs_page,
     find_runs_pages,
     open_tracker,
     tracker_from_environment,
@@ -37,7 +36,6 @@ __all__ = [
     "Status",
     "Tracker",
     "comparison_page",
-    "find_runs_page",
     "find_runs_pages",
     "flatten",
     "is_away",

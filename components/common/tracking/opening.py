@@ -9,7 +9,7 @@ from components.common.tracking.base import UNTRACKED, Tracker
 from components.common.tracking.line import Line, attempt, is_away, open_client
 from components.common.tracking.moved import artifact_folder, database_file
 from components.common.tracking.names import public_uri
-from components.common.tracking.pages import VIEW, pages_of_runs
+from components.common.tracking.pages import pages_of_runs
 from components.common.tracking.run import RUN_VARIABLE, URI_VARIABLE, MlflowTracker
 from components.common.tracking.search import find_or_create_run, find_run, relabel
 
@@ -72,12 +72,6 @@ def tracker_from_environment() -> Tracker:
         return MlflowTracker(Line(uri, client, sender), experiment_id, lambda: run_id, run_id=run_id, owner=False)
 
     return sender.ask(f"open {public_uri(uri)}", attach, OPEN_SECONDS) or UNTRACKED
-
-
-def find_runs_page(uri: str, experiment: str) -> str:
-    """`runs_page` of the experiment of this name; empty if there is none yet, or the server is out of reach."""
-    pages = find_runs_pages(uri, experiment)
-    return pages.get(VIEW) or pages.get("", "")
 
 
 def find_runs_pages(uri: str, experiment: str) -> dict[str, str]:
