@@ -9,7 +9,8 @@ import pytest
 from components.common.metrics import CATALOGUE, change, compared, find_metric, measured, metric
 from components.data.candidates import Candidate
 from components.data.manifest import Counts
-from components.pages import report, table
+from components.pages import table
+from components.pages.report import curves, figures
 from components.pages.views import views
 from components.regeneration.stats import run_metrics, shard_stats
 
@@ -77,8 +78,8 @@ def test_what_nobody_entered_is_not_found(name: str) -> None:
 
 def test_what_is_shown_is_in_the_catalogue() -> None:
     columns = [name.split("`")[1] for view in views(["seed"]) for name in view.columns if name.startswith("metrics.")]
-    shown = [*table.SHOWN, *report.DATA_TABLE, *(name for _, names in report.TABLE for name in names), *columns]
-    shown += [f"train/{name}" for name in report.CURVES] + list(report.CHARTS) + list(report.EXPLAINED)
+    shown = [*table.SHOWN, *figures.DATA_TABLE, *(name for _, names in figures.TABLE for name in names), *columns]
+    shown += [f"train/{name}" for name in curves.CURVES] + list(curves.CHARTS) + list(figures.EXPLAINED)
     assert [name for name in shown if find_metric(name) is None] == []
     assert set(compared(dict.fromkeys(table.SHOWN, 0.0))) == set(table.SHOWN)
     assert "eval/caption/cider" in measured()
