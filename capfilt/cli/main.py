@@ -30,7 +30,7 @@ app = typer.Typer(
     cls=OneLineUsage,
     help="BLIP's CapFilt as a system: pre-train on noisy pairs, caption and filter, train again, round after round.",
     epilog=typeable(
-        "First steps: `capfilt doctor`, then `capfilt run` (the sample, ten minutes), then `capfilt ui`. "
+        "First steps: `capfilt doctor`, then `capfilt run` (the sample, minutes), then `capfilt ui`. "
         "Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 interrupted."
     ),
     no_args_is_help=True,
