@@ -356,7 +356,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     if vocab is None:
         return config
     given = expand_home(vocab)
-    found = next((place for place in (given, path.parent / given) if place.is_file()), None)
+    found = next((place for place in (given, path.parent / given, CONFIGS / given) if place.is_file()), None)
     if found is None:
         raise ConfigError(f"{path}: `tokenizer.vocab_file`: there is no file {vocab}, nor beside the config file")
     tokenizer = config.tokenizer.model_copy(update={"vocab_file": str(found.resolve())})
@@ -364,13 +364,16 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 
 def _with_own_encoders(config: BootstrapConfig, path: Path) -> BootstrapConfig:
-    """The config with encoders that lie beside its file, and not where they are named, named in full."""
-    beside = {
-        part: str((path.parent / uri).resolve())
-        for part, uri in config.encoders.folders().items()
-        if "://" not in uri and not expand_home(uri).exists() and (path.parent / uri).is_dir()
-    }
-    return config.model_copy(update={"encoders": config.encoders.model_copy(update=beside)}) if beside else config
+    """The config with encoders named in full that are not where they are named, but beside its file or the sample's.
+
+    A copy of the sample's config, wherever it lies, finds the encoder that comes with it.
+    """
+    named = {part: uri for part, uri in config.encoders.folders().items() if "://" not in uri}
+    missing = {part: uri for part, uri in named.items() if not expand_home(uri).exists()}
+    places = {part: [folder / uri for folder in (path.parent, CONFIGS)] for part, uri in missing.items()}
+    found = {part: next((one for one in known if one.is_dir()), None) for part, known in places.items()}
+    full = {part: str(folder.resolve()) for part, folder in found.items() if folder is not None}
+    return config.model_copy(update={"encoders": config.encoders.model_copy(update=full)}) if full else config
 
 
 def _local_digest(uri: str) -> str | None:

@@ -69,6 +69,19 @@ def test_tracking_is_no_part_of_what_a_bootstrap_is() -> None:
     assert load_config(None, ["tracking.enabled=false"]).bootstrap_id == load_config().bootstrap_id
 
 
+@pytest.mark.parametrize("name", ["sample", "flickr8k"])
+def test_a_copied_config_finds_what_comes_with_the_original(name: str, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    shutil.copy(CONFIGS / f"{name}.yaml", mine)
+    given = PATHS if name == "flickr8k" else []
+    copied, original = load_config(mine, given), load_config(CONFIGS / f"{name}.yaml", given)
+    assert (copied.encoders, copied.tokenizer) == (original.encoders, original.tokenizer)
+    assert copied.bootstrap_id == original.bootstrap_id
+    if name == "sample":
+        shutil.copytree(CONFIGS / "sample-vit", tmp_path / "sample-vit")  # what lies beside the copy comes first
+        assert load_config(mine).encoders.vision == str(tmp_path / "sample-vit")
+
+
 def test_encoders_that_were_moved_make_no_other_bootstrap(tmp_path: Path) -> None:
     old, new, other = (tmp_path / name for name in ("old", "new", "other"))
     shutil.copytree(CONFIGS / "sample-vit", old)
