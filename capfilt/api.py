@@ -99,9 +99,6 @@ def regenerate(
     """
     from components.common.scratch import ScratchFolder
     from components.common.storage import open_store
-    from components.inference.hub import model_place
-    from components.inference.roles import check_roles
-    from components.model.checkpoints.publishing import reference_model
     from components.regeneration.run import run_capfilt
 
     config = _config(config, settings)
@@ -112,12 +109,8 @@ def regenerate(
         )
     target = open_store(fspath(out))
     target.check()
-    writer = _captioner(fspath(captioner))
-    judge = reference_model(model_place(fspath(filter)), "filter")
-    check_roles(writer.uri, judge.uri, names=("captioner", "filter"), instead="each in the other's place")
-    place: dict[str, Any] = {"store": target, "out": target, "name": target.uri.rpartition("/")[2]}
-    others = {name: model_place(fspath(one)) for name, one in (scorers or {}).items()}
-    place["scorers"] = {name: reference_model(one, "filter") for name, one in others.items()}
+    writer, judge, others = referenced(captioner, filter, scorers or {})
+    place: dict[str, Any] = {"store": target, "out": target, "name": target.uri.rpartition("/")[2], "scorers": others}
     place |= {"extend": None if extend is None else fspath(extend), "retry": retry}
     measured: dict[str, float] = {}
     with ScratchFolder("regenerate") as folder:
@@ -440,6 +433,26 @@ def _checked(kind: type[M], config: M | None, settings: Mapping[str, Any]) -> M:
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors()]
         raise ConfigError("\n".join(faults)) from error
+
+
+def referenced(
+    captioner: Place,
+    filter: Place,  # noqa: A002 - the role's name
+    scorers: Mapping[str, Place],
+) -> "tuple[ModelRef, ModelRef, dict[str, ModelRef]]":
+    """References to captioner, filter and further scorers by name, each fetched from the hub where it names one there.
+
+    Raises:
+        ConfigError: captioner or filter is the other one.
+        ModelError: there is no such model.
+    """
+    from components.inference.hub import model_place
+    from components.inference.roles import check_roles
+    from components.model.checkpoints.publishing import reference_model
+
+    writer, judge = _captioner(fspath(captioner)), reference_model(model_place(fspath(filter)), "filter")
+    check_roles(writer.uri, judge.uri, names=("captioner", "filter"), instead="each in the other's place")
+    return writer, judge, {name: reference_model(model_place(fspath(one)), "filter") for name, one in scorers.items()}
 
 
 def _captioner(place: str) -> "ModelRef":

@@ -57,13 +57,11 @@ def pilot(
         GateError: captions have collapsed, or no threshold reaches the target.
         StorageError: a place refuses.
     """
-    from capfilt.api import _captioner, _config
+    from capfilt.api import _config, referenced
     from components.common.scratch import ScratchFolder
     from components.common.storage import open_store
     from components.data.candidates import stored_candidates
     from components.data.manifest import load_manifest
-    from components.inference.hub import model_place
-    from components.model.checkpoints.publishing import reference_model
     from components.regeneration.pilot import Watch
     from components.regeneration.plan import web_input
     from components.regeneration.run import run_capfilt
@@ -74,8 +72,7 @@ def pilot(
     _check(config, calibrated=calibration is not None)
     target = open_store(fspath(out))
     target.check()
-    writer, judge = _captioner(fspath(captioner)), reference_model(model_place(fspath(filter)), "filter")
-    others = {name: reference_model(model_place(fspath(one)), "filter") for name, one in (scorers or {}).items()}
+    writer, judge, others = referenced(captioner, filter, scorers or {})
     known = _truth(truth)
     with ScratchFolder("pilot") as folder:
         precision = None
@@ -93,7 +90,7 @@ def pilot(
         rows = [row for one in manifest.shards for row in stored_candidates(made.uri, one.parquet).rows()]
         found = _found(config, sample, rows, result.metrics, watch.images_per_second)
         found |= _precision(precision, rows, known) | _cost(fspath(captioner), config, sample, target)
-        return _published(found, target, made.uri, sample, fspath(truth) if truth is not None else None)
+        return _published(found, target, made.uri, sample, known)
 
 
 def _check(config: "CapfiltConfig", *, calibrated: bool) -> None:
@@ -193,7 +190,9 @@ def _cost(captioner: str, config: "CapfiltConfig", sample: "Sample", target: "St
     return {"requests": requests} | ({"tokens": round(sum(tokens) / len(tokens) * requests)} if tokens else {})
 
 
-def _published(found: dict[str, Any], target: "Store", made: str, sample: "Sample", truth: str | None) -> "PilotResult":
+def _published(
+    found: dict[str, Any], target: "Store", made: str, sample: "Sample", truth: "Mapping[str, Truth]"
+) -> "PilotResult":
     """Write page and figures; the sample's dataset goes with its folder."""
     from components.common.contracts import DatasetRef
     from components.common.storage import join_uri, open_store
@@ -206,7 +205,7 @@ def _published(found: dict[str, Any], target: "Store", made: str, sample: "Sampl
     place = open_store(f"{target.uri}.pilot")
     result = PilotResult(**found, page=join_uri(place.uri, "pilot.html"))
     drawn = DatasetRef(name="pilot", uri=sample.web.uri, digest=sample.web.digest, images=len(sample.shard_of), pairs=0)
-    examples = pick_examples(dataset_ref(made), drawn, count=EXAMPLES, truth_uri=truth)
+    examples = pick_examples(dataset_ref(made), drawn, count=EXAMPLES, truth=truth)
     place.write("pilot.html", render_pilot(result, target.uri.rpartition("/")[2], examples).encode())
     place.write("pilot.json", pretty(result.model_dump(mode="json")))
     return result

@@ -3,7 +3,7 @@
 import base64
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
 import yaml
@@ -88,12 +88,13 @@ def _log_images(tracker: Tracker, data: ReportData) -> None:
 
 def track(context: BootstrapContext, result: BootstrapResult) -> None:
     """A run per round with its models, and on the bootstrap's own what went in and what came out."""
-    tracker, manifests = context.tracker, _manifests(result)
+    tracker, files = context.tracker, _manifest_files(result)
+    manifests = {uri: Manifest.read(json.loads(data), uri) for uri, data in files.items()}
     known = settings(context.config)
     shown = list(dict.fromkeys(["seed", *tracker.varied_settings(known)]))  # what tells bootstraps apart
     told = {name: value for name, value in known.deciding.items() if name in {*shown, *known.always}}
     _log_config(context)
-    _log_datasets(tracker, result, manifests)
+    _log_datasets(tracker, result, files, manifests)
     runs = publish_rounds(tracker, result, manifests, told)
     for one in result.rounds:
         log_certainty(tracker, one, one.round)
@@ -115,22 +116,21 @@ def _log_config(context: BootstrapContext) -> None:
     context.tracker.log_text(text, "config.yaml")
 
 
-def _manifests(result: BootstrapResult) -> Manifests:
-    """Of all its datasets."""
+def _manifest_files(result: BootstrapResult) -> dict[str, bytes]:
+    """Manifests of all its datasets, by the datasets' URIs."""
     datasets = (result.raw.train, result.raw.val, result.raw.test, *(one.web for one in result.rounds))
     places = dict.fromkeys(dataset.uri for dataset in datasets)
-    return {uri: Manifest.read(json.loads(open_store(uri).read(MANIFEST_KEY)), uri) for uri in places}
+    return {uri: open_store(uri).read(MANIFEST_KEY) for uri in places}
 
 
-def _log_datasets(tracker: Tracker, result: BootstrapResult, manifests: Manifests) -> None:
+def _log_datasets(tracker: Tracker, result: BootstrapResult, files: Mapping[str, bytes], manifests: Manifests) -> None:
     """Dataset versions as inputs, and their manifests."""
     raw, webs = result.raw, [one.web for one in result.rounds]
     uses = [(raw.train, "human-train"), (raw.val, "human-val"), (raw.test, "human-test")]
     for dataset, use in (*uses, *((one.web, f"round-{one.round}-web") for one in result.rounds)):
         tracker.log_dataset(dataset, use, dataset_facts(result, dataset, manifests))
     for dataset in {item.uri: item for item in (raw.train, raw.test, *webs)}.values():
-        manifest = open_store(dataset.uri).read(MANIFEST_KEY)
-        tracker.log_text(manifest.decode(), f"manifests/{dataset.name}-{dataset.digest[:8]}.json")
+        tracker.log_text(files[dataset.uri].decode(), f"manifests/{dataset.name}-{dataset.digest[:8]}.json")
 
 
 def _announce(result: BootstrapResult) -> None:

@@ -110,6 +110,15 @@ def news(words: str) -> None:
     logger.info("%s …", words)
 
 
+@contextlib.contextmanager
+def counting(unit: str, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Progress of a command's work, with the time that is left where the total is known."""
+    from components.common.progress import Progress
+
+    with Progress(total, unit, label) as progress:
+        yield progress.advance
+
+
 def tell(message: str, *, kind: str, as_json: bool) -> None:
     """What is wrong, on stderr; with --json as the one document too."""
     message = typeable(message)

@@ -1,13 +1,11 @@
 """`capfilt dataset …`: datasets as things one can make and look at."""
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
 
 from capfilt.cli import sharing
-from capfilt.cli.console import Output, command
+from capfilt.cli.console import Output, command, counting
 from capfilt.cli.options import Given, Json, Option, Shown, TextFilter, ThresholdOf, named_values
 from capfilt.cli.versions import versions
 from components.common.contracts import DatasetRef
@@ -271,15 +269,6 @@ def show_ref(out: Output, ref: DatasetRef) -> None:
     lines = [f"{ref.name}: {ref.images:,} images, {ref.pairs:,} pairs", ref.uri, f"version {ref.digest}"]
     lines.append(f"next: {command_line('dataset', 'show', ref.uri)}")
     out.result(ref.model_dump(mode="json"), "\n".join(lines))
-
-
-@contextlib.contextmanager
-def counting(unit: str, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Progress of an import, with the time that is left where the total is known."""
-    from components.common.progress import Progress
-
-    with Progress(total, unit, label) as progress:
-        yield progress.advance
 
 
 app.command()(versions)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from capfilt.cli.console import command
-from capfilt.cli.datasets import Limit, StoreUri, counting, show_ref
+from capfilt.cli.console import command, counting
+from capfilt.cli.datasets import Limit, StoreUri, show_ref
 from capfilt.cli.options import Json
 from components.common.storage import open_store
 

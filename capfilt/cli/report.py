@@ -1,6 +1,5 @@
 """`capfilt report`: the page of a bootstrap, or of a dataset that CapFilt made, again from what its store keeps."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -58,23 +57,12 @@ def _of_dataset(uri: str, out: Path | None, images: int, truth: str | None, show
 def _of_bootstrap(
     uri: str, name: str | None, bootstrap: str | None, out: Path | None, images: int, shown: Output
 ) -> None:
-    from components.common.scratch import ScratchFolder
-    from components.common.storage import join_uri, open_store
-    from components.pages.results import find_result, report_key, write_page
+    from components.common.storage import open_store
+    from components.pages.results import find_result, store_page
     from components.pages.table import print_result
 
-    place = open_store(uri)
-    result = find_result(place, name, bootstrap)
-    with ScratchFolder("report") as folder:
-        page = folder / "report.html"
-        write_page(result, page, images=images)
-        if out is None:
-            place.upload(page, report_key(result))
-        else:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(page, out)
-    where = str(out) if out is not None else join_uri(place.uri, report_key(result))
-    result = result.model_copy(update={"report": where})
+    result = find_result(open_store(uri), name, bootstrap)
+    result = result.model_copy(update={"report": store_page(result, out, images=images)})
     if shown.as_json:
         shown.result(result.model_dump(mode="json"))
     else:

@@ -1,13 +1,11 @@
 """`capfilt dataset export / select / list / add-scores`: versions out to others, their lists and scores in."""
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from capfilt.cli.console import command
+from capfilt.cli.console import command, counting
 from capfilt.cli.options import Json, named_values
 from components.common.errors import ConfigError
 from components.data.scores import Kind
@@ -62,7 +60,7 @@ def export(
         from capfilt.sharing import export as work
 
         licenses = named_values(license_of, "--license-of")
-        with _counting(uri, "export") as count:
+        with counting("images", "export", _kept(uri)) as count:
             found = work(uri, out or "", split=split, license=license, licenses=licenses, progress=count)
         samples = sum(one.samples for one in found.shards)
         text = f"{samples:,} images in {len(found.shards)} tars in {out}; read its README.md before handing it on"
@@ -81,7 +79,7 @@ def select(
     with command(as_json=as_json) as output:
         from capfilt.sharing import select as work
 
-        with _counting(uri, "select") as count:
+        with counting("images", "select", _kept(uri)) as count:
             found = work(uri, keys, out=out, progress=count)
         ref = found.dataset
         text = (
@@ -101,7 +99,7 @@ def list_(
         from components.common.storage import normalise_uri
         from components.data.versions.selecting import export_list
 
-        with _counting(uri, "list") as count:
+        with counting("images", "list", _kept(uri)) as count:
             listed = export_list(normalise_uri(uri), target, progress=count)
         output.result({"listed": listed, "file": target}, f"{listed:,} samples in {target}")
 
@@ -129,12 +127,9 @@ def add_scores(
         output.result(found.model_dump(mode="json"), f"{text}\nversion {found.dataset.digest}")
 
 
-@contextlib.contextmanager
-def _counting(uri: str, label: str) -> Iterator[Callable[[int], None]]:
-    """Progress over what a dataset kept."""
-    from components.common.progress import Progress
+def _kept(uri: str) -> int:
+    """Images that a dataset kept."""
     from components.common.storage import normalise_uri
     from components.data.manifest import load_manifest
 
-    with Progress(load_manifest(normalise_uri(uri)).totals.kept, "images", label) as progress:
-        yield progress.advance
+    return load_manifest(normalise_uri(uri)).totals.kept

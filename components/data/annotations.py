@@ -74,11 +74,10 @@ def _coco(document: dict[str, Any], where: str) -> Read:
             faults.append(BadRow(place, f"is about image {one}, which has no entry in `images`"))
         else:
             captions.setdefault(one, []).append(row["caption"])
-    images: dict[str, HumanImage] = {}
+    found = _Gathered()
     for one, name in files.items():
-        image = images.get(name) or HumanImage("", name, _plain_id(json.loads(one)), (), places[one])
-        images[name] = replace(image, captions=(*image.captions, *captions.get(one, ())))
-    return list(images.values()), faults
+        found.add(name, json.loads(one), captions.get(one, []), places[one])
+    return list(found.images.values()), faults
 
 
 def _coco_files(rows: list[Any], where: str, faults: list[BadRow]) -> tuple[dict[str, str], dict[str, str]]:

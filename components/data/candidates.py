@@ -111,6 +111,12 @@ def write_candidates(rows: Iterable[Candidate], target: Path) -> None:
     target.write_bytes(candidates_to_bytes(rows))
 
 
+def kept_weight(rows: Iterable[Candidate]) -> float | None:
+    """Sum of the weights of the kept ones; None where every one weighs 1, so that their number says it."""
+    weights = [row.weight for row in rows if row.kept]
+    return None if all(weight == 1 for weight in weights) else sum(weights)
+
+
 class CandidateTable:
     """A candidate table at hand: columns for those who need few, rows for those who need all.
 

@@ -176,7 +176,7 @@ class Provenance:
 
     Args:
         name: e.g. `web-capfilt-1`.
-        kind: `human`, `web`, `vqa`, `capfilt` or `recut`.
+        kind: `human`, `web`, `vqa`, `capfilt`, `recut` or `selected`.
         config: settings that made it, as JSON values and without locations (they would be part of the version).
         fingerprint: digest of the plan.
         parents: what it was made from.

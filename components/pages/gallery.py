@@ -14,7 +14,7 @@ from components.data.fetch import ShardCache
 from components.data.manifest import Manifest, load_manifest
 from components.data.pictures import Images, Pictures, pictures_of, tars_of
 from components.data.sampleworld import Judgement, judge_caption
-from components.evaluation.dataset import MATCH, UNKNOWN_KINDS, Truth, filter_verdict, load_truth
+from components.evaluation.dataset import MATCH, UNKNOWN_KINDS, Truth, filter_verdict
 from components.pages.report_data import Example, ExampleText
 
 SHARDS_LOOKED_AT = 4
@@ -30,7 +30,7 @@ def pick_examples(
     web: DatasetRef | None = None,
     *,
     count: int = 12,
-    truth_uri: str | None = None,
+    truth: Mapping[str, Truth] | None = None,
     seed: int = 0,
     cache_dir: Path | None = None,
 ) -> tuple[Example, ...]:
@@ -43,22 +43,22 @@ def pick_examples(
         dataset: what CapFilt wrote.
         web: what it read; its tars also hold the images none of whose texts were kept.
         count: how many.
-        truth_uri: truth table, to say of the texts what they really are.
+        truth: by key, to say of the texts what they really are.
         seed: another choice.
         cache_dir: for tars that are not on this machine.
     """
-    truth = load_truth(truth_uri) if truth_uri else {}
+    known = truth or {}
     manifest = load_manifest(dataset.uri)
     groups = first_groups(dataset.uri, manifest)
     weights, side = score_weights(manifest.config), side_of(count)
     examples: list[Example] = []
     source = pictures(dataset, manifest, web, cache_dir)
     try:
-        for (shard, key), rows in _turns(groups, truth, seed):
+        for (shard, key), rows in _turns(groups, known, seed):
             if len(examples) == count:
                 break
             if (image := picture(source, shard, key, side)) is not None:
-                examples.append(example(key, image, rows, truth.get(key), weights))
+                examples.append(example(key, image, rows, known.get(key), weights))
     finally:
         source.close()
     return tuple(examples)

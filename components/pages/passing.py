@@ -44,7 +44,7 @@ def describe_capfilt(
     tally, mistakes = Tally(weights), Mistakes(truth, weights)
     counted = noise_metrics(tally.watch(_rows(dataset.uri, manifest, mistakes)))
     if pinned is None:
-        shown = pick_examples(dataset, web, count=examples, truth_uri=truth_uri, seed=seed, cache_dir=cache_dir)
+        shown = pick_examples(dataset, web, count=examples, truth=truth, seed=seed, cache_dir=cache_dir)
     else:
         shown = same_examples(dataset, pinned, truth=truth)
     near = [entry.name for entry in manifest.shards[:SHARDS_LOOKED_AT]]

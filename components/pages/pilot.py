@@ -10,16 +10,9 @@ from components.regeneration.pilot import Estimate, PilotResult
 
 def render_pilot(pilot: PilotResult, name: str, examples: Sequence[Example]) -> str:
     """The page as text, one self-contained HTML file."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from components.pages.templates import templates  # jinja2 comes with it
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("pilot.html.j2")
+    template = templates(Path(__file__).parent).get_template("pilot.html.j2")
     return template.render(name=name, pilot=pilot, figures=pilot_figures(pilot), examples=examples)
 
 

@@ -136,12 +136,35 @@ def store_dataset_page(
         StorageError: a place refuses.
     """
     with ScratchFolder("report") as folder:
-        page = folder / PAGE
         data = dataset_data(dataset, folder, metrics=metrics, truth_uri=truth_uri, images=images)
-        write_report(data, page)
-        if out is None:
-            open_store(dataset.uri).upload(page, PAGE)
-            return join_uri(dataset.uri, PAGE)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(page, out)
-        return str(out)
+        write_report(data, folder / PAGE)
+        return _put(folder / PAGE, out, dataset.uri, PAGE)
+
+
+def store_page(result: BootstrapResult, out: Path | None = None, *, images: int = EXAMPLES) -> str:
+    """Write the page of a bootstrap again.
+
+    Args:
+        result: the bootstrap.
+        out: a file; by default its place in the store.
+        images: web images to show.
+
+    Returns:
+        where it lies.
+
+    Raises:
+        StorageError: a place refuses.
+    """
+    with ScratchFolder("report") as folder:
+        write_page(result, folder / PAGE, images=images)
+        return _put(folder / PAGE, out, result.store, report_key(result))
+
+
+def _put(page: Path, out: Path | None, root: str, key: str) -> str:
+    """A page to a file of the user's, or else to its key below a root; where it then lies."""
+    if out is None:
+        open_store(root).upload(page, key)
+        return join_uri(root, key)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(page, out)
+    return str(out)

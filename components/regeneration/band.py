@@ -42,6 +42,16 @@ def cascade_of(config: CapfiltConfig) -> CascadeConfig:
     return config.cascade
 
 
+Bands = tuple[tuple[float, float], tuple[float, float]]
+"""Of web and of synthetic texts."""
+
+
+def with_bands(config: CapfiltConfig, bands: Bands) -> CapfiltConfig:
+    """The config with these bands."""
+    cascade = CascadeConfig.model_validate(cascade_of(config).model_dump() | {"web": bands[0], "synthetic": bands[1]})
+    return config.model_copy(update={"cascade": cascade})
+
+
 def is_audited(config: CapfiltConfig, key: str, image_sha256: str) -> bool:
     """Whether an image is worked on in full: by its key and bytes alone."""
     return key_seed("audit", config.seed, key, image_sha256) < cascade_of(config).audit * 2.0**64

@@ -16,6 +16,7 @@ from components.common.storage import Store, join_uri, open_store
 from components.data.commits import READERS, commit_of, commit_shard, load_json
 from components.data.manifest import PLAN_KEY, Manifest, load_manifest, plan_differences
 from components.data.records import Parent, ShardRecord
+from components.regeneration.band import with_bands
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.plan import Plan, shard_as_planned
 from components.regeneration.reading import ShardSource
@@ -42,12 +43,10 @@ class Base:
 
     def settled(self, config: CapfiltConfig) -> CapfiltConfig:
         """The config with what this version settled for itself: its arithmetic, its cascade's bands."""
-        changes: dict[str, Any] = {"precision": self.precision} if config.precision == "auto" else {}
+        if config.precision == "auto":
+            config = config.model_copy(update={"precision": self.precision})
         found = self.plan["config"].get("cascade")
-        if config.cascade is not None and config.needs_band and found is not None:
-            bands = {name: tuple(found[name]) for name in ("web", "synthetic")}
-            changes["cascade"] = config.cascade.model_copy(update=bands)
-        return config.model_copy(update=changes) if changes else config
+        return with_bands(config, (found["web"], found["synthetic"])) if config.needs_band and found else config
 
     @property
     def parent(self) -> Parent:

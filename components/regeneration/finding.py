@@ -29,8 +29,16 @@ from components.common.shares import at_most
 from components.common.storage import Store, open_store
 from components.data.candidates import Candidate, stored_candidates
 from components.data.records import pretty
-from components.regeneration.band import cascade_of, changed, in_cascade, needs_caption, ranks
-from components.regeneration.config import CapfiltConfig, CascadeConfig
+from components.regeneration.band import (
+    Bands,
+    cascade_of,
+    changed,
+    in_cascade,
+    needs_caption,
+    ranks,
+    with_bands,
+)
+from components.regeneration.config import CapfiltConfig
 from components.regeneration.engines import run_engine
 from components.regeneration.local import Done
 from components.regeneration.plan import Plan
@@ -49,9 +57,6 @@ _MARGINS = (2.0, 1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.0)  # deviations beyond the fi
 _DIGITS = 6
 _SEED = 0
 _SOURCES = ("web", "synthetic")
-
-Bands = tuple[tuple[float, float], tuple[float, float]]
-"""Of web and of synthetic texts."""
 
 
 class FoundBands(Contract):
@@ -100,8 +105,7 @@ def settled_bands(plan: Plan, place: Store, work_dir: Path, name: str) -> Capfil
         100 * found.itm_saved,
         100 * found.captions_saved,
     )
-    bands = {"web": found.web, "synthetic": found.synthetic}
-    return plan.config.model_copy(update={"cascade": cascade_of(plan.config).model_copy(update=bands)})
+    return with_bands(plan.config, (found.web, found.synthetic))
 
 
 def bands_key(plan: Plan) -> str:
@@ -169,12 +173,6 @@ def find_bands(images: Sequence[Sequence[Text]], config: CapfiltConfig) -> Found
             "cascade.sample or cascade.tolerance, give cascade.web and cascade.synthetic, or do without the cascade"
         )
     return _told(chosen[0], test, chosen[1], len(images))
-
-
-def with_bands(config: CapfiltConfig, bands: Bands) -> CapfiltConfig:
-    """The config with these bands."""
-    cascade = CascadeConfig.model_validate(cascade_of(config).model_dump() | {"web": bands[0], "synthetic": bands[1]})
-    return config.model_copy(update={"cascade": cascade})
 
 
 def _told(config: CapfiltConfig, test: Sequence[Sequence[Text]], others: float, sample: int) -> FoundBands:

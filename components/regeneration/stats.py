@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.data.candidates import Candidate
+from components.data.candidates import Candidate, kept_weight
 from components.data.records import KEPT_WEIGHT, Counts
 from components.regeneration.band import CascadeStats
 from components.regeneration.guard import CaptionStats, CaptionTotals, caption_stats
@@ -81,8 +81,7 @@ def shard_stats(
     unusable = Counter(row.reason for row in rows if row.source == "web" and row.reason in UNUSABLE)
     outcomes = Counter(row.outcome for row in rows if row.outcome in NOT_OK)
     filtered = Counter(row.reason for row in rows if row.reason in FILTERED)
-    weights = [row.weight for row in rows if row.kept]
-    weight = None if all(one == 1 for one in weights) else sum(weights)
+    weight = kept_weight(rows)
     return ShardStats(web, synthetic, caption_stats(captions), unusable, dict(outcomes), dict(filtered), weight)
 
 

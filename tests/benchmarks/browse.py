@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from components.common.storage import Store, open_store, sha256_hex
 from components.data.candidates import candidate_schema
 from components.data.manifest import seal_dataset
-from components.data.records import Counts, Parent, ShardRecord, own_file
+from components.data.records import Counts, Parent, Provenance, ShardRecord, own_file
 from components.data.vectors import ImageRow, write_vectors
 
 SHARD = 10_000  # images
@@ -36,9 +36,7 @@ def write_dataset(folder: Path, images: int) -> str:
     ]
     parents = (Parent(role="filter", digest="f" * 64, uri=str(folder / "filter")),)
     config = {"threshold": 0.5, "policy": "keep_both"}
-    return seal_dataset(
-        store, name="made-up", kind="capfilt", config=config, fingerprint="0" * 64, records=records, parents=parents
-    ).uri
+    return seal_dataset(store, Provenance("made-up", "capfilt", config, "0" * 64, parents), records).uri
 
 
 def _shard(store: Store, number: int, images: int) -> ShardRecord:

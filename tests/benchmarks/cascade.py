@@ -14,9 +14,9 @@ from components.common.errors import ConfigError
 from components.data.candidates import Candidate, stored_candidates
 from components.data.manifest import load_manifest
 from components.evaluation.dataset import MATCH, UNKNOWN_KINDS, Truth, load_truth
-from components.regeneration.band import changed, in_cascade, needs_caption
+from components.regeneration.band import changed, in_cascade, needs_caption, with_bands
 from components.regeneration.config import CapfiltConfig
-from components.regeneration.finding import find_bands, with_bands
+from components.regeneration.finding import find_bands
 from components.regeneration.pilot import Estimate, counted_share, kept_share
 from components.regeneration.policy import Policy, Text
 from components.regeneration.sample import allocate, drawn

@@ -20,7 +20,7 @@ from components.model.checkpoints.publishing import reference_model
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.policy import Text
 from components.regeneration.run import run_capfilt
-from tests.benchmarks import loop_study, oracle, scale, score_web_truth, search_scale, search_world
+from tests.benchmarks import browse, loop_study, oracle, scale, score_web_truth, search_scale, search_world
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import write_web
 
@@ -152,3 +152,8 @@ def test_search_is_scored_against_the_scenes(
     assert red.tolist() == [True, False] * 12
     assert search_world.recall_at([True, False, True] + [False] * 7 + [True], 4) == 0.5
     assert search_world.recall_at([True] * 10, 80) == 1
+
+
+def test_the_browser_is_measured(tmp_path: Path) -> None:
+    found = browse.measure(browse.write_dataset(tmp_path / "made", 5000), str(tmp_path))
+    assert {"open", "first page", "filter", "slider", "like an image", "peak MB"} <= found.keys()

@@ -13,7 +13,7 @@ from pathlib import Path
 from components.common.contracts import Contract, DatasetRef
 from components.common.errors import DataError
 from components.common.storage import Store, normalise_uri, open_store, sha256_hex, split_uri
-from components.data.candidates import Candidate, CandidateTable, candidates_to_bytes, stored_candidates
+from components.data.candidates import Candidate, CandidateTable, candidates_to_bytes, kept_weight, stored_candidates
 from components.data.commits import commit_of, commit_shard, recall
 from components.data.kept import kept_samples
 from components.data.manifest import load_manifest, plan_dataset, seal_dataset
@@ -137,8 +137,8 @@ def _counts(before: Counts, rows: list[Candidate]) -> Counts:
 
 def _weight(rows: list[Candidate]) -> dict[str, float]:
     """What a loader has to know where not all pairs weigh 1."""
-    weights = [row.weight for row in rows if row.kept]
-    return {} if all(weight == 1 for weight in weights) else {KEPT_WEIGHT: round(sum(weights), 6)}
+    weight = kept_weight(rows)
+    return {} if weight is None else {KEPT_WEIGHT: round(weight, 6)}
 
 
 def export_list(uri: str, target: str, *, progress: Callable[[int], None] = lambda samples: None) -> int:

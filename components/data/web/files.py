@@ -15,7 +15,6 @@ from components.common.contracts import DatasetRef
 from components.common.errors import DataError
 from components.common.seeding import digest_of
 from components.common.storage import ObjectInfo, Store, join_uri, open_store, sha256_hex
-from components.data.candidates import Candidate
 from components.data.decoding import BadImage
 from components.data.imports import ImageImport
 from components.data.manifest import BadSample, dataset_store, find_dataset, plan_dataset, seal_dataset
@@ -23,7 +22,7 @@ from components.data.publish import ShardBuilder, check_sizes
 from components.data.records import Provenance
 from components.data.search import INDEX_FOLDER
 from components.data.shards import images_among, only_image, split_name
-from components.data.web.texts import text_members, web_texts
+from components.data.web.texts import text_members, unjudged, web_texts
 
 logger = logging.getLogger(__name__)
 
@@ -144,10 +143,7 @@ class _FilesImport(ImageImport[FileSample]):
         texts, digest = web_texts(members, image), sha256_hex(data)
         if texts[0].problem is not None:
             self.tell(f"{self.place(item)}text is {texts[0].text!r} ({texts[0].problem})")
-        rows = [
-            Candidate(item.key, digest, "web", one.text, None, None, one.problem is None, one.problem or "")
-            for one in texts
-        ]
+        rows = unjudged(item.key, digest, texts)
         builder.add(item.key, rows, members)
 
     def _texts(self, item: FileSample, image: str) -> dict[str, bytes]:

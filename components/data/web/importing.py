@@ -17,7 +17,7 @@ from components.common.contracts import DatasetRef
 from components.common.errors import ConfigError, DataError
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, sha256_file
-from components.data.candidates import Candidate, stored_candidates
+from components.data.candidates import stored_candidates
 from components.data.health import Health
 from components.data.manifest import (
     FileRecord,
@@ -37,6 +37,7 @@ from components.data.web.extending import SOURCES_KEY, Former, find_former, take
 from components.data.web.listing import WebTar, check_listed, counted_samples, list_tars, origin_of
 from components.data.web.repeats import KeysMet, keys_of_record, own_keys
 from components.data.web.samples import WebSample, lost_behind_break, read_sample, with_repeats
+from components.data.web.texts import unjudged
 
 logger = logging.getLogger(__name__)
 
@@ -229,8 +230,4 @@ def _count(found: WebSample, builder: ShardBuilder) -> None:
     if found.reason:
         builder.fail(key, found.reason, found.detail)
         return
-    rows = [
-        Candidate(key, found.sha256, "web", one.text, None, None, one.problem is None, one.problem or "")
-        for one in found.texts
-    ]
-    builder.add(key, rows)
+    builder.add(key, unjudged(key, found.sha256, found.texts))

@@ -22,7 +22,6 @@ from components.common.contracts import DatasetRef
 from components.common.errors import DataError
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_file, sha256_hex, split_uri
-from components.data.candidates import Candidate
 from components.data.coco import extension_of
 from components.data.decoding import BadImage
 from components.data.imports import ImageImport
@@ -36,7 +35,7 @@ from components.data.manifest import (
 from components.data.publish import ShardBuilder, check_sizes
 from components.data.records import Provenance
 from components.data.web.tables import TableImage, check_table, table_images
-from components.data.web.texts import web_texts
+from components.data.web.texts import unjudged, web_texts
 
 REVISION = 1  # counts changes of what the same input becomes
 
@@ -145,10 +144,7 @@ class _TableImport(ImageImport[TableImage]):
         document = {"caption": said[0] if len(said) == 1 else said, "image": _valid(item.image), "place": item.place}
         fields = json.dumps(document, ensure_ascii=False).encode()
         texts, digest = web_texts({"json": fields}), sha256_hex(data)
-        rows = [
-            Candidate(item.key, digest, "web", one.text, None, None, one.problem is None, one.problem or "")
-            for one in texts
-        ]
+        rows = unjudged(item.key, digest, texts)
         if texts[0].problem is not None:
             self.tell(f"{self.where}: {item.place}: text is {texts[0].text!r} ({texts[0].problem})")
         kept = next((row.text for row in rows if row.kept), "")

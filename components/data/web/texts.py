@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.data.candidates import text_problem
+from components.data.candidates import Candidate, text_problem
 
 EMPTY = "empty_text"
 SEVERAL = "several_texts"
@@ -67,6 +67,14 @@ def web_texts(members: Mapping[str, bytes], image: str | None = None) -> tuple[W
     if len(names) > 1:
         return (WebText(", ".join(names)[:_SHOWN], SEVERAL),)
     return (_decoded(members[names[0]]),)
+
+
+def unjudged(key: str, image_sha256: str, texts: Iterable[WebText]) -> list[Candidate]:
+    """The rows of a sample that no filter has looked at: its usable texts stay."""
+    return [
+        Candidate(key, image_sha256, "web", one.text, None, None, one.problem is None, one.problem or "")
+        for one in texts
+    ]
 
 
 def _usable(values: Sequence[object]) -> list[WebText]:

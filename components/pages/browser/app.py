@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from components.common.errors import CapfiltError, ConfigError
 from components.data.pictures import small_jpeg
@@ -18,6 +18,7 @@ from components.pages.browser.security import guard
 from components.pages.browser.state import Browser
 from components.pages.browser.view import PAGE_SIZE, View, policy_of, sorts
 from components.pages.browser.wording import label, reason_words
+from components.pages.templates import templates
 
 _HERE = Path(__file__).parent
 _STATIC = {
@@ -57,8 +58,7 @@ def create_app(browser: Browser) -> FastAPI:
 
 
 def _environment() -> Environment:
-    folder = FileSystemLoader(_HERE / "templates")
-    made = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = templates(_HERE / "templates")
     made.filters |= {"amount": "{:,}".format, "reason": reason_words, "label": label, "percent": "{:.1%}".format}
     made.filters["pairs"] = lambda names: [(name, reason_words(name)) for name in names]
     return made

@@ -33,15 +33,9 @@ def write_report(data: ReportData, path: Path) -> None:
 
 def render_report(data: ReportData) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from components.pages.templates import templates  # jinja2 comes with it
 
-    environment = Environment(
-        loader=FileSystemLoader([_HERE / "templates", _HERE.parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(_HERE / "templates", _HERE.parent)
     environment.filters |= {"clock": clock, "amount": amount}
     shown = {**_first(data), **_rounds(data), **_passes(data), **_rest(data)}
     return environment.get_template("page.html.j2").render(data=data, **shown)

@@ -17,7 +17,7 @@ from components.data.manifest import Provenance, dataset_store, plan_dataset, se
 from components.data.publish import ShardBuilder
 from components.data.sampleworld.drawing import draw_scene, encode_jpeg
 from components.data.sampleworld.scene import Scene, Thing, sample_scene
-from components.evaluation.dataset import Truth
+from components.evaluation.dataset import Truth, load_truth
 from components.pages.gallery import example, pick_examples, same_examples, side_of, thumbnail
 from components.pages.passing import describe_capfilt
 from components.pages.results import store_dataset_page
@@ -73,18 +73,18 @@ def data(tmp_path_factory):
 
 def test_outcomes_and_kinds_take_turns(data):
     web, out, truth = data
-    examples = pick_examples(out, web, count=9, truth_uri=truth)
+    examples = pick_examples(out, web, count=9, truth=load_truth(truth))
     assert len(examples) == len({one.key for one in examples}) == 9
     outcomes = Counter(tuple(text.kept for text in one.texts) for one in examples)
     assert outcomes == {(False, False): 3, (False, True): 3, (True, True): 3}
     assert {one.kind for one in examples} == {"match", "junk", "alt-text"}
-    assert examples == pick_examples(out, web, count=9, truth_uri=truth)
-    assert examples != pick_examples(out, web, count=9, truth_uri=truth, seed=1)
+    assert examples == pick_examples(out, web, count=9, truth=load_truth(truth))
+    assert examples != pick_examples(out, web, count=9, truth=load_truth(truth), seed=1)
 
 
 def test_truth_is_told_of_each_text(data):
     web, out, truth = data
-    for one in pick_examples(out, web, truth_uri=truth):
+    for one in pick_examples(out, web, truth=load_truth(truth)):
         assert one.texts[0].true is (one.kind == "match")
         assert one.texts[1].true is False  # "synthetic 3" names no thing
     assert all(text.true is None for one in pick_examples(out, web) for text in one.texts)

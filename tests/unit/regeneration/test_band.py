@@ -13,9 +13,10 @@ from components.regeneration.band import (
     in_cascade,
     is_audited,
     kept_by,
+    with_bands,
 )
 from components.regeneration.config import CapfiltConfig
-from components.regeneration.finding import find_bands, with_bands
+from components.regeneration.finding import find_bands
 from components.regeneration.policy import Policy, Text
 
 POLICIES: tuple[Policy, ...] = ("keep_both", "replace", "best_of", "best_each", "fallback")
