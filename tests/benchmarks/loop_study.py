@@ -27,6 +27,7 @@ from components.config import load_config
 from components.data.sampleworld.judge import read_caption
 
 RECALL, CIDER, BASE = "eval/retrieval/mean_recall", "eval/caption/cider", "base/mean_recall"
+GAINS = ("mean recall", "CIDEr")
 ARMS = ("filter", "coin", "oracle", "longer")
 CONFIG = "configs/sample.yaml"
 Report = dict[str, Any]
@@ -140,15 +141,25 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         for arm in ARMS:
             chosen = [one for one in rows if one["bad share"] == share and one["arm"] == arm]
             if chosen:
-                lines.append(f"\nbad share {share}, {arm}: {_summary(chosen)}")
+                lines.append(f"\nbad share {share}, {arm}: {_summary(chosen)}{_beside_filter(chosen, rows)}")
     return "\n".join(lines) + "\n"
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    gains = {name: [one[f"{name} 1"] - one[f"{name} 0"] for one in rows] for name in ("mean recall", "CIDEr")}
+    gains = {name: [one[f"{name} 1"] - one[f"{name} 0"] for one in rows] for name in GAINS}
     both = sum(a > 0 and b > 0 for a, b in zip(*gains.values(), strict=True))
     means = ", ".join(f"{name} {_mean(values)}" for name, values in gains.items())
     return f"round 1 above round 0 in both in {both} of {len(rows)}; mean gain {means}"
+
+
+def _beside_filter(rows: Sequence[Mapping[str, Any]], every: Sequence[Mapping[str, Any]]) -> str:
+    """How far the filter's last round is above that of a control, in the mean over the same seeds."""
+    filtered = {(one["bad share"], one["seed"]): one for one in every if one["arm"] == "filter"}
+    pairs = [(filtered.get((one["bad share"], one["seed"])), one) for one in rows if one["arm"] != "filter"]
+    if not all(ours for ours, _ in pairs) or not pairs:
+        return ""
+    gaps = {name: [ours[f"{name} 1"] - other[f"{name} 1"] for ours, other in pairs if ours] for name in GAINS}
+    return "; the filter above it: " + ", ".join(f"{name} {_mean(values)}" for name, values in gaps.items())
 
 
 def _mean(values: Sequence[float]) -> str:

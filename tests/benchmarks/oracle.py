@@ -28,8 +28,8 @@ def main() -> None:
 
     @cache
     def truth() -> dict[str, Truth]:
-        (table,) = store.glob("sampleworld/*/truth/truth.parquet")
-        return load_truth(str(table))
+        tables = sorted(store.glob("sampleworld/*/truth/truth.parquet"))  # of the same web pictures
+        return {key: one for table in tables for key, one in load_truth(str(table)).items()}
 
     def judge(loaded: Loaded, texts: Sequence[Text], config: CapfiltConfig, stream: str = "") -> JudgedSample:
         known = truth()[loaded.sample.key]

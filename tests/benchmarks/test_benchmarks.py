@@ -64,6 +64,8 @@ def test_study_holds_each_arm_against_round_0_of_its_seed(
     assert "coin: round 1 above round 0 in both in 1 of 2; mean gain mean recall -0.075 (" in table
     assert "longer: round 1 above round 0 in both in 0 of 2; mean gain mean recall +0.100 (+0.100 to +0.100)" in table
     assert "CIDEr +0.100" in table
+    assert "the filter above it: mean recall +0.150 (+0.150 to +0.150), CIDEr +0.000 (+0.000 to +0.000)" in table
+    assert table.count("the filter above it") == 2  # both controls
 
 
 def test_study_counts_claims_and_kept_texts(tmp_path: Path) -> None:
