@@ -2,26 +2,19 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.browser.conftest import Served
-from tests.helpers.chromium import Page, chromium, find_chromium
+from tests.helpers.chromium import Page, why_none
 
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: apt-get install chromium")
+pytestmark = pytest.mark.skipif(bool(why_none()), reason=why_none())
 PAGES = ("/", "/?at=0.3&policy=keep_both", "/sample/1/2", "/compare", "/?text=nothing-has-this")
 CLIPPED = """[...document.querySelectorAll("body *")].filter(one => {
   const box = one.getBoundingClientRect();
   return box.width && box.right > innerWidth + 1;
 }).map(one => one.outerHTML.slice(0, 100))"""
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with chromium() as one:
-        yield one
 
 
 def pressed(page: Page) -> list[list[str]]:
