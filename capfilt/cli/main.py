@@ -34,6 +34,7 @@ app = typer.Typer(
         "Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 interrupted."
     ),
     no_args_is_help=True,
+    add_completion=False,  # `capfilt completion` is the one way to it
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

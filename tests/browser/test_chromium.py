@@ -16,6 +16,15 @@ CLIPPED = """[...document.querySelectorAll("body *")].filter(one => {
   return box.width && box.right > innerWidth + 1;
 }).map(one => one.outerHTML.slice(0, 100))"""
 
+COVERED = """[...document.querySelectorAll(".foot")].filter(one => {
+  const marks = one.querySelector(".marks").getBoundingClientRect();
+  return [...one.querySelectorAll(".scores > *")].some(two => {
+    const box = two.getBoundingClientRect();
+    return box.right > marks.left + 1 && box.bottom > marks.top + 1 && box.top < marks.bottom - 1;
+  });
+}).map(one => one.outerHTML.slice(0, 100))"""
+"""Scores that lie below the buttons."""
+
 
 def pressed(page: Page) -> list[list[str]]:
     """Which mark is set on each text."""
@@ -73,6 +82,7 @@ def test_pages_fit_and_ask_nobody_else(page: Page, served: Served, tmp_path: Pat
             page.open(served.address + path)
             assert page.run("document.documentElement.scrollWidth") <= width, (path, width)
             assert page.run(CLIPPED) == [], (path, width)
+            assert page.run(COVERED) == [], (path, width)
     ground = page.run("getComputedStyle(document.body).backgroundColor")
     page.look(1440)
     assert page.run("getComputedStyle(document.body).backgroundColor") != ground  # dark is another one
