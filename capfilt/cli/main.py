@@ -8,7 +8,7 @@ import typer
 from capfilt.cli import datasets, describe, imports, store
 from capfilt.cli.ask import ask
 from capfilt.cli.browse import browse
-from capfilt.cli.completion import completion
+from capfilt.cli.completion import completion, know_shells
 from capfilt.cli.console import Output, command, leave, news
 from capfilt.cli.images import caption, match
 from capfilt.cli.leaderboard import leaderboard
@@ -213,6 +213,7 @@ app.add_typer(describe.app, name="config")
 
 def main() -> None:
     """What the installed command calls."""
+    know_shells()
     try:
         app()
     except SystemExit as end:
