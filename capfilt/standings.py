@@ -92,8 +92,8 @@ def _named(metric: str) -> str:
     if len(ends) == 1:
         return ends[0]
     near = ends or difflib.get_close_matches(metric, names, 3, 0.4) or ["eval/caption/cider"]
-    said = "which could be" if ends else "nearest are"
-    raise ConfigError(f"there is no metric {metric}, {said} {', '.join(near)}: name one with --metric")
+    said = "which could be" if ends else "the nearest:"
+    raise ConfigError(f"there is no metric {metric}, {said} {', '.join(near)}; name one with --metric")
 
 
 def _tracking_uri(place: str) -> str:

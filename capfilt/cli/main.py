@@ -8,7 +8,7 @@ import typer
 from capfilt.cli import datasets, describe, imports, store
 from capfilt.cli.ask import ask
 from capfilt.cli.browse import browse
-from capfilt.cli.completion import completion
+from capfilt.cli.completion import completion, know_shells
 from capfilt.cli.console import Output, command, leave, news
 from capfilt.cli.images import caption, match
 from capfilt.cli.leaderboard import leaderboard
@@ -34,6 +34,7 @@ app = typer.Typer(
         "Exit codes: 0 done, 1 failed, 2 wrong usage or config, 130 interrupted."
     ),
     no_args_is_help=True,
+    add_completion=False,  # `capfilt completion` is the one way to it
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -212,6 +213,7 @@ app.add_typer(describe.app, name="config")
 
 def main() -> None:
     """What the installed command calls."""
+    know_shells()
     try:
         app()
     except SystemExit as end:

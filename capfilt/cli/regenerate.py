@@ -164,13 +164,14 @@ def _page(result: CapfiltResult) -> str | None:
 
 def _try_out(output: Output, **asked: Any) -> None:
     """A pilot, and what it says."""
-    from capfilt.cli.tables import facts, rendered
+    from capfilt.cli.tables import facts, next_step, rendered
     from capfilt.piloting import pilot
     from components.pages.pilot import pilot_figures
 
     found = pilot(**asked)
     figures = {**dict(pilot_figures(found)), "page": found.page}
-    output.result(found.model_dump(mode="json"), lambda: rendered(facts(figures)))
+    after = next_step("look at the page, then the same command without --pilot")
+    output.result(found.model_dump(mode="json"), lambda: rendered(facts(figures), "", after))
 
 
 def _calibration_files(

@@ -8,6 +8,7 @@ import typer
 from capfilt.cli.console import command, counting
 from capfilt.cli.options import Json, named_values
 from components.common.errors import ConfigError
+from components.common.programs import command_line
 from components.data.scores import Kind
 from components.data.versions.scores import Texts
 
@@ -84,7 +85,7 @@ def select(
         ref = found.dataset
         text = (
             f"{ref.name}: {ref.images:,} images, {ref.pairs:,} pairs; of {found.listed:,} names {found.missing:,} are "
-            f"not there\n{ref.uri}\nversion {ref.digest}"
+            f"not there\n{ref.uri}\nversion {ref.digest}\nnext: {command_line('browse', ref.uri)}"
         )
         output.result(found.model_dump(mode="json"), text)
 
@@ -101,7 +102,10 @@ def list_(
 
         with counting("images", "list", _kept(uri)) as count:
             listed = export_list(normalise_uri(uri), target, progress=count)
-        output.result({"listed": listed, "file": target}, f"{listed:,} samples in {target}")
+        text = f"{listed:,} samples in {target}"
+        if not target.endswith(".npy"):
+            text += f"\nnext: {command_line('dataset', 'select', uri, '--keys', target, '--out', 'selected')}"
+        output.result({"listed": listed, "file": target}, text)
 
 
 def add_scores(
@@ -124,7 +128,8 @@ def add_scores(
         found = work(uri, table, columns, out=out, key=key, kind=kind, texts=texts)
         told = f"{found.captions - found.missing:,} of {found.captions:,} captions have their scores"
         text = f"{told}; {found.unused:,} keys of the file are not there\n{found.dataset.uri}"
-        output.result(found.model_dump(mode="json"), f"{text}\nversion {found.dataset.digest}")
+        text += f"\nversion {found.dataset.digest}\nnext: {command_line('dataset', 'show', found.dataset.uri)}"
+        output.result(found.model_dump(mode="json"), text)
 
 
 def _kept(uri: str) -> int:

@@ -1,5 +1,6 @@
 """A dataset of tiny models over odd web shards, cut again, and the browser over both: one on a folder, one on S3."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from components.model.checkpoints.publishing import reference_model
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.recut import recut_dataset
 from components.regeneration.run import run_capfilt
+from tests.helpers.chromium import NoChromium, Page, chromium, why_none
 from tests.helpers.s3 import BUCKET, serve_s3
 from tests.helpers.tiny_models import save_tiny_models
 from tests.helpers.webshards import bad_images, good_sample, tar_bytes, write_web
@@ -83,3 +85,17 @@ def served(cut: Cut) -> Iterator[Served]:
                 process.send_signal(signal.SIGTERM)
                 code = process.wait(300)  # a machine at work may take its time
     assert code == 130
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A tab of a Chromium of its own; one that this machine cannot run is no fault of the pages."""
+    if why := why_none():
+        pytest.skip(why)
+    with contextlib.ExitStack() as stack:
+        try:
+            one = stack.enter_context(chromium())
+        except NoChromium as error:
+            pytest.skip(str(error))
+        one.look(1440)
+        yield one

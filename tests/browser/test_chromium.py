@@ -2,26 +2,28 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.browser.conftest import Served
-from tests.helpers.chromium import Page, chromium, find_chromium
+from tests.helpers.chromium import Page, why_none
 
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: apt-get install chromium")
+pytestmark = pytest.mark.skipif(bool(why_none()), reason=why_none())
 PAGES = ("/", "/?at=0.3&policy=keep_both", "/sample/1/2", "/compare", "/?text=nothing-has-this")
 CLIPPED = """[...document.querySelectorAll("body *")].filter(one => {
   const box = one.getBoundingClientRect();
   return box.width && box.right > innerWidth + 1;
 }).map(one => one.outerHTML.slice(0, 100))"""
 
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with chromium() as one:
-        yield one
+COVERED = """[...document.querySelectorAll(".foot")].filter(one => {
+  const marks = one.querySelector(".marks").getBoundingClientRect();
+  return [...one.querySelectorAll(".scores > *")].some(two => {
+    const box = two.getBoundingClientRect();
+    return box.right > marks.left + 1 && box.bottom > marks.top + 1 && box.top < marks.bottom - 1;
+  });
+}).map(one => one.outerHTML.slice(0, 100))"""
+"""Scores that lie below the buttons."""
 
 
 def pressed(page: Page) -> list[list[str]]:
@@ -80,6 +82,7 @@ def test_pages_fit_and_ask_nobody_else(page: Page, served: Served, tmp_path: Pat
             page.open(served.address + path)
             assert page.run("document.documentElement.scrollWidth") <= width, (path, width)
             assert page.run(CLIPPED) == [], (path, width)
+            assert page.run(COVERED) == [], (path, width)
     ground = page.run("getComputedStyle(document.body).backgroundColor")
     page.look(1440)
     assert page.run("getComputedStyle(document.body).backgroundColor") != ground  # dark is another one

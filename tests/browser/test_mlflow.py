@@ -9,15 +9,11 @@ import pytest
 from components.common.contracts import BootstrapResult
 from components.common.tracking import find_runs_pages
 from components.pages.table import print_result
-from tests.helpers.chromium import Page, chromium, find_chromium
+from tests.helpers.chromium import Page
 from tests.helpers.mlflow_server import MlflowServer
 from tests.helpers.told_bootstraps import tell_of
 
-pytestmark = [
-    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: apt-get install chromium"),
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROWS = "[...new Set([...document.querySelectorAll('.ag-row[row-id] a')].map(one => one.textContent))]"
 
 
@@ -38,13 +34,6 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
         yield Told([first, other], server.uri)
     finally:
         server.close()
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with chromium() as one:
-        one.look(1440)
-        yield one
 
 
 def printed_links(result: BootstrapResult, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:

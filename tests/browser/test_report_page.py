@@ -4,7 +4,6 @@ import base64
 import importlib.util
 import io
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,9 @@ from PIL import Image
 from components.pages.gallery import side_of, thumbnail
 from components.pages.report import ReportData, write_report
 from tests.browser.test_chromium import CLIPPED
-from tests.helpers.chromium import Page, chromium, find_chromium
+from tests.helpers.chromium import Page
 from tests.unit.pages.demo import alone, capfilt, demo
 
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: apt-get install chromium")
 PAGES = {"one": lambda: demo(1), "two": lambda: demo(2), "three": lambda: demo(3), "alone": alone}
 HIDDEN = """[...document.querySelectorAll("td, .says, h1, h2, h3, .tile div, .num, svg")].filter(one => {
   let above = one.parentElement;
@@ -24,12 +22,6 @@ HIDDEN = """[...document.querySelectorAll("td, .says, h1, h2, h3, .tile div, .nu
   return above && one.getBoundingClientRect().right > above.getBoundingClientRect().right + 1;
 }).map(one => one.outerHTML.slice(0, 100))"""
 """What lies beyond the edge of a box that scrolls or clips."""
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with chromium() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

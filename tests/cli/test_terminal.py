@@ -85,6 +85,10 @@ def test_bash_completes_commands_and_options() -> None:
     assert sorted(done.stdout.split()) == ["verify", "versions"], done.stderr
 
 
+def test_there_is_one_way_to_completion() -> None:
+    assert "-completion" not in _call("--help").stdout
+
+
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_have_a_script_that_says_how_it_is_used(shell: str) -> None:
     result = _call("completion", shell)

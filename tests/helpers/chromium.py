@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import json
 import shutil
 import subprocess
@@ -12,9 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from websockets.exceptions import InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+LISTENS_WITHIN = 60.0
+"""Seconds."""
 _ARGUMENTS = (
     "--headless=new", "--remote-debugging-port=0", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
     "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -22,9 +26,30 @@ _ARGUMENTS = (
 )  # fmt: skip
 
 
+class NoChromium(Exception):
+    """There is one, but it does not listen."""
+
+
+@functools.cache
 def find_chromium() -> str | None:
-    """The program, if this machine has it."""
-    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    """The first program of this machine that starts; Ubuntu's `chromium-browser` without snap, for one, does not."""
+    return next((found for name in PROGRAMS if (found := shutil.which(name)) and _starts(found)), None)
+
+
+def _starts(program: str) -> bool:
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    try:
+        return subprocess.run([program, "--version"], timeout=30, check=False, **quiet).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def why_none() -> str:
+    """Why this machine's pages cannot be looked at; empty if they can."""
+    found = [name for name in PROGRAMS if shutil.which(name)]
+    if find_chromium():
+        return ""
+    return f"{' and '.join(found)} --version fails" if found else "there is no Chromium: apt-get install chromium"
 
 
 class Page:
@@ -110,7 +135,7 @@ def chromium() -> Iterator[Page]:
         command = [program, *_ARGUMENTS, f"--user-data-dir={folder}", "about:blank"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                with connect(_address(Path(folder), process), max_size=None) as socket:
+                with _connect(Path(folder), process) as socket:
                     yield Page(socket)
             finally:
                 process.terminate()
@@ -120,15 +145,28 @@ def chromium() -> Iterator[Page]:
                     process.kill()
 
 
+def _connect(folder: Path, process: "subprocess.Popen[bytes]") -> ClientConnection:
+    try:
+        return connect(_address(folder, process), max_size=None)
+    except (OSError, TimeoutError, InvalidHandshake) as error:
+        raise NoChromium(f"Chromium cannot be talked to: {error}") from error
+
+
 def _address(folder: Path, process: "subprocess.Popen[bytes]") -> str:
     """The websocket of the first tab."""
-    for _ in range(600):
-        assert process.poll() is None, "Chromium ended at once"
+    end = time.monotonic() + LISTENS_WITHIN
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise NoChromium(f"Chromium ended at once, code {process.returncode}")
         file = folder / "DevToolsActivePort"
         if file.is_file() and len(lines := file.read_text().splitlines()) == 2:
-            with urllib.request.urlopen(f"http://127.0.0.1:{lines[0]}/json") as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{lines[0]}/json", timeout=10) as answer:
                 pages = [one for one in json.load(answer) if one["type"] == "page"]
             if pages:
                 return str(pages[0]["webSocketDebuggerUrl"])
         time.sleep(0.1)
-    raise AssertionError("Chromium does not listen")
+    raise NoChromium(f"Chromium does not listen within {LISTENS_WITHIN:g} s")
+
+
+if __name__ == "__main__":
+    print(why_none(), end="")

@@ -82,6 +82,7 @@ def test_the_command_shows_it_and_makes_no_dataset(web: Path, models: dict[str, 
     assert shown.exit_code == 0, shown.output
     assert re.search("images drawn +20 of 90, from 3 shards", shown.stdout), shown.stdout
     assert re.search("time of the whole +about", shown.stdout), shown.stdout
+    assert shown.stdout.rstrip().endswith("next: look at the page, then the same command without --pilot")
     assert not any(out.rglob("*")) and (tmp_path / "o.pilot" / "pilot.html").is_file()
     refused = CliRunner().invoke(app, [*asked, "--cascade"])
     assert refused.exit_code != 0

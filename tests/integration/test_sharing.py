@@ -333,6 +333,10 @@ def test_lists_that_are_none_are_refused(made: CapfiltResult, tmp_path: Path) ->
     for name, told in refused.items():
         with pytest.raises(DataError, match=told):
             capfilt.select(made.dataset.uri, tmp_path / name, out=tmp_path / name.replace(".", "-"))
+        assert not (tmp_path / name.replace(".", "-") / "plan.json").exists()
+    right = tmp_path / "right.txt"
+    right.write_text(next(iter(kept_of(made.dataset.uri))))
+    capfilt.select(made.dataset.uri, right, out=tmp_path / "strange-txt")  # the place is free for the right one
 
 
 def test_pairs_are_found_as_plain_search_finds_them(tmp_path: Path) -> None:

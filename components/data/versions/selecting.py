@@ -16,7 +16,7 @@ from components.common.storage import Store, normalise_uri, open_store, sha256_h
 from components.data.candidates import Candidate, CandidateTable, candidates_to_bytes, kept_weight, stored_candidates
 from components.data.commits import commit_of, commit_shard, recall
 from components.data.kept import kept_samples
-from components.data.manifest import load_manifest, plan_dataset, seal_dataset
+from components.data.manifest import Manifest, check_plan, load_manifest, plan_dataset, seal_dataset
 from components.data.records import KEPT_WEIGHT, Counts, Parent, Provenance, ShardEntry, ShardRecord, own_file
 from components.data.selection import Selection, read_selection, uid_of, uids_to_npy
 from components.data.shards import write_shard
@@ -56,6 +56,12 @@ def select_dataset(
     manifest, selection = load_manifest(uri), read_selection(listed)
     settings = {"selection": selection.sha256, "listed": len(selection)}
     plan = {"kind": "selected", "version": REVISION, "dataset": manifest.digest, "config": settings}
+    check_plan(out, plan)
+    if not _has_any(uri, manifest, selection):
+        raise DataError(
+            f"{listed}: not one of its {len(selection):,} names is among what {uri} kept, e.g. "
+            f"{selection.missing_names(1)[0]}: is it the list of another dataset? Nothing was written"
+        )
     fingerprint = plan_dataset(out, plan)
     source, entries = open_store(uri), []
     committed = recall(out, plan=fingerprint)
@@ -64,11 +70,6 @@ def select_dataset(
             record = _again(out, committed.get(entry.name), selection)
             entries.append((record or _cut(source, entry, out, fingerprint, selection, Path(folder))).entry())
             progress(entry.counts.kept)
-    if not any(entry.counts.kept for entry in entries):
-        raise DataError(
-            f"{listed}: not one of its {len(selection):,} names is among what {uri} kept, e.g. "
-            f"{selection.missing_names(1)[0]}: is it the list of another dataset?"
-        )
     if selection.missing:
         some = ", ".join(selection.missing_names())
         logger.warning(
@@ -78,6 +79,15 @@ def select_dataset(
     name = out.uri.rpartition("/")[2]
     made = Provenance(name, "selected", settings, fingerprint, parents, manifest.origin)
     return Selected(dataset=seal_dataset(out, made, entries), listed=len(selection), missing=selection.missing)
+
+
+def _has_any(uri: str, manifest: Manifest, selection: Selection) -> bool:
+    """Whether the version kept one of the list at least: with a right list the first samples tell."""
+    return any(
+        selection.wants(sample.key, uid_of(sample.key, json_fields(sample.fields)))
+        for entry in manifest.shards
+        for sample in kept_samples(uri, entry)
+    )
 
 
 def _again(out: Store, record: ShardRecord | None, selection: Selection) -> ShardRecord | None:

@@ -171,7 +171,7 @@ class Browser:
         """What the view's threshold and policy would keep, beside what is kept now."""
         version = self.main
         then = kept_at(version, view)
-        parts = [("captions", np.ones(len(version), bool))]
+        parts = [("texts", np.ones(len(version), bool))]
         parts += [(f"{name} texts", version.source.mask(name)) for name in version.source.names]
         counts = [Kept(name, int((version.kept & mask).sum()), int((then & mask).sum())) for name, mask in parts]
         images = [version.images_among(mask) for mask in (version.kept, then)]

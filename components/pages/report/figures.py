@@ -97,7 +97,10 @@ def _row(name: str, values: Sequence[float | None], rounds: Sequence[RoundReport
 
 
 def _ends(entry: Metric, interval: Interval | None) -> str:
-    return "" if interval is None else f"{show(entry, interval.low)} – {show(entry, interval.high)}"
+    """`53.2 – 55.2 %`: the unit once, so that it stays on one line."""
+    if interval is None:
+        return ""
+    return f"{show(entry, interval.low).removesuffix(' %')} – {show(entry, interval.high)}"
 
 
 def show(entry: Metric, value: float | None) -> str:

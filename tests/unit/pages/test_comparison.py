@@ -108,7 +108,7 @@ def test_the_command(told: list[BootstrapResult], store: Path) -> None:
 
 
 def test_what_cannot_be_ranked_is_told(store: Path, told: list[BootstrapResult], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"which could be .*eval/vqa/accuracy_official|nearest are"):
+    with pytest.raises(ConfigError, match=r"which could be .*eval/vqa/accuracy_official|the nearest:"):
         leaderboard(store, "recall")
     with pytest.raises(StorageError, match="there is no MLflow"):
         leaderboard(tmp_path)

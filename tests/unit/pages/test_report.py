@@ -119,7 +119,7 @@ def test_page_names_what_matters(tmp_path):
         assert words in text, words
     assert page.count("<svg") == 4 + 2 + 2 + 6 + 1 + 4
     assert '<li class="chip yes">clear</li>' in page
-    assert '<span class="ci">53.2 % – 55.2 %</span>' in page
+    assert '<span class="ci">53.2 – 55.2 %</span>' in page
 
 
 def test_each_rounds_filter_is_drawn_with_its_threshold():
@@ -382,3 +382,12 @@ def test_terminal_and_page_compare_with_the_same_round():
     assert "+8.0 pts" in page
     lines = markdown_table([round_result(k, {RECALL: recall}) for k, recall in enumerate(recalls)])
     assert "0.5800 (+0.0800)" in lines
+
+
+def test_a_text_without_scores_begins_with_its_reason() -> None:
+    dropped = ExampleText(source="web", text="one", kept=False, reason="filtered_words")
+    cosine = ExampleText(source="synthetic", text="two", kept=False, reason="below_band", itc_similarity=0.25)
+    shown = (Example(key="k", image="data:image/png;base64,", texts=(dropped, cosine)),)
+    page = render_report(ReportData(name="x", capfilt=(CapfiltReport(made_by=None, metrics={}, examples=shown),)))
+    feet = re.findall(r'<div class="foot">(.*?)</div>', page)
+    assert [foot.strip() for foot in feet[:2]] == ["filtered words", "cosine 0.25 · below band"]
