@@ -76,7 +76,9 @@ _GOOD = (
     r"permitted|allowed|authori[sz]ed|present(?:ed)?|sufficient|enough|clear enough|readable|safe|appropriate|able|"
     r"enabled|offered|legible|active)"
 )
-_GAP = r"(?:(?!of\b|that\b|which\b|with\b|shows?\b|showing\b|depict)[\w'-]+ )"
+_GAP = (
+    r"(?:(?!(?:of|that|which|who|with|an?|the|there|two|one|some|shows?|showing)\b|depict)[\w'-]+ )"  # no new subject
+)
 _NOT = (
     r"(?:(?:can|could|do|does|did|will|would|may|might|must|should|has|have|had|is|are|was|were)(?: not| never)|never)"
 )
@@ -177,8 +179,8 @@ _RULES_OF_TALK = {
         r"something)\b[^.!?]{0,20}"
         rf"\b(?:to|that|i)\b(?: \w+)? {_DOING}",
         r"\b(?:be|is|are) (?:\w+ )?speculation\b|\bone can only guess\b|\bunclear (?:what|who|where|whether|how)\b",
-        r"\bnothing to (?:describe|see|say|caption)\b|\bit is (?:not possible|impossible)\b|\b(?:scope|beyond|"
-        r"outside)(?: of)? what (?:i|we|the)\b",
+        r"\bnothing to (?:describe|see|say|caption)\b|\bit is (?:not possible|impossible)\b(?! to see\b)|\b(?:scope|"
+        r"beyond|outside)(?: of)? what (?:i|we|the)\b",
     ),
     "policy": _any(
         rf"\b{_BROKEN}\b[^.!?]{{0,40}}\b{_RULES}\b|\b{_RULES}\b[^.!?]{{0,30}}\b(?:{_BROKEN}|do not)\b",
