@@ -1,14 +1,18 @@
 """Bad captions as captioners have been reported to give them, to be planted among human ones.
 
 They are made of reports (issue threads of LLaVA-NeXT, ShareGPT4V, Qwen-VL, CogVLM, LiveCC and BLIP-2, and of those who
-caption with them), not of the rules that are to find them: see docs/models.md.
+caption with them), not of the rules that are to find them: see docs/models.md. Those of `fresh_captions/` were thought
+up, refusals from what other programs look for too, before the rules of today were written; `good.txt` are captions with
+words of refusals, and `terse.txt` refusals that were written after the rules, to get past them.
 """
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 from components.inference.protocols import Written
 
+FRESH = Path(__file__).parent / "fresh_captions"
 ASKED = "Describe this image in one short sentence."
 Maker = Callable[[random.Random, str], str]
 
@@ -234,3 +238,22 @@ def planted(kind: str, captions: list[str], count: int) -> list[Written]:
     rng = random.Random(kind)
     finish = "length" if kind == "cut" else "stop"
     return [Written(MAKERS[kind](rng, rng.choice(captions)), finish, 9) for _ in range(count)]  # type: ignore[arg-type]
+
+
+def fresh(name: str) -> list[str]:
+    """The texts of a file of `fresh_captions/`, one a line, of which some are empty."""
+    return (FRESH / f"{name}.txt").read_text().removesuffix("\n").split("\n")
+
+
+def planted_fresh(kind: str, count: int) -> list[Written]:
+    """So many bad captions of a kind in fresh words, some in small letters, with curly apostrophes or no full stop."""
+    rng, texts = random.Random(kind), fresh(kind)
+    return [Written(_varied(rng, rng.choice(texts)), "stop", 9) for _ in range(count)]
+
+
+def _varied(rng: random.Random, text: str) -> str:
+    if rng.random() < 0.3:
+        text = text.replace("'", "’")
+    if rng.random() < 0.2:
+        text = text.lower()
+    return text.rstrip(".") if rng.random() < 0.2 else text

@@ -7,7 +7,7 @@ import pytest
 
 from components.inference.protocols import Written
 from components.regeneration.outcomes import Found, outcome_of
-from tests.helpers.bad_captions import ASKED, MAKERS, planted
+from tests.helpers.bad_captions import ASKED, MAKERS, fresh, planted, planted_fresh
 
 HUMAN = Path(__file__).resolve().parents[4] / "shared" / "data" / "human"
 
@@ -23,8 +23,18 @@ HUMAN = Path(__file__).resolve().parents[4] / "shared" / "data" / "human"
         ("a woman is unable to open the jar", Found("ok")),
         ("I can't see the image you mention.", Found("refusal", "inability")),
         ("I'm sorry, but I can't assist with that request.", Found("refusal", "apology")),
-        ("Unfortunately, as an AI language model, I have no eyes.", Found("refusal", "inability")),
-        ("Could you please upload the picture again?", Found("refusal", "no_image")),
+        ("Unfortunately, as an AI language model, I have no eyes.", Found("refusal", "apology")),
+        ("As a large language model, pictures mean nothing to me.", Found("refusal", "inability")),
+        ("Could you please upload the picture again?", Found("refusal", "talk")),
+        ("The picture could not be opened.", Found("refusal", "no_image")),
+        ("It is impossible to describe that.", Found("refusal", "task")),
+        ("Exception: the decoder gave up", Found("refusal", "failure")),
+        ("Leider kann ich das Bild nicht sehen.", Found("refusal", "language")),
+        ("a picture of", Found("empty", "no_words")),
+        ("<pad></s> [PAD] &nbsp;", Found("empty", "no_words")),
+        ("Give a one-sentence description of the photo.", Found("echo", "task")),
+        ("one short sentence to describe", Found("echo", "task")),
+        ("a man on a horse, a man on a horse, a man", Found("repeated", "words")),
         ("", Found("empty", "no_text")),
         ("  \n", Found("empty", "no_text")),
         ("... !", Found("empty", "no_words")),
@@ -40,7 +50,7 @@ HUMAN = Path(__file__).resolve().parents[4] / "shared" / "data" / "human"
         ("a man on a horse a man on a horse", Found("repeated", "words")),
         ("a tree, a bush, a tree, a tree, a bush, a bush, a tree, a bush", Found("repeated", "few")),
         ("None", Found("empty", "no_words")),
-        ("This request goes against my guidelines.", Found("refusal", "policy")),
+        ("Community guidelines do not allow this.", Found("refusal", "policy")),
         ("How can I help you today?", Found("refusal", "talk")),
     ],
 )
@@ -75,6 +85,25 @@ def test_the_limit_and_failures() -> None:
     assert outcome_of(Written("a dog runs on", "length", 5)) == Found("cut", "length")
     assert outcome_of(Written("", "error", 0, "ValueError: ratio")) == Found("error", "ValueError: ratio")
     assert outcome_of(Written("a picture of a dog", "stop", 5), "a picture of ") == Found("ok")
+
+
+@pytest.mark.parametrize("kind", ["refusal", "repeated", "echo", "empty"])
+def test_planted_bad_captions_in_fresh_words(kind: str) -> None:
+    """Recall at least 0.98 of 1,000 of each kind, in words that were written down before the rules."""
+    texts = planted_fresh(kind, 1000)
+    missed = [one.text for one in texts if outcome_of(one, ASKED).outcome == "ok"]
+    assert len(missed) <= 20, sorted(set(missed))
+
+
+def test_terse_refusals_are_found_by_half() -> None:
+    """What is written to get past the rules often does: docs/models.md says so."""
+    texts = fresh("terse")
+    assert 0.5 <= sum(outcome_of(Written(one, "stop", 5), ASKED).outcome != "ok" for one in texts) / len(texts) < 1
+
+
+def test_captions_with_words_of_refusals_are_left_alone() -> None:
+    alarms = [one for one in fresh("good") if outcome_of(Written(one, "stop", 5), ASKED).outcome != "ok"]
+    assert not alarms
 
 
 def human() -> list[str]:
