@@ -29,15 +29,8 @@ from components.common.storage import Store, join_uri, open_store, sha256_hex, s
 from components.data.annotations import HumanImage, read_document
 from components.data.candidates import Candidate, text_problem
 from components.data.decoding import BadImage
-from components.data.imports import ImageImport
-from components.data.manifest import (
-    BadSample,
-    Provenance,
-    dataset_store,
-    find_dataset,
-    plan_dataset,
-    seal_dataset,
-)
+from components.data.imports import ImageImport, imported_once
+from components.data.manifest import BadSample, ShardRecord
 from components.data.publish import ShardBuilder, check_sizes
 from components.data.shards import IMAGE_EXTENSIONS
 
@@ -65,6 +58,7 @@ def import_coco(
     limit: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    expect: Callable[[int], object] | None = None,
 ) -> DatasetRef:
     """Make a dataset of annotations and images, or find it made.
 
@@ -77,6 +71,7 @@ def import_coco(
         limit: use the first so many images only.
         threads: that read and decode (default: one per CPU).
         progress: called with the number of images just done.
+        expect: called with the number of all of them, before the first is done.
 
     Raises:
         DataError: before any work, if the JSON or the image folder is missing or of no use; afterwards, if more than
@@ -96,14 +91,14 @@ def import_coco(
         "shard_size": shard_size,
         "limit": limit,
     }
-    target = dataset_store(store, name, digest_of(plan))
-    fingerprint = plan_dataset(target, plan)
-    if (found := find_dataset(target)) is not None:
-        return found
-    work = FolderImport(annotations, source, target, sizes, threads=threads, progress=progress)
-    records = work.run(images, shard_size)
-    config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
-    return seal_dataset(target, Provenance(name, "human", config, fingerprint, origin=where), records)
+
+    def work(target: Store) -> list[ShardRecord]:
+        if expect is not None:
+            expect(len(images))
+        found = FolderImport(annotations, source, target, sizes, threads=threads, progress=progress)
+        return found.run(images, shard_size)
+
+    return imported_once(store, name, "human", plan, where, work)
 
 
 def read_annotations(uri: str, limit: int | None = None) -> Annotations:

@@ -6,15 +6,26 @@ What cannot be used is told, the first of it one by one, and listed in full amon
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from components.common.contracts import DatasetRef
 from components.common.errors import StorageError
+from components.common.seeding import digest_of
 from components.common.storage import Store
 from components.data.decoding import BadImage, decode_image
 from components.data.health import Health
-from components.data.manifest import BadSample, ShardRecord, recall
+from components.data.manifest import (
+    BadSample,
+    Provenance,
+    ShardRecord,
+    dataset_store,
+    find_dataset,
+    plan_dataset,
+    recall,
+    seal_dataset,
+)
 from components.data.parallel import default_threads, ordered_map
 from components.data.publish import ShardBuilder
 
@@ -22,6 +33,32 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 _TOLD = 10
+
+
+def imported_once(
+    store: Store,
+    name: str,
+    kind: str,
+    plan: Mapping[str, Any],
+    origin: str,
+    work: Callable[[Store], list[ShardRecord]],
+) -> DatasetRef:
+    """The dataset of a plan: found made, or made now.
+
+    Args:
+        store: root of the project's store.
+        name: the dataset's name.
+        kind: of dataset.
+        plan: all that decides what it will be; revision, shard size and limit are its config, too.
+        origin: where the input lies.
+        work: makes the shards in the dataset's own store.
+    """
+    target = dataset_store(store, name, digest_of(plan))
+    fingerprint = plan_dataset(target, plan)
+    if (found := find_dataset(target)) is not None:
+        return found
+    config = {key: plan[key] for key in ("revision", "shard_size", "limit")}
+    return seal_dataset(target, Provenance(name, kind, config, fingerprint, origin=origin), work(target))
 
 
 class ImageImport(ABC, Generic[Item]):

@@ -30,10 +30,10 @@ from components.data.coco import (
     sizes_digest,
     with_keys,
 )
-from components.data.manifest import BadSample, dataset_store, find_dataset, plan_dataset, seal_dataset
+from components.data.imports import imported_once
+from components.data.manifest import BadSample, ShardRecord
 from components.data.publish import ShardBuilder, check_sizes
 from components.data.questions import SOURCE, Question
-from components.data.records import Provenance
 
 REVISION = 1  # counts changes of what the same input becomes
 VISUAL_GENOME_WEIGHT = 0.2
@@ -78,6 +78,7 @@ def import_questions(
     limit: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    expect: Callable[[int], object] | None = None,
 ) -> DatasetRef:
     """Make a dataset of questions and their images, or find it made.
 
@@ -92,6 +93,7 @@ def import_questions(
         limit: use the first so many images only.
         threads: that read and decode (default: one per CPU).
         progress: called with the number of images just done.
+        expect: called with the number of all of them, before the first is done.
 
     Raises:
         DataError: before any work, if files or image folder are missing or of no use; afterwards, if more than half of
@@ -109,14 +111,14 @@ def import_questions(
         "shard_size": shard_size,
         "limit": limit,
     }
-    target = dataset_store(store, name, digest_of(plan))
-    fingerprint = plan_dataset(target, plan)
-    if (found := find_dataset(target)) is not None:
-        return found
-    work = _QuestionImport(asked.annotations, source, target, sizes, threads=threads, progress=progress)
-    config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
-    made = Provenance(name, "vqa", config, fingerprint, origin=asked.where)
-    return seal_dataset(target, made, work.run(asked.images, shard_size))
+
+    def work(target: Store) -> list[ShardRecord]:
+        if expect is not None:
+            expect(len(asked.images))
+        found = _QuestionImport(asked.annotations, source, target, sizes, threads=threads, progress=progress)
+        return found.run(asked.images, shard_size)
+
+    return imported_once(store, name, "vqa", plan, asked.where, work)
 
 
 def read_questions(

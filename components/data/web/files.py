@@ -16,10 +16,9 @@ from components.common.errors import DataError
 from components.common.seeding import digest_of
 from components.common.storage import ObjectInfo, Store, join_uri, open_store, sha256_hex
 from components.data.decoding import BadImage
-from components.data.imports import ImageImport
-from components.data.manifest import BadSample, dataset_store, find_dataset, plan_dataset, seal_dataset
+from components.data.imports import ImageImport, imported_once
+from components.data.manifest import BadSample, ShardRecord
 from components.data.publish import ShardBuilder, check_sizes
-from components.data.records import Provenance
 from components.data.search import INDEX_FOLDER
 from components.data.shards import images_among, only_image, split_name
 from components.data.web.texts import text_members, unjudged, web_texts
@@ -53,6 +52,7 @@ def import_files(
     limit: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    expect: Callable[[int], object] | None = None,
 ) -> DatasetRef:
     """Make a dataset of a folder's images and texts, or find it made; interrupted, it goes on with the next shard.
 
@@ -64,6 +64,7 @@ def import_files(
         limit: use the first so many images only.
         threads: that read and decode (default: one per CPU).
         progress: called with the number of images just done.
+        expect: called with the number of all of them, before the first is done.
 
     Raises:
         DataError: there are no images, or more than half of them cannot be used.
@@ -75,14 +76,13 @@ def import_files(
         [one.place, [[extension, one.members[extension].size] for extension in sorted(one.members)]] for one in samples
     ]
     plan = {"kind": "files", "revision": REVISION, "files": digest_of(sizes), "shard_size": shard_size, "limit": limit}
-    target = dataset_store(store, name, digest_of(plan))
-    fingerprint = plan_dataset(target, plan)
-    if (found := find_dataset(target)) is not None:
-        return found
-    work = _FilesImport(source.uri, source, target, threads=threads, progress=progress)
-    records = work.run(samples, shard_size)
-    config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
-    return seal_dataset(target, Provenance(name, "web", config, fingerprint, origin=source.uri), records)
+
+    def work(target: Store) -> list[ShardRecord]:
+        if expect is not None:
+            expect(len(samples))
+        return _FilesImport(source.uri, source, target, threads=threads, progress=progress).run(samples, shard_size)
+
+    return imported_once(store, name, "web", plan, source.uri, work)
 
 
 def list_samples(source: Store) -> list[FileSample]:

@@ -34,7 +34,7 @@ from components.data.parallel import default_threads, ordered_map
 from components.data.publish import ShardBuilder
 from components.data.shards import SampleIndex, scan_shard
 from components.data.web.extending import SOURCES_KEY, Former, find_former, take_over
-from components.data.web.listing import WebTar, check_listed, counted_samples, list_tars, origin_of
+from components.data.web.listing import WebTar, check_listed, counted_samples, expected_samples, list_tars, origin_of
 from components.data.web.repeats import KeysMet, keys_of_record, own_keys
 from components.data.web.samples import WebSample, lost_behind_break, read_sample, with_repeats
 from components.data.web.texts import unjudged
@@ -52,6 +52,7 @@ def import_web(
     limit: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    expect: Callable[[int], object] | None = None,
 ) -> DatasetRef:
     """Make a dataset of the tars under `uri`, or find it made.
 
@@ -69,6 +70,7 @@ def import_web(
         limit: use the first so many samples only. The last shard's tar then has more samples than its counts.
         threads: that decode (default: one per CPU).
         progress: called with the number of samples just done.
+        expect: called with about the number of all of them, where there is a way to tell, before the first is done.
 
     Returns:
         The sealed dataset: `images` and `pairs` with a usable text; the manifest counts the rest.
@@ -100,6 +102,8 @@ def import_web(
     # With a limit the last tar is read in part, and which one that is changes with the others.
     former = find_former(store.child("datasets", name), config, shards, target) if limit is None else None
     work = _WebImport(source, target, tags, former, threads or default_threads(), progress or (lambda _: None))
+    if expect is not None and (total := expected_samples(source, shards, limit)) is not None:
+        expect(total)
     records = work.run(shards, limit)
     work.health.refuse()
     if former is not None:

@@ -10,10 +10,10 @@ from components.data.phrases import Said, places, says
 
 TEXTS = {
     "a red circle": True,
-    "A Red, CIRCLE on grey": True,
+    "A Red CIRCLE, on grey": True,
     "two red circles": True,
-    "(red  circle)": True,
-    "red\ncircle": True,
+    "(red circle)": True,
+    "red, circle": False,
     "an ored circle": False,
     "a red circlet": False,
     "a circle, red": False,

@@ -67,9 +67,9 @@ def candidates(ref: DatasetRef, shard: str = "00000") -> list[Candidate]:
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
 def test_images_and_texts_arrive(folder: Path, kind: str) -> None:
-    done: list[int] = []
-    ref = imported(write(folder / f"list.{kind}", ROWS), folder, progress=done.append)
-    assert (ref.images, ref.pairs, sum(done)) == (4, 5, 4)
+    done, expected = list[int](), list[int]()
+    ref = imported(write(folder / f"list.{kind}", ROWS), folder, progress=done.append, expect=expected.append)
+    assert (ref.images, ref.pairs, sum(done), expected) == (4, 5, 4, [4])
     assert [(row.key, row.text, row.source) for row in candidates(ref)] == [
         ("000000000", 'a dog, on a "mat"', "web"),
         ("000000001", "first of two lines", "web"),

@@ -13,7 +13,8 @@ from components.data.candidates import read_candidates
 from components.data.manifest import file_uri, load_manifest, read_commit
 from components.data.versions.verify import verify
 from components.data.views import load_eval_set
-from components.data.web import expected_samples, import_web
+from components.data.web import import_web, list_tars
+from components.data.web.listing import expected_samples
 from tests.helpers.datasets import commit_file, shard_file
 from tests.helpers.s3 import serve_s3
 from tests.helpers.webshards import bad_images, good_sample, odd_images, tar_bytes, write_web
@@ -54,11 +55,11 @@ def test_shards_are_used_in_place(tmp_path: Path, store: Store) -> None:
 
 def test_how_many_samples_will_come(tmp_path: Path) -> None:
     web = str(write_web(tmp_path / "web", shards=3, samples=5))
-    assert expected_samples(web) is None
-    assert expected_samples(web, limit=7) == 7
+    assert expected_samples(*list_tars(web)) is None
+    assert expected_samples(*list_tars(web), limit=7) == 7
     (tmp_path / "web" / "00000_stats.json").write_text(json.dumps({"successes": 5}))
-    assert expected_samples(web) == pytest.approx(15, rel=0.2)
-    assert expected_samples(web, limit=7) == 7
+    assert expected_samples(*list_tars(web)) == pytest.approx(15, rel=0.2)
+    assert expected_samples(*list_tars(web), limit=7) == 7
 
 
 @pytest.mark.parametrize("name", ["a/../b", "b c", "", "..", "-x"])
