@@ -20,7 +20,7 @@ from components.common.contracts import DatasetRef
 from components.common.errors import ConfigError, DataError
 from components.common.seeding import canonical_json, digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_hex, split_uri
-from components.data.annotations import HumanImage
+from components.data.annotations import HumanImage, read_json
 from components.data.candidates import Candidate, text_problem
 from components.data.coco import (
     Annotations,
@@ -134,7 +134,7 @@ def read_questions(
         DataError: a file is missing, has none of the known shapes, or no usable question; says where.
     """
     where, data = _read(questions_uri)
-    document = _json(data, where)
+    document = read_json(data, where)
     digests = [sha256_hex(data)]
     if isinstance(document, list):
         if annotations_uri is not None:
@@ -145,7 +145,7 @@ def read_questions(
             raise DataError(f"{where} holds questions without answers: give VQA v2's annotations JSON too")
         given, answers = _read(annotations_uri)
         digests += [sha256_hex(answers), image_name or ""]
-        rows = list(_official_rows(document, _answers_of(_json(answers, given), given), image_name))
+        rows = list(_official_rows(document, _answers_of(read_json(answers, given), given), image_name))
     else:
         raise DataError(f"{where} is neither VQA v2's questions ({{questions: […]}}) nor a list of {{image, question}}")
     faults = tuple(
@@ -171,13 +171,6 @@ def _read(uri: str) -> tuple[str, bytes]:
     if not source.exists(key):
         raise DataError(f"{where} is no file: give VQA v2's JSON or a list of {{image, question, answers}}")
     return where, source.read(key)
-
-
-def _json(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON: {error}") from error
 
 
 def _plain_rows(document: Sequence[Any]) -> Iterator[_Row]:
@@ -264,11 +257,13 @@ def _texts(answers: Any) -> tuple[str, ...]:
 
 def _by_image(rows: Sequence[_Row]) -> list[HumanImage]:
     """Images in the order of their first question."""
-    questions: dict[str, list[Question]] = {}
+    asked: dict[str, list[_Row]] = {}
     for row in rows:
         if row.question is not None:
-            questions.setdefault(row.image, []).append(row.question)
-    return [HumanImage("", name, name, tuple(asked)) for name, asked in questions.items()]
+            asked.setdefault(row.image, []).append(row)
+    return [
+        HumanImage("", name, name, tuple(row.question for row in rows), rows[0].place) for name, rows in asked.items()
+    ]
 
 
 def _told(where: str, row: _Row) -> str:
@@ -288,5 +283,6 @@ class _QuestionImport(FolderImport):
             "sha256": digest,
             "questions": [asdict(one) for one in item.captions],
         }
-        members = {extension_of(item.file_name): data, "json": json.dumps(document, ensure_ascii=False).encode()}
+        fields = json.dumps(document, ensure_ascii=False)
+        members = {extension_of(item.file_name): data, "json": fields.encode(errors="backslashreplace")}
         builder.add(item.key, rows, members)

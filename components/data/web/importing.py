@@ -18,7 +18,7 @@ from components.common.errors import ConfigError, DataError
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, sha256_file
 from components.data.candidates import stored_candidates
-from components.data.health import Health
+from components.data.health import Health, Telling
 from components.data.manifest import (
     FileRecord,
     Provenance,
@@ -164,7 +164,7 @@ class _WebImport:
         self.former, self.taken_over = former, 0
         self.committed = recall(target)
         self.met = KeysMet()
-        self.health = Health(source.uri)
+        self.health, self.telling = Health(source.uri), Telling(source.uri)
 
     def run(self, shards: Sequence[WebTar], limit: int | None) -> list[ShardRecord]:
         records: list[ShardRecord] = []
@@ -213,7 +213,8 @@ class _WebImport:
 
     def _collect(self, shard: WebTar, path: Path, limit: int | None, builder: ShardBuilder) -> None:
         """Everything that a tar's first `limit` samples give, and what it has lost."""
-        scan = scan_shard(path, name=join_uri(self.source.uri, shard.key))
+        uri = join_uri(self.source.uri, shard.key)
+        scan = scan_shard(path, name=uri)
         taken = scan.samples[:limit]
         repeated = self.met.again(own_keys(taken))
 
@@ -221,17 +222,19 @@ class _WebImport:
             return replace(read_sample(path, sample, repeated), image=None)  # decoded to know that it is good
 
         for found in ordered_map(look, with_repeats(taken, repeated), threads=self.threads):
-            _count(found, builder)
+            self._count(found, uri, builder)
             self.progress(1)
         if limit is not None and limit <= len(scan.samples):
             return  # nobody asked for what is behind the break
         if (lost := lost_behind_break(shard.key, scan, counted_samples(self.source, shard))) is not None:
             builder.fail(lost.key, lost.reason, lost.detail, count=lost.count)
 
-
-def _count(found: WebSample, builder: ShardBuilder) -> None:
-    key = found.sample.key
-    if found.reason:
-        builder.fail(key, found.reason, found.detail)
-        return
-    builder.add(key, unjudged(key, found.sha256, found.texts))
+    def _count(self, found: WebSample, tar: str, builder: ShardBuilder) -> None:
+        key = found.sample.key
+        if found.reason:
+            self.telling.tell(f"{tar}: {key}: {found.detail} ({found.reason})")
+            builder.fail(key, found.reason, found.detail)
+            return
+        if (text := found.texts[0]).problem is not None:
+            self.telling.tell(f"{tar}: {key}: text is {text.text!r:.60} ({text.problem})")
+        builder.add(key, unjudged(key, found.sha256, found.texts))

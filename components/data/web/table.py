@@ -109,20 +109,19 @@ class _TableImport(ImageImport[TableImage]):
 
     def read(self, item: TableImage) -> bytes | BadSample:
         if item.rows[0].fault:
-            return self._bad(item, "bad_row", item.rows[0].fault)
+            return self.bad(item, "bad_row", item.rows[0].fault)
         key, fault = _key_of(item.image, self.source)
         if fault:
-            return self._bad(item, fault, f"image {item.image!r}: {_REMEDIES[fault]}")
+            return self.bad(item, fault, f"image {item.image!r}: {_REMEDIES[fault]}")
         found = self.look(key)
         if found is None:
-            return self._bad(item, "missing_image", f"there is no {join_uri(self.source.uri, key)}")
+            return self.bad(item, "missing_image", f"there is no {join_uri(self.source.uri, key)}")
         if isinstance(found, BadImage):
-            return self._bad(item, found.reason, f"image {item.image!r}: {found}")
+            return self.bad(item, found.reason, f"image {item.image!r}: {found}")
         return found
 
-    def _bad(self, image: TableImage, reason: str, detail: str) -> BadSample:
-        """A sample of no use, with the row's place."""
-        return BadSample(key=image.key, reason=reason, detail=f"{self.where}: {image.place}: {detail}"[:300])
+    def place(self, item: TableImage) -> str:
+        return f"{self.where}: {item.place}"
 
     def add(self, builder: ShardBuilder, item: TableImage, data: bytes) -> None:
         """Write one image with its texts; they are read back as CapFilt will read them."""
@@ -132,7 +131,7 @@ class _TableImport(ImageImport[TableImage]):
         texts, digest = web_texts({"json": fields}), sha256_hex(data)
         rows = unjudged(item.key, digest, texts)
         if texts[0].problem is not None:
-            self.tell(f"{self.where}: {item.place}: text is {texts[0].text!r} ({texts[0].problem})")
+            self.tell(f"{self.place(item)}: text is {texts[0].text!r} ({texts[0].problem})")
         kept = next((row.text for row in rows if row.kept), "")
         builder.add(item.key, rows, {extension_of(item.image): data, "json": fields, "txt": kept.encode()})
 

@@ -138,6 +138,27 @@ def test_a_bad_text_drops_the_caption_and_keeps_the_picture_for_capfilt(tmp_path
     assert all(row.image_sha256 == sha256_hex(jpg) for row in rows)
 
 
+def test_what_is_of_no_use_is_told_by_tar_and_member(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [
+        ("a", {"jpg": b"<html>", "txt": b"x"}),
+        ("b", {"jpg": good_sample(1)["jpg"], "txt": b""}),
+        ("c", good_sample(2)),
+    ]
+    more = [(f"d{at}", {"txt": b"no image"}) for at in range(12)]
+    good = [(f"e{at}", good_sample(at)) for at in range(14)]
+    web = write(tmp_path / "web", "00000.tar", [*bad, bad[-1], *more, *good])
+    ref = import_web(str(web), store=store, name="web")
+    told = [one.message for one in caplog.records if "of no use" in one.message]
+    assert told[0].startswith(f"of no use: {web}/00000.tar: a: markup: ") and told[0].endswith(" (markup)")
+    assert told[1] == f"of no use: {web}/00000.tar: b: text is '' (empty_text)"
+    assert f"{web}/00000.tar: c: at byte" in told[2] and told[2].endswith("(duplicate_key)")
+    assert len(told) == 11 and "`capfilt dataset failed` lists all" in told[-1]
+    record = read_commit(open_store(ref.uri), "00000")
+    assert record is not None and len(record.bad) == 14
+
+
 def test_duplicates_within_and_across_shards(tmp_path: Path, store: Store) -> None:
     write(tmp_path / "web", "00000.tar", [(key, good_sample(i)) for i, key in enumerate("abca")])
     write(tmp_path / "web", "00001.tar", [(key, good_sample(9 + i)) for i, key in enumerate("bde")])
