@@ -216,10 +216,11 @@ def search(
     model: Place | None = None,
     top: int = 10,
     rerank: int = 0,
+    captions: bool = True,
 ) -> "list[Hit]":
     """Find images of a dataset by words or by an image, among all that CapFilt saw, kept or not.
 
-    Every stored vector is compared: the search is exact.
+    Every stored vector is compared: the search is exact. Words are looked for in a dataset's captions, too.
 
     Args:
         uri: a dataset made by CapFilt, or a folder or dataset that `index` was called for.
@@ -228,6 +229,7 @@ def search(
         model: folder of the filter that made the vectors, if it has moved.
         top: images to find.
         rerank: of so many nearest images, the ITM head says how well the words fit, and these come in its order.
+        captions: images whose captions say the words come further to the front; without, vectors alone decide.
 
     Returns:
         The images, best first, with their candidate captions where a dataset has any.
@@ -243,7 +245,8 @@ def search(
 
     data = None if image is None else read_images([image])[0][1]
     with ScratchFolder("model") as cache:
-        return search_images(fspath(uri), words, data, None if model is None else fspath(model), top, rerank, cache)
+        place = None if model is None else fspath(model)
+        return search_images(fspath(uri), words, data, place, top, rerank, cache, captions=captions)
 
 
 def index(uri: Place, model: Place, *, batch_size: int = 64, progress: "Callable[[int], None] | None" = None) -> int:

@@ -4,12 +4,15 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+import numpy as np
+
 from components.common.errors import ConfigError, DataError
 from components.common.storage import normalise_uri, open_store
 from components.data.candidates import stored_candidates
 from components.data.manifest import MANIFEST_KEY, Manifest, load_manifest
+from components.data.phrases import Said, says
 from components.data.pictures import Images, images_at
-from components.data.search import Found, open_index
+from components.data.search import Found, VectorIndex, open_index
 
 if TYPE_CHECKING:
     from components.inference.search import Encoder
@@ -24,10 +27,13 @@ class HitText(TypedDict):
     text: str
     source: str
     kept: bool
+    says: bool
+    """Whether it says the words that were searched by."""
 
 
 class Hit(TypedDict):
-    """An image that was found: nearest first, by the cosine of the ITC vectors, or by the match where it was judged."""
+    """An image that was found, the best first: by the cosine of the ITC vectors and by what its captions say
+    (components/data/phrases.py), or by the match where it was judged."""
 
     key: str
     shard: str
@@ -38,7 +44,15 @@ class Hit(TypedDict):
 
 
 def search_images(
-    uri: str, words: str | None, image: bytes | None, model: str | None, top: int, rerank: int, cache_dir: Path
+    uri: str,
+    words: str | None,
+    image: bytes | None,
+    model: str | None,
+    top: int,
+    rerank: int,
+    cache_dir: Path,
+    *,
+    captions: bool = True,
 ) -> list[Hit]:
     """See `capfilt.api.search`."""
     from components.inference.search import open_encoder
@@ -54,13 +68,36 @@ def search_images(
     index = open_index(uri, manifest=manifest)
     encoder = open_encoder(index, cache_dir, model=model)
     query = encoder.words(words) if words is not None else encoder.image(image or b"")
-    found = index.nearest(query, max(top, rerank))
+    said = None
+    if words is not None and captions and manifest is not None:
+        said = said_of(uri, manifest, index, words)
+    found = index.nearest(query, max(top, rerank), said)
     matches: dict[Found, float] = {}
     if words is not None and rerank:
         with contextlib.closing(images_at(uri, manifest)) as pictures:
             matches = judged(pictures, encoder, words, found[:rerank])
         found = [*sorted(found[:rerank], key=lambda one: -matches[one]), *found[rerank:]]
-    return _hits(uri, manifest, found[:top], matches)
+    return _hits(uri, manifest, found[:top], matches, words or "")
+
+
+def said_of(uri: str, manifest: Manifest, index: VectorIndex, words: str) -> Said:
+    """What captions say of the images of an index `[N]`, in its order; one shard's table is held at a time."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    said = Said(np.zeros(len(index), bool), np.zeros(len(index), bool))
+    for part, (name, start) in enumerate(zip(index.names, index.starts, strict=False)):
+        if (entry := manifest.shards.find(name)) is None:
+            continue
+        table = stored_candidates(uri, entry.parquet).columns
+        table = table.filter(pa.array(says(table["text"], words)))
+        if not len(table):
+            continue
+        keys = index.images(part)["key"]
+        for mask, rows in ((said.at_all, table), (said.kept, table.filter(table["kept"]))):
+            named = pc.is_in(keys, rows["key"].combine_chunks())
+            mask[start : start + len(keys)] = named.to_numpy(zero_copy_only=False)
+    return said
 
 
 def judged(pictures: Images, encoder: "Encoder", words: str, found: list[Found]) -> dict[Found, float]:
@@ -80,8 +117,10 @@ def _read(pictures: Images, one: Found) -> bytes:
     return data
 
 
-def _hits(uri: str, manifest: Manifest | None, found: list[Found], matches: dict[Found, float]) -> list[Hit]:
-    captions = {} if manifest is None else _captions(uri, manifest, found)
+def _hits(
+    uri: str, manifest: Manifest | None, found: list[Found], matches: dict[Found, float], words: str
+) -> list[Hit]:
+    captions = {} if manifest is None else _captions(uri, manifest, found, words)
     return [
         Hit(
             key=one.key,
@@ -95,7 +134,7 @@ def _hits(uri: str, manifest: Manifest | None, found: list[Found], matches: dict
     ]
 
 
-def _captions(uri: str, manifest: Manifest, found: list[Found]) -> dict[tuple[str, str], list[HitText]]:
+def _captions(uri: str, manifest: Manifest, found: list[Found], words: str) -> dict[tuple[str, str], list[HitText]]:
     """The candidate captions of the images that were found; only the tables of their shards are read."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -107,7 +146,8 @@ def _captions(uri: str, manifest: Manifest, found: list[Found]) -> dict[tuple[st
             continue
         table = stored_candidates(uri, entry.parquet).columns
         wanted = pa.array([one.key for one in found if one.shard == shard])
-        for row in table.filter(pc.is_in(table["key"], wanted)).to_pylist():
-            one = HitText(text=row["text"], source=row["source"], kept=row["kept"])
+        table = table.filter(pc.is_in(table["key"], wanted))
+        for row, named in zip(table.to_pylist(), says(table["text"], words).tolist(), strict=True):
+            one = HitText(text=row["text"], source=row["source"], kept=row["kept"], says=named)
             captions.setdefault((shard, row["key"]), []).append(one)
     return captions

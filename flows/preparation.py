@@ -102,8 +102,7 @@ def _import_human(context: BootstrapContext, split: str, annotations: str, image
     depends |= {"limit": limit, "shard_size": data.shard_size}
 
     def work(stage: StageContext) -> DatasetRef:
-        total = len(coco.read_annotations(annotations, limit).images)
-        with Progress(total, "images", name) as progress:
+        with Progress(None, "images", name) as progress:
             return coco.import_coco(
                 annotations,
                 images,
@@ -112,6 +111,7 @@ def _import_human(context: BootstrapContext, split: str, annotations: str, image
                 shard_size=data.shard_size,
                 limit=limit,
                 progress=progress.advance,
+                expect=progress.expect,
             )
 
     return context.run(Stage(name, "import-human", coco.REVISION, depends, DatasetRef, work))
@@ -125,8 +125,15 @@ def _import_web(context: BootstrapContext, folder: str, origin: str) -> DatasetR
     depends = {"content": content, "folder": "" if origin else folder, "limit": limit}
 
     def work(stage: StageContext) -> DatasetRef:
-        with Progress(web.expected_samples(folder, limit), "samples", "import/web") as progress:
-            return web.import_web(folder, store=context.store, name="web", limit=limit, progress=progress.advance)
+        with Progress(None, "samples", "import/web") as progress:
+            return web.import_web(
+                folder,
+                store=context.store,
+                name="web",
+                limit=limit,
+                progress=progress.advance,
+                expect=progress.expect,
+            )
 
     return context.run(Stage("import/web", "import-web", web.REVISION, depends, DatasetRef, work))
 

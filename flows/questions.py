@@ -39,6 +39,7 @@ def _import(context: BootstrapContext, split: Literal["train", "test"]) -> Datas
                 shard_size=config.data.shard_size,
                 limit=limit,
                 progress=progress.advance,
+                expect=progress.expect,
             )
 
     return context.run(Stage(name, "import-questions", vqa.REVISION, depends, DatasetRef, work))

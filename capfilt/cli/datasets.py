@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from capfilt.cli import sharing
-from capfilt.cli.console import Output, command, counting
+from capfilt.cli.console import Output, command
 from capfilt.cli.options import Given, Json, Option, Shown, TextFilter, ThresholdOf, named_values
 from capfilt.cli.versions import versions
 from components.common.contracts import DatasetRef
@@ -44,10 +44,10 @@ def import_coco(
 ) -> None:
     """Import human captions and their images."""
     with command(as_json=as_json) as out:
+        from components.common.progress import Progress
         from components.data.coco import import_coco as work
-        from components.data.coco import read_annotations
 
-        with counting("images", name, len(read_annotations(annotations, limit).images)) as count:
+        with Progress(None, "images", name) as progress:
             ref = work(
                 annotations,
                 images,
@@ -55,7 +55,8 @@ def import_coco(
                 name=name,
                 shard_size=shard_size,
                 limit=limit,
-                progress=count,
+                progress=progress.advance,
+                expect=progress.expect,
             )
         show_ref(out, ref)
 
@@ -70,11 +71,18 @@ def import_web(
 ) -> None:
     """Import web shards: every sample is read once, bad ones are listed."""
     with command(as_json=as_json) as out:
-        from components.data.web import expected_samples
+        from components.common.progress import Progress
         from components.data.web import import_web as work
 
-        with counting("samples", name, expected_samples(web, limit)) as count:
-            ref = work(web, store=open_store(store), name=name, limit=limit, progress=count)
+        with Progress(None, "samples", name) as progress:
+            ref = work(
+                web,
+                store=open_store(store),
+                name=name,
+                limit=limit,
+                progress=progress.advance,
+                expect=progress.expect,
+            )
         show_ref(out, ref)
 
 
@@ -99,11 +107,10 @@ def import_table(
     their images are files here.
     """
     with command(as_json=as_json) as out:
+        from components.common.progress import Progress
         from components.data.web import import_table as work
-        from components.data.web.table import count_images
 
-        total = count_images(table, image=image, text=text, limit=limit)
-        with counting("images", name, total) as count:
+        with Progress(None, "images", name) as progress:
             ref = work(
                 table,
                 image=image,
@@ -113,7 +120,8 @@ def import_table(
                 images_uri=images,
                 shard_size=shard_size,
                 limit=limit,
-                progress=count,
+                progress=progress.advance,
+                expect=progress.expect,
             )
         show_ref(out, ref)
 
@@ -137,11 +145,10 @@ def import_questions(
 ) -> None:
     """Import questions about images with all annotators' answers, for finetuning on VQA."""
     with command(as_json=as_json) as out:
+        from components.common.progress import Progress
         from components.data.vqa import import_questions as work
-        from components.data.vqa import read_questions
 
-        asked = read_questions(questions, annotations, image_name=image_name, limit=limit)
-        with counting("images", name, len(asked.images)) as count:
+        with Progress(None, "images", name) as progress:
             ref = work(
                 questions,
                 images,
@@ -151,7 +158,8 @@ def import_questions(
                 image_name=image_name,
                 shard_size=shard_size,
                 limit=limit,
-                progress=count,
+                progress=progress.advance,
+                expect=progress.expect,
             )
         show_ref(out, ref)
 

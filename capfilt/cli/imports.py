@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from capfilt.cli.console import command, counting
+from capfilt.cli.console import command
 from capfilt.cli.datasets import Limit, StoreUri, show_ref
 from capfilt.cli.options import Json
 from components.common.storage import open_store
@@ -26,11 +26,19 @@ def import_files(
     Interrupted, the same command goes on with the next shard.
     """
     with command(as_json=as_json) as out:
+        from components.common.progress import Progress
         from components.data.web import import_files as work
-        from components.data.web.files import list_samples
 
-        with counting("images", name, len(list_samples(open_store(folder))[:limit])) as count:
-            ref = work(folder, store=open_store(store), name=name, shard_size=shard_size, limit=limit, progress=count)
+        with Progress(None, "images", name) as progress:
+            ref = work(
+                folder,
+                store=open_store(store),
+                name=name,
+                shard_size=shard_size,
+                limit=limit,
+                progress=progress.advance,
+                expect=progress.expect,
+            )
         show_ref(out, ref)
 
 

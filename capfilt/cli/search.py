@@ -30,6 +30,9 @@ def search(
     rerank: Annotated[
         int, typer.Option(min=0, help="Ask the ITM head about so many nearest images, and order them by its answer.")
     ] = 0,
+    captions: Annotated[
+        bool, typer.Option(help="Images whose captions say the words come further to the front.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Find images by words or by an image, among all that CapFilt saw, kept or not; every vector is compared."""
@@ -40,17 +43,17 @@ def search(
             raise ConfigError("--rerank asks whether words fit an image: give words, not --image")
         from capfilt.api import search as work
 
-        hits = work(uri, words, image=image, model=model, top=top, rerank=rerank)
+        hits = work(uri, words, image=image, model=model, top=top, rerank=rerank, captions=captions)
         out.result(hits, _table(hits))
 
 
 def index(
-    folder: Annotated[str, typer.Argument(help="Folder of images or tars, or a dataset without vectors.")],
+    folder: Annotated[str, typer.Argument(help="Folder of images or tars, or a dataset.")],
     model: Model,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model at a time.")] = 64,
     as_json: Json = False,
 ) -> None:
-    """Make the vectors that `capfilt search` needs, for images that have none."""
+    """Make the vectors that `capfilt search` needs; a dataset's own are then not looked at."""
     with command(as_json=as_json) as out:
         from capfilt.api import index as work
         from components.common.progress import Progress
@@ -62,7 +65,7 @@ def index(
 
 
 def _table(hits: "list[Hit]") -> str:
-    """A row per image for people: cosine, match where it was asked, key, and its first kept caption."""
+    """A row per image for people: cosine, match where it was asked, key, and the caption that tells most."""
     judged = any(hit["itm_probability"] is not None for hit in hits)
     width = max([len("key"), *(len(hit["key"]) for hit in hits)])
     lines = [f"cosine  {'match   ' if judged else ''}{'key':{width}}  caption"]
@@ -77,9 +80,10 @@ def _number(value: float | None) -> str:
 
 
 def _caption(hit: "Hit") -> str:
-    kept = [one for one in hit["captions"] if one["kept"]] or hit["captions"]
-    if not kept:
+    """The first that says the words and was kept, that says them, that was kept, or that there is."""
+    if not hit["captions"]:
         return ""
-    text = " ".join(kept[0]["text"].split())
+    chosen = max(hit["captions"], key=lambda one: (one["says"], one["kept"]))
+    text = " ".join(chosen["text"].split())
     text = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
-    return text if kept[0]["kept"] else f"{text} (dropped)"
+    return text if chosen["kept"] else f"{text} (dropped)"

@@ -78,6 +78,10 @@ class Progress:
     ) -> None:
         self.close()
 
+    def expect(self, total: int) -> None:
+        """Say how many units there are in all, once somebody knows."""
+        self.total = total
+
     def advance(self, n: int = 1, **info: object) -> None:
         """Count `n` more units; `info` (loss, counts …) is shown beside the rate."""
         self.update(self.done + n, **info)

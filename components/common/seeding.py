@@ -24,7 +24,8 @@ def _plain(value: Any) -> Any:
 
 def digest_of(value: Any) -> str:
     """sha256 hex of the canonical JSON of a value."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    # what is no Unicode, such as a file's name in Latin-1, as JSON's escapes
+    return hashlib.sha256(canonical_json(value).encode(errors="backslashreplace")).hexdigest()
 
 
 def key_seed(*parts: str | int) -> int:

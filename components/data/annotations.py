@@ -32,6 +32,21 @@ class BadRow(NamedTuple):
         return f"{self.place} {self.why}"
 
 
+def read_json(data: bytes, where: str) -> Any:
+    """What an annotation file holds.
+
+    Raises:
+        DataError: it is not JSON, or not UTF-8; says in which line.
+    """
+    try:
+        return json.loads(data)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{where} is not UTF-8: line {line}: {error.reason}; save it as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON: {error}") from error
+
+
 Read: TypeAlias = "tuple[list[HumanImage], list[BadRow]]"
 
 
@@ -85,7 +100,7 @@ def _coco_files(rows: list[Any], where: str, faults: list[BadRow]) -> tuple[dict
     files, places = dict[str, str](), dict[str, str]()
     for at, row in enumerate(rows):
         place = f"images[{at}]"
-        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or "id" not in row:
+        if not isinstance(row, dict) or not _is_name(row.get("file_name")) or "id" not in row:
             faults.append(BadRow(place, "lacks id or file_name"))
             continue
         one = canonical_json(row["id"])
@@ -112,7 +127,7 @@ class _Gathered:
 def _karpathy(document: list[Any]) -> Read:
     found, faults = _Gathered(), list[BadRow]()
     for at, row in enumerate(document):
-        if not isinstance(row, dict) or not isinstance(row.get("image"), str) or "caption" not in row:
+        if not isinstance(row, dict) or not _is_name(row.get("image")) or "caption" not in row:
             faults.append(BadRow(f"row {at}", "lacks image or caption"))
             continue
         texts = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
@@ -124,7 +139,7 @@ def _raw_karpathy(rows: Iterator[tuple[int, Any]]) -> Read:
     found, faults = _Gathered(), list[BadRow]()
     for at, row in rows:
         sentences = row.get("sentences") if isinstance(row, dict) else None
-        if not isinstance(sentences, list) or not isinstance(row.get("filename"), str):
+        if not isinstance(sentences, list) or not _is_name(row.get("filename")):
             faults.append(BadRow(f"images[{at}]", "lacks filename or sentences"))
             continue
         folder = row.get("filepath")
@@ -151,6 +166,10 @@ def _of_splits(rows: list[Any], where: str, splits: str) -> Iterator[tuple[int, 
 
 def _split_of(row: Any) -> str:
     return str(row.get("split", "")) if isinstance(row, dict) else ""
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _plain_id(value: Any) -> int | str:

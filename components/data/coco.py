@@ -26,18 +26,11 @@ from components.common.contracts import DatasetRef
 from components.common.errors import DataError
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_hex, split_uri
-from components.data.annotations import HumanImage, read_document
+from components.data.annotations import HumanImage, read_document, read_json
 from components.data.candidates import Candidate, text_problem
 from components.data.decoding import BadImage
-from components.data.imports import ImageImport
-from components.data.manifest import (
-    BadSample,
-    Provenance,
-    dataset_store,
-    find_dataset,
-    plan_dataset,
-    seal_dataset,
-)
+from components.data.imports import ImageImport, imported_once
+from components.data.manifest import BadSample, ShardRecord
 from components.data.publish import ShardBuilder, check_sizes
 from components.data.shards import IMAGE_EXTENSIONS
 
@@ -65,6 +58,7 @@ def import_coco(
     limit: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    expect: Callable[[int], object] | None = None,
 ) -> DatasetRef:
     """Make a dataset of annotations and images, or find it made.
 
@@ -77,6 +71,7 @@ def import_coco(
         limit: use the first so many images only.
         threads: that read and decode (default: one per CPU).
         progress: called with the number of images just done.
+        expect: called with the number of all of them, before the first is done.
 
     Raises:
         DataError: before any work, if the JSON or the image folder is missing or of no use; afterwards, if more than
@@ -96,14 +91,14 @@ def import_coco(
         "shard_size": shard_size,
         "limit": limit,
     }
-    target = dataset_store(store, name, digest_of(plan))
-    fingerprint = plan_dataset(target, plan)
-    if (found := find_dataset(target)) is not None:
-        return found
-    work = FolderImport(annotations, source, target, sizes, threads=threads, progress=progress)
-    records = work.run(images, shard_size)
-    config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
-    return seal_dataset(target, Provenance(name, "human", config, fingerprint, origin=where), records)
+
+    def work(target: Store) -> list[ShardRecord]:
+        if expect is not None:
+            expect(len(images))
+        found = FolderImport(annotations, source, target, sizes, threads=threads, progress=progress)
+        return found.run(images, shard_size)
+
+    return imported_once(store, name, "human", plan, where, work)
 
 
 def read_annotations(uri: str, limit: int | None = None) -> Annotations:
@@ -137,11 +132,7 @@ def parse_annotations(data: bytes, where: str = "annotations", splits: str = "")
     Raises:
         DataError: it is not JSON or has none of the known shapes; says where.
     """
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON: {error}") from error
-    rows, faults = read_document(document, where, splits)
+    rows, faults = read_document(read_json(data, where), where, splits)
     if not rows:
         raise DataError(f"{where} names no images{f'; for example {faults[0]}' if faults else ''}")
     if not any(text_problem(text) is None for row in rows for text in row.captions):
@@ -240,20 +231,19 @@ class FolderImport(ImageImport[HumanImage]):
         self.annotations, self.sizes = annotations, sizes
 
     def place(self, item: HumanImage) -> str:
-        return f"{self.annotations.where}: {item.place}: " if item.place else f"{self.annotations.where}: "
+        return f"{self.annotations.where}: {item.place}"
 
     def read(self, item: HumanImage) -> bytes | BadSample:
         if not _is_safe(item.file_name):
-            return BadSample(key=item.key, reason="unsafe_name", detail=item.file_name)
+            return self.bad(item, "unsafe_name", f"{item.file_name!r} lies outside of the image folder")
         where = join_uri(self.source.uri, item.file_name)
         if self.sizes[item.file_name] is None:
-            return BadSample(key=item.key, reason="missing_image", detail=f"{where} does not exist")
+            return self.bad(item, "missing_image", f"{where} does not exist")
         found = self.look(item.file_name)
         if found is None:
-            detail = f"{where} was removed while the import ran"
-            return BadSample(key=item.key, reason="missing_image", detail=detail)
+            return self.bad(item, "missing_image", f"{where} was removed while the import ran")
         if isinstance(found, BadImage):
-            return BadSample(key=item.key, reason=found.reason, detail=f"{where}: {found}")
+            return self.bad(item, found.reason, f"{where}: {found}")
         return found
 
     def add(self, builder: ShardBuilder, item: HumanImage, data: bytes) -> None:
@@ -262,7 +252,7 @@ class FolderImport(ImageImport[HumanImage]):
         for caption in item.captions or (None,):
             trouble = text_problem(caption)
             if trouble is not None:
-                self.tell(f"{self.place(item)}caption of {item.file_name} is {caption!r:.60} ({trouble})")
+                self.tell(f"{self.place(item)}: caption of {item.file_name} is {caption!r:.60} ({trouble})")
             text = "" if trouble else str(caption).strip()
             rows.append(Candidate(item.key, digest, "human", text, None, None, trouble is None, trouble or ""))
         kept = [row.text for row in rows if row.kept]
@@ -275,7 +265,7 @@ class FolderImport(ImageImport[HumanImage]):
         }
         members = {
             extension_of(item.file_name): data,
-            "json": json.dumps(document, ensure_ascii=False).encode(),
+            "json": json.dumps(document, ensure_ascii=False).encode(errors="backslashreplace"),
             "txt": kept[0].encode() if kept else b"",
         }
         builder.add(item.key, rows, members)

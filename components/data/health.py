@@ -11,6 +11,26 @@ from components.data.shards import BROKEN_SHARD
 logger = logging.getLogger(__name__)
 
 _NAMED = 5
+_TOLD = 10
+
+
+class Telling:
+    """Tells of what is of no use by file and place, of the first ones.
+
+    Args:
+        where: what is read, for the last message.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where, self._told = where, 0
+
+    def tell(self, what: str) -> None:
+        """Say what is wrong with one entry, and where it stands."""
+        self._told += 1
+        if self._told <= _TOLD:
+            logger.warning("of no use: %s", what)
+        elif self._told == _TOLD + 1:
+            logger.warning("more of %s is of no use; `capfilt dataset failed` lists all that failed", self.where)
 
 
 class Health:

@@ -4,24 +4,66 @@ A shard that is committed is found by its commit record, so an import that was i
 What cannot be used is told, the first of it one by one, and listed in full among the failed samples of the dataset.
 """
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+from components.common.contracts import DatasetRef
 from components.common.errors import StorageError
+from components.common.seeding import digest_of
 from components.common.storage import Store
 from components.data.decoding import BadImage, decode_image
-from components.data.health import Health
-from components.data.manifest import BadSample, ShardRecord, recall
+from components.data.health import Health, Telling
+from components.data.manifest import (
+    BadSample,
+    Provenance,
+    ShardRecord,
+    dataset_store,
+    find_dataset,
+    plan_dataset,
+    recall,
+    seal_dataset,
+)
 from components.data.parallel import default_threads, ordered_map
 from components.data.publish import ShardBuilder
 
-logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
-_TOLD = 10
+class Keyed(Protocol):
+    """What becomes a sample."""
+
+    @property
+    def key(self) -> str:
+        """The sample's key."""
+
+
+Item = TypeVar("Item", bound=Keyed)
+
+
+def imported_once(
+    store: Store,
+    name: str,
+    kind: str,
+    plan: Mapping[str, Any],
+    origin: str,
+    work: Callable[[Store], list[ShardRecord]],
+) -> DatasetRef:
+    """The dataset of a plan: found made, or made now.
+
+    Args:
+        store: root of the project's store.
+        name: the dataset's name.
+        kind: of dataset.
+        plan: all that decides what it will be; revision, shard size and limit are its config, too.
+        origin: where the input lies.
+        work: makes the shards in the dataset's own store.
+    """
+    target = dataset_store(store, name, digest_of(plan))
+    fingerprint = plan_dataset(target, plan)
+    if (found := find_dataset(target)) is not None:
+        return found
+    config = {key: plan[key] for key in ("revision", "shard_size", "limit")}
+    return seal_dataset(target, Provenance(name, kind, config, fingerprint, origin=origin), work(target))
 
 
 class ImageImport(ABC, Generic[Item]):
@@ -50,7 +92,7 @@ class ImageImport(ABC, Generic[Item]):
         self.threads, self.progress = threads or default_threads(), progress or (lambda _: None)
         self.committed = recall(target)
         self.health = Health(where)
-        self._told = 0
+        self.tell = Telling(where).tell
 
     def run(self, items: Iterable[Item], shard_size: int) -> list[ShardRecord]:
         """Make all shards.
@@ -75,7 +117,7 @@ class ImageImport(ABC, Generic[Item]):
                 builder.fail(fault.key, fault.reason, fault.detail)
             for item, data in zip(items, ordered_map(self.read, items, threads=self.threads), strict=True):
                 if isinstance(data, BadSample):
-                    self.tell(f"{self.place(item)}{data.detail} ({data.reason})")
+                    self.tell(f"{data.detail} ({data.reason})")
                     builder.fail(data.key, data.reason, data.detail)
                 else:
                     self.add(builder, item, data)
@@ -84,23 +126,19 @@ class ImageImport(ABC, Generic[Item]):
 
     @abstractmethod
     def read(self, item: Item) -> bytes | BadSample:
-        """The bytes of its image, or what is wrong with it. Called by threads."""
+        """The bytes of its image, or what is wrong with it (`bad`). Called by threads."""
 
     @abstractmethod
     def add(self, builder: ShardBuilder, item: Item, data: bytes) -> None:
         """Write one item with what is said of its image."""
 
+    @abstractmethod
     def place(self, item: Item) -> str:
-        """Where the input names the item, as the beginning of what is told; empty if what is wrong with it says so."""
-        return ""
+        """Where the input names the item: file, and line or row."""
 
-    def tell(self, what: str) -> None:
-        """Tell of the first that are of no use, by file and place."""
-        self._told += 1
-        if self._told <= _TOLD:
-            logger.warning("of no use: %s", what)
-        elif self._told == _TOLD + 1:
-            logger.warning("more of %s is of no use; `capfilt dataset failed` lists all that failed", self.where)
+    def bad(self, item: Item, reason: str, detail: str) -> BadSample:
+        """An item of no use, with its place."""
+        return BadSample(key=item.key, reason=reason, detail=f"{self.place(item)}: {detail}"[:300])
 
     def look(self, file: str) -> bytes | BadImage | None:
         """A file's bytes, if they are an image; else why they are none, or None where there is no file."""

@@ -11,7 +11,7 @@ from components.common.errors import ConfigError, DataError
 from components.common.storage import Store, folder_errors, sha256_hex
 from components.data.candidates import Candidate, candidates_to_bytes
 from components.data.commits import commit_shard
-from components.data.records import BadSample, Counts, FileRecord, ShardRecord, own_file
+from components.data.records import BadSample, Counts, FileRecord, ShardRecord, own_file, storable
 from components.data.shards import ShardWriter
 
 
@@ -69,7 +69,7 @@ class ShardBuilder:
 
     def fail(self, key: str, reason: str, detail: str = "", *, count: int = 1) -> None:
         """Count a sample (or `count` that were lost together) that could not be used, and say why."""
-        self._bad.append(BadSample(key=key, reason=reason, detail=detail[:300], count=count))
+        self._bad.append(BadSample(key=storable(key), reason=reason, detail=storable(detail)[:300], count=count))
 
     def counts(self) -> Counts:
         """What was collected so far."""

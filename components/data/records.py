@@ -203,6 +203,11 @@ def without_places(value: Any) -> Any:
     return kept
 
 
+def storable(text: str) -> str:
+    """The text, with what is no Unicode, such as bytes of a file's name in Latin-1, written out as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def pretty(value: Any) -> bytes:
     """JSON for people, with a line break at its end."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()

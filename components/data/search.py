@@ -24,6 +24,7 @@ from components.common.storage import Store, join_uri, open_store
 from components.data.commits import load_json, short_errors
 from components.data.fetch import ShardCache
 from components.data.manifest import MANIFEST_KEY, Manifest, load_manifest
+from components.data.phrases import Said, places
 from components.data.records import BadSample, FileRecord, Parent, pretty
 from components.data.vectors import Beside, Vectors, image_table, open_vectors
 
@@ -119,10 +120,17 @@ class VectorIndex:
             found[:, start : start + len(block)] = (wide @ turned).T.numpy()
         return found
 
-    def nearest(self, query: Floats, count: int) -> list[Found]:
-        """The images nearest to a query `[d]` of length 1, the nearest first; equally near ones in their order."""
+    def nearest(self, query: Floats, count: int, said: Said | None = None) -> list[Found]:
+        """The images nearest to a query `[d]` of length 1, the nearest first; equally near ones in their order.
+
+        Args:
+            query: the vector.
+            count: images to find.
+            said: which images' captions say what is asked for; these come further to the front (phrases.py).
+        """
         scores = self.scores(query[None])[0]
-        return [self._found(int(row), float(scores[row])) for row in largest(scores, count)]
+        order = scores if said is None else places(scores, said)
+        return [self._found(int(row), float(scores[row])) for row in largest(order, count)]
 
     def images(self, part: int) -> "pa.Table":
         """Keys and hashes of a part's images, in the order of its vectors."""
@@ -162,7 +170,7 @@ def largest(scores: Floats, count: int) -> npt.NDArray[np.int64]:
 
 
 def open_index(uri: str, *, manifest: Manifest | None = None, cache: ShardCache | None = None) -> VectorIndex:
-    """The vectors at a URI: those of a dataset's shards, or those of an index made there.
+    """The vectors at a URI: those of an index made there, or those of a dataset's shards.
 
     Args:
         uri: root of a dataset, or a folder or prefix of images with an index.
@@ -173,16 +181,16 @@ def open_index(uri: str, *, manifest: Manifest | None = None, cache: ShardCache 
         DataError: there are none; says how to get some.
     """
     store = open_store(uri)
+    if store.exists(f"{INDEX_FOLDER}/{INDEX_KEY}"):  # somebody wanted other vectors than a dataset's own
+        return _of_record(store.child(INDEX_FOLDER), cache)
     if manifest is None and store.exists(MANIFEST_KEY):
         manifest = load_manifest(uri)
     if manifest is not None and (found := _of_dataset(store.uri, manifest, cache)) is not None:
         return found
-    if not store.exists(f"{INDEX_FOLDER}/{INDEX_KEY}"):
-        raise DataError(
-            f"{store.uri} has no vectors of its images to search in: make them with `capfilt index {store.uri} "
-            "--model FILTER`"
-        )
-    return _of_record(store.child(INDEX_FOLDER), cache)
+    raise DataError(
+        f"{store.uri} has no vectors of its images to search in: make them with `capfilt index {store.uri} "
+        "--model FILTER`"
+    )
 
 
 def _of_dataset(root: str, manifest: Manifest, cache: ShardCache | None) -> VectorIndex | None:

@@ -20,7 +20,7 @@ from components.common.contracts import DatasetRef
 from components.common.errors import ConfigError, DataError
 from components.common.seeding import canonical_json, digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_hex, split_uri
-from components.data.annotations import HumanImage
+from components.data.annotations import HumanImage, read_json
 from components.data.candidates import Candidate, text_problem
 from components.data.coco import (
     Annotations,
@@ -30,10 +30,10 @@ from components.data.coco import (
     sizes_digest,
     with_keys,
 )
-from components.data.manifest import BadSample, dataset_store, find_dataset, plan_dataset, seal_dataset
+from components.data.imports import imported_once
+from components.data.manifest import BadSample, ShardRecord
 from components.data.publish import ShardBuilder, check_sizes
 from components.data.questions import SOURCE, Question
-from components.data.records import Provenance
 
 REVISION = 1  # counts changes of what the same input becomes
 VISUAL_GENOME_WEIGHT = 0.2
@@ -78,6 +78,7 @@ def import_questions(
     limit: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    expect: Callable[[int], object] | None = None,
 ) -> DatasetRef:
     """Make a dataset of questions and their images, or find it made.
 
@@ -92,6 +93,7 @@ def import_questions(
         limit: use the first so many images only.
         threads: that read and decode (default: one per CPU).
         progress: called with the number of images just done.
+        expect: called with the number of all of them, before the first is done.
 
     Raises:
         DataError: before any work, if files or image folder are missing or of no use; afterwards, if more than half of
@@ -109,14 +111,14 @@ def import_questions(
         "shard_size": shard_size,
         "limit": limit,
     }
-    target = dataset_store(store, name, digest_of(plan))
-    fingerprint = plan_dataset(target, plan)
-    if (found := find_dataset(target)) is not None:
-        return found
-    work = _QuestionImport(asked.annotations, source, target, sizes, threads=threads, progress=progress)
-    config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
-    made = Provenance(name, "vqa", config, fingerprint, origin=asked.where)
-    return seal_dataset(target, made, work.run(asked.images, shard_size))
+
+    def work(target: Store) -> list[ShardRecord]:
+        if expect is not None:
+            expect(len(asked.images))
+        found = _QuestionImport(asked.annotations, source, target, sizes, threads=threads, progress=progress)
+        return found.run(asked.images, shard_size)
+
+    return imported_once(store, name, "vqa", plan, asked.where, work)
 
 
 def read_questions(
@@ -132,7 +134,7 @@ def read_questions(
         DataError: a file is missing, has none of the known shapes, or no usable question; says where.
     """
     where, data = _read(questions_uri)
-    document = _json(data, where)
+    document = read_json(data, where)
     digests = [sha256_hex(data)]
     if isinstance(document, list):
         if annotations_uri is not None:
@@ -143,7 +145,7 @@ def read_questions(
             raise DataError(f"{where} holds questions without answers: give VQA v2's annotations JSON too")
         given, answers = _read(annotations_uri)
         digests += [sha256_hex(answers), image_name or ""]
-        rows = list(_official_rows(document, _answers_of(_json(answers, given), given), image_name))
+        rows = list(_official_rows(document, _answers_of(read_json(answers, given), given), image_name))
     else:
         raise DataError(f"{where} is neither VQA v2's questions ({{questions: […]}}) nor a list of {{image, question}}")
     faults = tuple(
@@ -169,13 +171,6 @@ def _read(uri: str) -> tuple[str, bytes]:
     if not source.exists(key):
         raise DataError(f"{where} is no file: give VQA v2's JSON or a list of {{image, question, answers}}")
     return where, source.read(key)
-
-
-def _json(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON: {error}") from error
 
 
 def _plain_rows(document: Sequence[Any]) -> Iterator[_Row]:
@@ -262,11 +257,13 @@ def _texts(answers: Any) -> tuple[str, ...]:
 
 def _by_image(rows: Sequence[_Row]) -> list[HumanImage]:
     """Images in the order of their first question."""
-    questions: dict[str, list[Question]] = {}
+    asked: dict[str, list[_Row]] = {}
     for row in rows:
         if row.question is not None:
-            questions.setdefault(row.image, []).append(row.question)
-    return [HumanImage("", name, name, tuple(asked)) for name, asked in questions.items()]
+            asked.setdefault(row.image, []).append(row)
+    return [
+        HumanImage("", name, name, tuple(row.question for row in rows), rows[0].place) for name, rows in asked.items()
+    ]
 
 
 def _told(where: str, row: _Row) -> str:
@@ -286,5 +283,6 @@ class _QuestionImport(FolderImport):
             "sha256": digest,
             "questions": [asdict(one) for one in item.captions],
         }
-        members = {extension_of(item.file_name): data, "json": json.dumps(document, ensure_ascii=False).encode()}
+        fields = json.dumps(document, ensure_ascii=False)
+        members = {extension_of(item.file_name): data, "json": fields.encode(errors="backslashreplace")}
         builder.add(item.key, rows, members)

@@ -1,5 +1,6 @@
 """Words and images as vectors to search with, by the filter that made the stored ones; vectors where there are none."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +10,12 @@ import numpy as np
 from components.common.errors import DataError, ModelError
 from components.common.precision import AnyPrecision
 from components.common.storage import open_store, sha256_hex
+from components.data.candidates import stored_candidates
 from components.data.decoding import BadImage, Pixels, decode_image, resize_square
 from components.data.fetch import ShardCache
-from components.data.manifest import MANIFEST_KEY
+from components.data.manifest import MANIFEST_KEY, load_manifest
 from components.data.phash import perceptual_hash
-from components.data.pictures import OpenTar, image_files, tars_of
+from components.data.pictures import OpenTar, image_files, pictures_of, tars_of
 from components.data.records import BadSample, Parent
 from components.data.search import INDEX_FOLDER, Floats, IndexPart, IndexRecord, VectorIndex, write_index
 from components.data.vectors import ImageRow, write_vectors
@@ -192,10 +194,12 @@ def _finite(vectors: Floats) -> Floats:
 
 
 def _image_sources(uri: str) -> Iterator[tuple[str, Iterator[NamedImage]]]:
-    """The images at a URI, part by part: a part is a tar, or some thousand files."""
+    """The images at a URI, part by part: a part is a shard, a tar, or some thousand files."""
     store = open_store(uri)
-    files = image_files(store)
-    if files and not store.exists(MANIFEST_KEY):
+    if store.exists(MANIFEST_KEY):
+        yield from _dataset_images(uri)
+        return
+    if files := image_files(store):
         for number, start in enumerate(range(0, len(files), _IMAGES_PER_PART)):
             keys = files[start : start + _IMAGES_PER_PART]
             yield f"{number:05d}", (NamedImage(key, store.read(key)) for key in keys)
@@ -207,3 +211,12 @@ def _image_sources(uri: str) -> Iterator[tuple[str, Iterator[NamedImage]]]:
             yield name, (NamedImage(key, tar.read(key) or b"") for key in tar.places)
         finally:
             tar.close()
+
+
+def _dataset_images(uri: str) -> Iterator[tuple[str, Iterator[NamedImage]]]:
+    """All images of a sealed dataset that have a candidate, kept or not; a dropped one lies where it came from."""
+    manifest = load_manifest(uri)
+    with contextlib.closing(pictures_of(uri, manifest)) as pictures:
+        for entry in manifest.shards:
+            keys = dict.fromkeys(stored_candidates(uri, entry.parquet).keys)
+            yield entry.name, (NamedImage(key, pictures.read(entry.name, key) or b"") for key in keys)

@@ -12,13 +12,14 @@ from components.common.errors import DataError
 from components.common.precision import Precision
 from components.common.seeding import digest_of
 from components.common.storage import join_uri, normalise_uri, open_store, sha256_file
-from components.data.commits import commit_of
+from components.data.commits import READERS, commit_of
 from components.data.manifest import MANIFEST_KEY, file_uri, load_manifest
+from components.data.parallel import ordered_map
 from components.data.records import Parent, ShardEntry
 from components.data.shards import DUPLICATE_KEY, scan_shard
 from components.data.web.listing import check_listed, counted_samples, list_tars, origin_of
 from components.data.web.named import is_named
-from components.data.web.repeats import KeysMet, own_keys, repeated_in
+from components.data.web.repeats import KeysMet, keys_beside, own_keys, repeated_in
 from components.regeneration import outcomes
 from components.regeneration.config import OUTPUT_VERSION, CapfiltConfig
 from components.regeneration.reading import ShardSource, fetch_shard
@@ -113,8 +114,9 @@ def web_input(web: DatasetRef | str, limit: int | None = None) -> WebInput:
     """Find the shards of the web data: a sealed dataset, any folder or prefix with WebDataset tars, or one tar.
 
     Of samples with one key in several shards the first counts, as it does within a shard; the others are marked. In a
-    sealed dataset the import has found them, in local tars they are found here. Tars under an S3 prefix are not looked
-    at beforehand, so there a key counts once per shard: import them first if keys may repeat (`repeats` tells).
+    sealed dataset the import has found them, in local tars they are found here, and in tars on S3 by img2dataset's
+    tables beside them. Without those a tar on S3 is not looked at beforehand, as it would be read twice: there a key
+    counts once per shard. Import them first if keys may repeat (`repeats` tells).
 
     Args:
         web: reference or URI; also a brace range of tars, or a list of them in a file.
@@ -174,13 +176,13 @@ def _of_tars(uri: str) -> WebInput:
 
 
 def _marked(shards: Sequence[ShardSource]) -> Iterator[ShardSource]:
-    """Local shards with the keys that an earlier one has."""
+    """Shards with the keys that an earlier one has, as far as they are known beforehand."""
     met, repeated = KeysMet(), 0
-    for shard in shards:
-        if shard.sha256 is None:  # on S3
+    for shard, keys in zip(shards, ordered_map(_keys_of, shards, threads=READERS), strict=True):
+        if keys is None:
             yield shard
             continue
-        again = met.again(own_keys(scan_shard(Path(shard.uri)).samples[: shard.take]))
+        again = met.again(keys)
         repeated += len(again)
         yield replace(shard, repeated=again)
     if repeated:
@@ -190,6 +192,12 @@ def _marked(shards: Sequence[ShardSource]) -> Iterator[ShardSource]:
             repeated,
             DUPLICATE_KEY,
         )
+
+
+def _keys_of(shard: ShardSource) -> list[str] | None:
+    if shard.sha256 is not None:
+        return own_keys(scan_shard(Path(shard.uri)).samples[: shard.take])
+    return keys_beside(shard.uri, shard.expected) if shard.take is None else None  # a table has an order of its own
 
 
 def _limited(shards: Sequence[ShardSource], limit: int) -> Iterator[ShardSource]:

@@ -1,4 +1,7 @@
-"""Keys that several raw tars on S3 have: seen once their shards are finished, as nobody reads such tars twice."""
+"""Keys that several raw tars on S3 have: seen once their shards are finished, as nobody reads such tars twice.
+
+Where img2dataset's tables lie beside the tars, the plan knows them before (plan.py).
+"""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -12,6 +15,8 @@ from components.regeneration.reading import ShardSource
 
 logger = logging.getLogger(__name__)
 
+_NAMED = 5
+
 
 def tell_repeats(name: str, root: str, sources: Sequence[ShardSource], entries: Iterable[ShardEntry]) -> int:
     """Warn of samples with the key of one in an earlier shard, where the plan could not mark them; their number.
@@ -24,18 +29,23 @@ def tell_repeats(name: str, root: str, sources: Sequence[ShardSource], entries: 
     """
     if all(source.sha256 is not None for source in sources):
         return 0
-    met, repeated = KeysMet(), 0
+    met, repeated, named = KeysMet(), 0, list[str]()
 
-    def keys_of(entry: ShardEntry) -> list[str]:
-        return list(dict.fromkeys(stored_candidates(root, entry.parquet).keys))
+    def keys_of(entry: ShardEntry) -> tuple[str, list[str]]:
+        return entry.name, list(dict.fromkeys(stored_candidates(root, entry.parquet).keys))
 
-    for keys in ordered_map(keys_of, entries, threads=READERS):
-        repeated += len(met.again(keys))
+    for shard, keys in ordered_map(keys_of, entries, threads=READERS):
+        again = met.again(keys)
+        repeated += len(again)
+        named = [*named, *(f"{key} in {shard}" for key in sorted(again))][:_NAMED]
     if repeated:
         logger.warning(
-            "%s: %d samples have the key of one in an earlier shard, and all of them were used: tars on S3 are not "
-            "compared beforehand. Import them first (`capfilt dataset import-web`), and only the first counts",
+            "%s: %d samples have the key of one in an earlier shard, and all of them were used (%s%s): tars on S3 "
+            "without img2dataset's tables beside them are not compared beforehand. Import them first (`capfilt dataset "
+            "import-web`), and only the first counts",
             name,
             repeated,
+            ", ".join(named),
+            " …" if repeated > _NAMED else "",
         )
     return repeated

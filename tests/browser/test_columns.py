@@ -154,6 +154,17 @@ def test_images_are_found_as_search_finds_them(cut, version: Version) -> None:
         version.vector(broken)
 
 
+def test_words_bring_images_in_the_order_of_search(cut, version: Version, tmp_path: Path) -> None:
+    text = next(one for one, kept in zip(version.text.to_pylist(), version.kept, strict=True) if kept and one)
+    words = " ".join(text.split()[:2])
+    browser = Browser([version], Marks(tmp_path / "marks.jsonl"), tmp_path)
+    shown = [(card.shard, card.key) for card in browser.results(View(find=words)).cards]
+    hits = capfilt.search(cut.before, words, top=100)
+    order = list(dict.fromkeys(shown))  # of a page
+    assert order and order == [(hit["shard"], hit["key"]) for hit in hits][: len(order)]
+    assert any(one["says"] and one["kept"] for one in hits[0]["captions"])
+
+
 def test_a_dataset_without_scores_is_looked_at_too(cut, tmp_path: Path) -> None:
     imported = import_web(str(cut.folder / "web"), store=open_store(str(tmp_path)), name="web")
     version = Version(imported.uri)

@@ -134,4 +134,5 @@ def test_on_s3(
         open_store(f"{server.uri}/twice").write("00001.tar", data.read_bytes())
         assert "earlier shard" not in caplog.text
         run(f"{server.uri}/twice", models, f"{server.uri}/repeated")
-        assert "2 samples have the key of one in an earlier shard, and all of them were used" in caplog.text
+        assert "2 samples have the key of one in an earlier shard, and all of them were used (" in caplog.text
+        assert " in 00001): tars on S3" in caplog.text  # the last of them, with its shard

@@ -15,10 +15,11 @@ from components.common.contracts import DatasetRef, ModelRef
 from components.common.errors import ConfigError, DataError, ModelError
 from components.common.storage import open_store
 from components.data.decoding import decode_image, resize_square
-from components.data.search import largest
+from components.data.search import largest, open_index
 from components.data.shards import read_shard
 from components.data.web import import_web
 from components.inference.arithmetic import Arithmetic
+from components.model.checkpoints.publishing import reference_model
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.models import open_filter
 from components.regeneration.recut import recut_dataset
@@ -35,8 +36,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelRef, ModelRef
     folder = tmp_path_factory.mktemp("models")
     made = save_tiny_models(folder)
     # as anybody would give them: by their folders
-    from components.model.checkpoints.publishing import reference_model
-
     return (reference_model(made[0].uri, "captioner"), reference_model(made[1].uri, "filter"))
 
 
@@ -78,6 +77,33 @@ def test_words_find_what_the_model_itself_is_nearest_to(
     nearest = {hit["key"] for hit in hits[:10]}
     assert [hit["key"] for hit in judged] == sorted(nearest, key=lambda key: -wanted[key][1])[:3]
     assert [hit["itm_probability"] for hit in judged] == pytest.approx([wanted[hit["key"]][1] for hit in judged])
+
+
+def test_images_whose_captions_say_the_words_come_first(dataset: DatasetRef) -> None:
+    every = capfilt.search(dataset.uri, "xyz", top=15)
+    assert not any(one["says"] for hit in every for one in hit["captions"])
+    told = next(one for hit in reversed(every) for one in hit["captions"] if not one["kept"] and one["text"])
+    words = " ".join(told["text"].split()[:3])
+    by_vectors = capfilt.search(dataset.uri, words, top=15, captions=False)
+    assert [hit["similarity"] for hit in by_vectors] == sorted((hit["similarity"] for hit in by_vectors), reverse=True)
+    cosines = np.array([hit["similarity"] for hit in by_vectors])
+    said = [[(one["says"], one["kept"]) for one in hit["captions"]] for hit in by_vectors]
+    assert any((True, False) in one for one in said)
+    more = [4 if (True, True) in one else 2 if (True, False) in one else 0 for one in said]
+    wanted = np.argsort(-(cosines / cosines.std() + more), kind="stable")
+    found = capfilt.search(dataset.uri, words, top=15)
+    assert [hit["key"] for hit in found] == [by_vectors[row]["key"] for row in wanted]
+
+
+def test_an_index_made_of_a_dataset_comes_before_its_own_vectors(dataset: DatasetRef, tmp_path: Path) -> None:
+    copy = str(tmp_path / "copy")
+    shutil.copytree(dataset.uri, copy)
+    other = reference_model(save_tiny_models(tmp_path / "other", filter_size=48)[1].uri, "filter")
+    assert capfilt.index(copy, other.uri, batch_size=8) == 15  # dropped ones, too, which lie in the web tars alone
+    hits = capfilt.search(copy, "a ball", top=15)
+    assert open_index(copy).model.digest == other.digest and all(hit["captions"] for hit in hits)
+    with pytest.raises(ModelError, match="were made by"):
+        capfilt.search(copy, "a ball", model=open_index(dataset.uri).model.uri)
 
 
 def test_an_image_finds_itself_and_the_same_in_a_recut_dataset(web: Path, dataset: DatasetRef, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from components.common.metrics import RECALL, VQA, find_metric
 from tests.helpers.tiny import options
 from tests.integration.test_bootstrap import _environment, _run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ASKED = {
     "tasks": "[captioning,retrieval,vqa]",
     "retrieval__steps": 2,

@@ -43,9 +43,9 @@ Texts (`texts`)
 
 from components.data.web.files import import_files
 from components.data.web.importing import REVISION, import_web
-from components.data.web.listing import WebTar, check_tars, expected_samples, list_tars
+from components.data.web.listing import WebTar, check_tars, list_tars
 from components.data.web.table import import_table
 
 __all__ = [
-    "REVISION", "WebTar", "check_tars", "expected_samples", "import_files", "import_table", "import_web", "list_tars",
+    "REVISION", "WebTar", "check_tars", "import_files", "import_table", "import_web", "list_tars",
 ]  # fmt: skip

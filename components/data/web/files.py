@@ -16,10 +16,10 @@ from components.common.errors import DataError
 from components.common.seeding import digest_of
 from components.common.storage import ObjectInfo, Store, join_uri, open_store, sha256_hex
 from components.data.decoding import BadImage
-from components.data.imports import ImageImport
-from components.data.manifest import BadSample, dataset_store, find_dataset, plan_dataset, seal_dataset
+from components.data.imports import ImageImport, imported_once
+from components.data.manifest import BadSample, ShardRecord
 from components.data.publish import ShardBuilder, check_sizes
-from components.data.records import Provenance
+from components.data.records import storable
 from components.data.search import INDEX_FOLDER
 from components.data.shards import images_among, only_image, split_name
 from components.data.web.texts import text_members, unjudged, web_texts
@@ -53,6 +53,7 @@ def import_files(
     limit: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    expect: Callable[[int], object] | None = None,
 ) -> DatasetRef:
     """Make a dataset of a folder's images and texts, or find it made; interrupted, it goes on with the next shard.
 
@@ -64,6 +65,7 @@ def import_files(
         limit: use the first so many images only.
         threads: that read and decode (default: one per CPU).
         progress: called with the number of images just done.
+        expect: called with the number of all of them, before the first is done.
 
     Raises:
         DataError: there are no images, or more than half of them cannot be used.
@@ -75,14 +77,13 @@ def import_files(
         [one.place, [[extension, one.members[extension].size] for extension in sorted(one.members)]] for one in samples
     ]
     plan = {"kind": "files", "revision": REVISION, "files": digest_of(sizes), "shard_size": shard_size, "limit": limit}
-    target = dataset_store(store, name, digest_of(plan))
-    fingerprint = plan_dataset(target, plan)
-    if (found := find_dataset(target)) is not None:
-        return found
-    work = _FilesImport(source.uri, source, target, threads=threads, progress=progress)
-    records = work.run(samples, shard_size)
-    config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
-    return seal_dataset(target, Provenance(name, "web", config, fingerprint, origin=source.uri), records)
+
+    def work(target: Store) -> list[ShardRecord]:
+        if expect is not None:
+            expect(len(samples))
+        return _FilesImport(source.uri, source, target, threads=threads, progress=progress).run(samples, shard_size)
+
+    return imported_once(store, name, "web", plan, source.uri, work)
 
 
 def list_samples(source: Store) -> list[FileSample]:
@@ -104,7 +105,7 @@ def list_samples(source: Store) -> list[FileSample]:
         logger.warning("%s: %d names have texts but no image; they are no samples", source.uri, alone)
     short = [one.place.rpartition("/")[2] for one in samples]
     keys = short if len(set(short)) == len(short) else [one.place for one in samples]
-    return [FileSample(key, one.place, one.members) for key, one in zip(keys, samples, strict=True)]
+    return [FileSample(storable(key), one.place, one.members) for key, one in zip(keys, samples, strict=True)]
 
 
 def _members(source: Store) -> Iterator[tuple[str, str, ObjectInfo]]:
@@ -125,24 +126,24 @@ class _FilesImport(ImageImport[FileSample]):
     """The work of one import."""
 
     def place(self, item: FileSample) -> str:
-        return f"{join_uri(self.source.uri, item.place)}: "
+        return join_uri(self.source.uri, item.place)
 
     def read(self, item: FileSample) -> bytes | BadSample:
         image = only_image(item.members)
         if image is None:
             names = ", ".join(sorted(item.members))
-            return BadSample(key=item.key, reason="several_images", detail=f"extensions: {names}"[:300])
+            return self.bad(item, "several_images", f"extensions: {names}")
         found = self.look(item.members[image].key)
         if found is None:
-            return BadSample(key=item.key, reason="missing_image", detail="it was removed while the import ran")
-        return BadSample(key=item.key, reason=found.reason, detail=str(found)) if isinstance(found, BadImage) else found
+            return self.bad(item, "missing_image", "it was removed while the import ran")
+        return self.bad(item, found.reason, str(found)) if isinstance(found, BadImage) else found
 
     def add(self, builder: ShardBuilder, item: FileSample, data: bytes) -> None:
         image = str(only_image(item.members))
         members = {image: data} | self._texts(item, image)
         texts, digest = web_texts(members, image), sha256_hex(data)
         if texts[0].problem is not None:
-            self.tell(f"{self.place(item)}text is {texts[0].text!r} ({texts[0].problem})")
+            self.tell(f"{self.place(item)}: text is {texts[0].text!r} ({texts[0].problem})")
         rows = unjudged(item.key, digest, texts)
         builder.add(item.key, rows, members)
 

@@ -18,7 +18,7 @@ from components.common.errors import ConfigError, DataError
 from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, sha256_file
 from components.data.candidates import stored_candidates
-from components.data.health import Health
+from components.data.health import Health, Telling
 from components.data.manifest import (
     FileRecord,
     Provenance,
@@ -34,7 +34,7 @@ from components.data.parallel import default_threads, ordered_map
 from components.data.publish import ShardBuilder
 from components.data.shards import SampleIndex, scan_shard
 from components.data.web.extending import SOURCES_KEY, Former, find_former, take_over
-from components.data.web.listing import WebTar, check_listed, counted_samples, list_tars, origin_of
+from components.data.web.listing import WebTar, check_listed, counted_samples, expected_samples, list_tars, origin_of
 from components.data.web.repeats import KeysMet, keys_of_record, own_keys
 from components.data.web.samples import WebSample, lost_behind_break, read_sample, with_repeats
 from components.data.web.texts import unjudged
@@ -52,6 +52,7 @@ def import_web(
     limit: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    expect: Callable[[int], object] | None = None,
 ) -> DatasetRef:
     """Make a dataset of the tars under `uri`, or find it made.
 
@@ -69,6 +70,7 @@ def import_web(
         limit: use the first so many samples only. The last shard's tar then has more samples than its counts.
         threads: that decode (default: one per CPU).
         progress: called with the number of samples just done.
+        expect: called with about the number of all of them, where there is a way to tell, before the first is done.
 
     Returns:
         The sealed dataset: `images` and `pairs` with a usable text; the manifest counts the rest.
@@ -100,6 +102,8 @@ def import_web(
     # With a limit the last tar is read in part, and which one that is changes with the others.
     former = find_former(store.child("datasets", name), config, shards, target) if limit is None else None
     work = _WebImport(source, target, tags, former, threads or default_threads(), progress or (lambda _: None))
+    if expect is not None and (total := expected_samples(source, shards, limit)) is not None:
+        expect(total)
     records = work.run(shards, limit)
     work.health.refuse()
     if former is not None:
@@ -160,7 +164,7 @@ class _WebImport:
         self.former, self.taken_over = former, 0
         self.committed = recall(target)
         self.met = KeysMet()
-        self.health = Health(source.uri)
+        self.health, self.telling = Health(source.uri), Telling(source.uri)
 
     def run(self, shards: Sequence[WebTar], limit: int | None) -> list[ShardRecord]:
         records: list[ShardRecord] = []
@@ -209,7 +213,8 @@ class _WebImport:
 
     def _collect(self, shard: WebTar, path: Path, limit: int | None, builder: ShardBuilder) -> None:
         """Everything that a tar's first `limit` samples give, and what it has lost."""
-        scan = scan_shard(path, name=join_uri(self.source.uri, shard.key))
+        uri = join_uri(self.source.uri, shard.key)
+        scan = scan_shard(path, name=uri)
         taken = scan.samples[:limit]
         repeated = self.met.again(own_keys(taken))
 
@@ -217,17 +222,19 @@ class _WebImport:
             return replace(read_sample(path, sample, repeated), image=None)  # decoded to know that it is good
 
         for found in ordered_map(look, with_repeats(taken, repeated), threads=self.threads):
-            _count(found, builder)
+            self._count(found, uri, builder)
             self.progress(1)
         if limit is not None and limit <= len(scan.samples):
             return  # nobody asked for what is behind the break
         if (lost := lost_behind_break(shard.key, scan, counted_samples(self.source, shard))) is not None:
             builder.fail(lost.key, lost.reason, lost.detail, count=lost.count)
 
-
-def _count(found: WebSample, builder: ShardBuilder) -> None:
-    key = found.sample.key
-    if found.reason:
-        builder.fail(key, found.reason, found.detail)
-        return
-    builder.add(key, unjudged(key, found.sha256, found.texts))
+    def _count(self, found: WebSample, tar: str, builder: ShardBuilder) -> None:
+        key = found.sample.key
+        if found.reason:
+            self.telling.tell(f"{tar}: {key}: {found.detail} ({found.reason})")
+            builder.fail(key, found.reason, found.detail)
+            return
+        if (text := found.texts[0]).problem is not None:
+            self.telling.tell(f"{tar}: {key}: text is {text.text!r:.60} ({text.problem})")
+        builder.add(key, unjudged(key, found.sha256, found.texts))

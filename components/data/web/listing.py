@@ -171,12 +171,11 @@ def counted_samples(source: Store, tar: WebTar) -> int | None:
     return count if isinstance(count, int) else None
 
 
-def expected_samples(uri: str, limit: int | None = None) -> int | None:
+def expected_samples(source: Store, tars: Sequence[WebTar], limit: int | None = None) -> int | None:
     """About how many samples an import will see: the first tar's, by its stats file, in proportion to the tars' sizes.
 
     None where there is no stats file and no limit.
     """
-    source, tars = list_tars(uri)
     first = counted_samples(source, tars[0])
     if not first or not tars[0].size:
         return limit

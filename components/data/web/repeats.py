@@ -1,13 +1,18 @@
 """Keys that were met before, over all shards of a set."""
 
 import hashlib
+import io
+import logging
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.common.storage import join_uri, open_store, split_uri
 from components.data.manifest import ShardRecord
 from components.data.shards import BROKEN_SHARD, DUPLICATE_KEY, EARLIER_SHARD, SampleIndex
+
+logger = logging.getLogger(__name__)
 
 
 class KeysMet:
@@ -52,6 +57,34 @@ def _hashes(keys: Iterable[str]) -> NDArray[np.uint64]:
 def own_keys(samples: Iterable[SampleIndex]) -> list[str]:
     """The keys of a shard, each once: a key counts for the first sample that has it, whatever becomes of that."""
     return [sample.key for sample in samples if sample.problem != DUPLICATE_KEY]
+
+
+def keys_beside(uri: str, expected: int | None) -> list[str] | None:
+    """The keys of a tar by the table that img2dataset writes beside it, without a look into the tar.
+
+    Args:
+        uri: the tar.
+        expected: its samples, where somebody counted them: a table of another number is not believed.
+
+    Returns:
+        The keys of what was downloaded; None without such a table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder, name = split_uri(uri)
+    store, table = open_store(folder), f"{name[: -len('.tar')]}.parquet"
+    if not store.exists(table):
+        return None
+    try:
+        rows = pq.read_table(io.BytesIO(store.read(table)), use_threads=False)
+        states = rows["status"].to_pylist() if "status" in rows.column_names else ["success"] * len(rows)
+        keys = [str(key) for key, state in zip(rows["key"].to_pylist(), states, strict=True) if state == "success"]
+    except (pa.ArrowException, KeyError) as error:
+        where = join_uri(store.uri, table)
+        logger.warning("%s is no table of img2dataset (%s): its tar's keys are not known beforehand", where, error)
+        return None
+    return keys if expected in (None, len(keys)) else None
 
 
 def keys_of_record(record: ShardRecord, keys: Iterable[str]) -> list[str]:

@@ -20,20 +20,12 @@ from urllib.parse import unquote, urlparse
 
 from components.common.contracts import DatasetRef
 from components.common.errors import DataError
-from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri, open_store, sha256_file, sha256_hex, split_uri
 from components.data.coco import extension_of
 from components.data.decoding import BadImage
-from components.data.imports import ImageImport
-from components.data.manifest import (
-    BadSample,
-    dataset_store,
-    find_dataset,
-    plan_dataset,
-    seal_dataset,
-)
+from components.data.imports import ImageImport, imported_once
+from components.data.manifest import BadSample, ShardRecord
 from components.data.publish import ShardBuilder, check_sizes
-from components.data.records import Provenance
 from components.data.web.tables import TableImage, check_table, table_images
 from components.data.web.texts import unjudged, web_texts
 
@@ -52,6 +44,7 @@ def import_table(
     limit: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    expect: Callable[[int], object] | None = None,
 ) -> DatasetRef:
     """Make a dataset of a table and its images, or find it made; an interrupted import goes on with the next shard.
 
@@ -65,6 +58,7 @@ def import_table(
         limit: use the first so many images only.
         threads: that read and decode (default: one per CPU).
         progress: called with the number of images just done.
+        expect: called with the number of all of them, before the first is done.
 
     Raises:
         ConfigError: before any work, if a column is not there.
@@ -76,32 +70,24 @@ def import_table(
     with _local_copy(open_store(folder), key) as path:
         where, source = join_uri(open_store(folder).uri, key), open_store(images_uri or folder)
         check_table(path, where, image=image, text=text)
+        images, sizes = _counted(islice(table_images(path, where, image=image, text=text), limit), source)
         plan = {
             "kind": "table",
             "revision": REVISION,
             "table_sha256": sha256_file(path),
             "columns": [image, text],
-            "images": _sizes_digest(islice(table_images(path, where, image=image, text=text), limit), source),
+            "images": sizes,
             "shard_size": shard_size,
             "limit": limit,
         }
-        target = dataset_store(store, name, digest_of(plan))
-        fingerprint = plan_dataset(target, plan)
-        if (found := find_dataset(target)) is not None:
-            return found
-        images = islice(table_images(path, where, image=image, text=text), limit)
-        work = _TableImport(where, source, target, threads=threads, progress=progress)
-        records = work.run(images, shard_size)
-    config = {"revision": REVISION, "shard_size": shard_size, "limit": limit}
-    return seal_dataset(target, Provenance(name, "web", config, fingerprint, origin=where), records)
 
+        def work(target: Store) -> list[ShardRecord]:
+            if expect is not None:
+                expect(images)
+            read = islice(table_images(path, where, image=image, text=text), limit)
+            return _TableImport(where, source, target, threads=threads, progress=progress).run(read, shard_size)
 
-def count_images(table_uri: str, *, image: str, text: str, limit: int | None = None) -> int:
-    """How many images an import of a table will see; raises as it does."""
-    folder, key = split_uri(table_uri)
-    with _local_copy(open_store(folder), key) as path:
-        found = table_images(path, join_uri(open_store(folder).uri, key), image=image, text=text)
-        return sum(1 for _ in islice(found, limit))
+        return imported_once(store, name, "web", plan, where, work)
 
 
 @contextmanager
@@ -123,20 +109,19 @@ class _TableImport(ImageImport[TableImage]):
 
     def read(self, item: TableImage) -> bytes | BadSample:
         if item.rows[0].fault:
-            return self._bad(item, "bad_row", item.rows[0].fault)
+            return self.bad(item, "bad_row", item.rows[0].fault)
         key, fault = _key_of(item.image, self.source)
         if fault:
-            return self._bad(item, fault, f"image {item.image!r}: {_REMEDIES[fault]}")
+            return self.bad(item, fault, f"image {item.image!r}: {_REMEDIES[fault]}")
         found = self.look(key)
         if found is None:
-            return self._bad(item, "missing_image", f"there is no {join_uri(self.source.uri, key)}")
+            return self.bad(item, "missing_image", f"there is no {join_uri(self.source.uri, key)}")
         if isinstance(found, BadImage):
-            return self._bad(item, found.reason, f"image {item.image!r}: {found}")
+            return self.bad(item, found.reason, f"image {item.image!r}: {found}")
         return found
 
-    def _bad(self, image: TableImage, reason: str, detail: str) -> BadSample:
-        """A sample of no use, with the row's place."""
-        return BadSample(key=image.key, reason=reason, detail=f"{self.where}: {image.place}: {detail}"[:300])
+    def place(self, item: TableImage) -> str:
+        return f"{self.where}: {item.place}"
 
     def add(self, builder: ShardBuilder, item: TableImage, data: bytes) -> None:
         """Write one image with its texts; they are read back as CapFilt will read them."""
@@ -146,7 +131,7 @@ class _TableImport(ImageImport[TableImage]):
         texts, digest = web_texts({"json": fields}), sha256_hex(data)
         rows = unjudged(item.key, digest, texts)
         if texts[0].problem is not None:
-            self.tell(f"{self.where}: {item.place}: text is {texts[0].text!r} ({texts[0].problem})")
+            self.tell(f"{self.place(item)}: text is {texts[0].text!r} ({texts[0].problem})")
         kept = next((row.text for row in rows if row.kept), "")
         builder.add(item.key, rows, {extension_of(item.image): data, "json": fields, "txt": kept.encode()})
 
@@ -167,15 +152,16 @@ def _key_of(path: str, source: Store) -> tuple[str, str]:
     return path.removeprefix("./"), ""
 
 
-def _sizes_digest(images: Iterable[TableImage], source: Store) -> str:
-    """Digest of which image files are there, and how large they are: one that was added later counts."""
-    root, digest = source.local_path(""), hashlib.sha256()
+def _counted(images: Iterable[TableImage], source: Store) -> tuple[int, str]:
+    """How many images a table names, and a digest of which files are there and how large: one added later counts."""
+    root, digest, count = source.local_path(""), hashlib.sha256(), 0
     listed = {info.key: info.size for info in source.list()} if root is None else {}
     for image in images:
         key, fault = _key_of(image.image, source)
         size = None if fault else listed.get(key) if root is None else _size(root / key)
         digest.update(f"{size} ".encode())
-    return digest.hexdigest()
+        count += 1
+    return count, digest.hexdigest()
 
 
 def _size(path: Path) -> int | None:

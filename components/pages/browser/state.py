@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from components.common.errors import ConfigError
+from components.data.phrases import places
 from components.data.search import Floats
 from components.pages.browser.compare import Comparison
 from components.pages.browser.histogram import histogram
@@ -62,6 +63,13 @@ class Results(NamedTuple):
     pages: int
 
 
+class Likeness(NamedTuple):
+    """How near each image is to what is searched for: its cosine, and its place among all, the best the largest."""
+
+    similarity: Floats
+    place: Floats
+
+
 class Kept(NamedTuple):
     """How many are kept now, and how many would be."""
 
@@ -85,7 +93,7 @@ class Browser:
         self._cache_dir, self._model = cache_dir, model
         self._turn = threading.Lock()
         self._rows = lru_cache(_REMEMBERED)(self._find_rows)
-        self._similarity = lru_cache(_REMEMBERED)(self._find_similarity)
+        self._likeness = lru_cache(_REMEMBERED)(self._find_likeness)
 
     @property
     def main(self) -> Version:
@@ -110,8 +118,8 @@ class Browser:
         pages = max(1, -(-len(rows) // PAGE_SIZE))
         page = min(view.page, pages)
         shown = rows[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
-        similarity = self._similarity(view.find, view.like)
-        cards = self.cards(len(self.versions) - 1, shown, then, similarity)
+        likeness = self._likeness(view.find, view.like)
+        cards = self.cards(len(self.versions) - 1, shown, then, None if likeness is None else likeness.similarity)
         return Results(cards, len(rows), version.images_among(rows), int(version.kept[rows].sum()), page, pages)
 
     def cards(
@@ -200,15 +208,20 @@ class Browser:
             return Comparison(*self.versions)
 
     def _find_rows(self, view: View) -> Ints:
-        return choose(self.main, view, self._similarity(view.find, view.like))
+        likeness = self._likeness(view.find, view.like)
+        return choose(self.main, view, None if likeness is None else likeness.place)
 
-    def _find_similarity(self, find: str, like: int | None) -> Floats | None:
+    def _find_likeness(self, find: str, like: int | None) -> Likeness | None:
         version = self.main
         if like is not None:
             if like >= version.images:
                 raise ConfigError(f"like={like}: there are only {version.images} images")
-            return version.similarities(version.vector(like))
-        return version.similarities(self._words(find)) if find else None
+            near = version.similarities(version.vector(like))
+            return Likeness(near, near)
+        if not find:
+            return None
+        near = version.similarities(self._words(find))
+        return Likeness(near, places(near, version.said(find)))
 
     def _words(self, text: str) -> Floats:
         with self._turn:

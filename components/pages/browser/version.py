@@ -18,6 +18,7 @@ from components.data.commits import READERS
 from components.data.fetch import ShardCache
 from components.data.manifest import load_manifest
 from components.data.parallel import ordered_map
+from components.data.phrases import Said, says
 from components.data.pictures import pictures_of
 from components.data.records import ShardEntry
 from components.data.scores import ITM
@@ -238,6 +239,13 @@ class Version:
         found = np.full(self.images, np.nan, np.float32)
         found[rows >= 0] = scores[rows[rows >= 0]]
         return found
+
+    def said(self, words: str) -> Said:
+        """Of which images `[M]` captions say some words."""
+        rows = says(self.text, words)
+        at_all, kept = (np.zeros(self.images, bool) for _ in range(2))
+        at_all[self.image[rows]] = kept[self.image[rows & self.kept]] = True
+        return Said(at_all, kept)
 
 
 class _Part(NamedTuple):

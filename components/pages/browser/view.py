@@ -166,19 +166,19 @@ class _Reader:
             raise ConfigError(f"unknown parameters {', '.join(others)}: start from the first page, /")
 
 
-def choose(version: Version, view: View, similarity: Floats | None) -> Ints:
+def choose(version: Version, view: View, place: Floats | None) -> Ints:
     """The candidates of a view in its order.
 
     Args:
         version: the dataset.
         view: what is asked for.
-        similarity: for a search, the cosine of each image `[M]`.
+        place: for a search, each image's place `[M]`, the best the largest, NaN where an image has no vector.
     """
     mask = _mask(version, view)
-    if similarity is not None:
-        mask &= ~np.isnan(similarity)[version.image]
+    if place is not None:
+        mask &= ~np.isnan(place)[version.image]
     rows: Ints = np.flatnonzero(mask).astype(np.int32)
-    by = _order(version, view, similarity)
+    by = _order(version, view, place)
     if by is None:
         return rows
     values = by[rows]
@@ -266,14 +266,14 @@ def changed(version: Version, view: View) -> Mask:
     return version.kept & ~then if view.change == "lost" else then ^ version.kept
 
 
-def _order(version: Version, view: View, similarity: Floats | None) -> npt.NDArray[np.generic] | None:
+def _order(version: Version, view: View, place: Floats | None) -> npt.NDArray[np.generic] | None:
     """Numbers to sort the candidates by, the smallest first and those without one last; None: as they lie."""
     way, _, name = view.order.partition(":")
     if way in ("low", "high"):
         column = version.scores[name]
         return column if way == "low" else -column
     if way == "found":
-        return None if similarity is None else -similarity[version.image]
+        return None if place is None else -place[version.image]
     if way == "near":
         return _distance(version, view)
     numbers: dict[str, npt.NDArray[np.generic]] = {}

@@ -172,6 +172,7 @@ def test_one_file_is_one_image_however_often_it_is_listed() -> None:
     ("text", "message"),
     [
         ("{", "captions.json is not JSON: .*line 1"),
+        (b'[{"image": "a.jpg",\n"caption": "caf\xe9"}]', "captions.json is not UTF-8: line 2: .*save it as UTF-8"),
         ("[1]", "row 0 lacks image or caption"),
         ('"x"', "neither COCO captions"),
         ('{"a": 1}', "neither COCO captions"),
@@ -183,9 +184,9 @@ def test_one_file_is_one_image_however_often_it_is_listed() -> None:
         ('{"images": [], "annotations": [{"image_id": 7, "caption": "x"}]}', "image 7, which has no entry in `images`"),
     ],
 )
-def test_wrong_annotations_are_refused_before_any_work(tmp_path: Path, text: str, message: str) -> None:
+def test_wrong_annotations_are_refused_before_any_work(tmp_path: Path, text: str | bytes, message: str) -> None:
     path = tmp_path / "captions.json"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=message):
         import_coco(str(path), str(write_images(tmp_path / "i")), store=open_store(str(tmp_path / "s")), name="h")
     assert not (tmp_path / "s").exists()
@@ -211,6 +212,7 @@ def test_entries_of_no_use_are_named_with_file_and_place(
         ("gone", "missing_image"),
     ]
     assert ref.images == 7 and load_manifest(ref.uri).totals.samples == 11
+    assert record.bad[-1].detail == f"{path}: images[8]: {images}/gone.jpg does not exist"
     for told in (
         f"{path}: images[7] lacks id or file_name",
         f"{path}: annotations[3] lacks image_id or caption",
@@ -219,11 +221,12 @@ def test_entries_of_no_use_are_named_with_file_and_place(
         f"{path}: images[8]: {images}/gone.jpg does not exist (missing_image)",
     ):
         assert f"of no use: {told}" in caplog.text
-    good = [{"image": f"p_{at}.jpg", "caption": "good"} for at in range(2)]
-    rows = json.dumps([good[0], {"image": "p_1.jpg"}, 3, good[1]])
+    good = [{"image": f"p_{at}.jpg", "caption": "good"} for at in range(3)]
+    rows = json.dumps([good[0], {"image": "p_1.jpg"}, 3, *good[1:], {"image": "", "caption": "of nothing"}])
     (images.parent / "rows.json").write_text(rows)
-    assert import_coco(str(images.parent / "rows.json"), str(images), store=store, name="rows").images == 2
+    assert import_coco(str(images.parent / "rows.json"), str(images), store=store, name="rows").images == 3
     assert "rows.json: row 1 lacks image or caption" in caplog.text and "row 2 lacks" in caplog.text
+    assert "row 5 lacks image" in caplog.text
 
 
 def raw_karpathy(*splits: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from capfilt.cli.main import app
 from components.common.errors import DataError
 from components.common.storage import Store, open_store
 from components.data.candidates import read_candidates
-from components.data.manifest import load_manifest
+from components.data.manifest import load_manifest, read_commit
 from components.data.shards import read_shard
 from components.data.versions.verify import verify
 from components.data.web import import_files, import_web, list_tars
@@ -86,7 +86,21 @@ def test_what_is_of_no_use_is_told_and_listed(tmp_path: Path, web: Path, store: 
     for _, key, reason in found:
         assert f"of no use: {folder}/{key}: " in made.stderr and f"({reason})" in made.stderr
     text = CliRunner().invoke(app, ["dataset", "failed", ref["uri"]]).stdout
-    assert "00000/000000002  several_images  extensions: jpg, json, png, txt" in text
+    assert f"several_images  {folder}/00000/000000002: extensions: jpg, json, png, txt" in text
+
+
+def test_names_in_other_encodings_are_imported_or_told(tmp_path: Path, web: Path, store: Store) -> None:
+    folder = unpacked(web, tmp_path / "files")
+    image = (folder / "00000" / "000000000.jpg").read_bytes()
+    (folder / "caf\udce9.jpg").write_bytes(image)  # in Latin-1, as Python has it
+    (folder / "nuit\udce9.jpg").write_bytes(b"none")
+    ref = import_files(str(folder), store=store, name="web")
+    record = read_commit(open_store(ref.uri), "00000")
+    assert record is not None
+    assert r"caf\udce9" in {row.key for row in read_candidates(shard_file(ref.uri, "00000", ".parquet"))}
+    assert [(bad.key, bad.detail.partition(": ")[0]) for bad in record.bad] == [
+        (r"nuit\udce9", rf"{folder}/nuit\udce9"),
+    ]
 
 
 def test_an_interrupted_import_goes_on_and_ends_the_same(tmp_path: Path, web: Path, store: Store) -> None:

@@ -67,9 +67,9 @@ def candidates(ref: DatasetRef, shard: str = "00000") -> list[Candidate]:
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
 def test_images_and_texts_arrive(folder: Path, kind: str) -> None:
-    done: list[int] = []
-    ref = imported(write(folder / f"list.{kind}", ROWS), folder, progress=done.append)
-    assert (ref.images, ref.pairs, sum(done)) == (4, 5, 4)
+    done, expected = list[int](), list[int]()
+    ref = imported(write(folder / f"list.{kind}", ROWS), folder, progress=done.append, expect=expected.append)
+    assert (ref.images, ref.pairs, sum(done), expected) == (4, 5, 4, [4])
     assert [(row.key, row.text, row.source) for row in candidates(ref)] == [
         ("000000000", 'a dog, on a "mat"', "web"),
         ("000000001", "first of two lines", "web"),
@@ -123,6 +123,15 @@ def test_rows_of_no_use_are_named_with_file_and_line(folder: Path, caplog: pytes
     assert f"{table}: line 4: it has 1 fields, the header 2 (bad_row)" in caplog.text
     counts = load_manifest(ref.uri).totals
     assert (counts.samples, counts.kept, counts.dropped) == (16, 9, 1)
+
+
+def test_a_path_that_is_no_unicode_is_told_with_its_line(folder: Path) -> None:
+    table = folder / "latin.csv"
+    rows = [f"images/p_{at}.jpg,a dog\n".encode() for at in range(3)]
+    table.write_bytes(b"".join([b"file,said\n", rows[0], b"images/caf\xe9.jpg,gone\n", *rows[1:]]))
+    record = read_commit(open_store(imported(str(table), folder).uri), "00000")
+    assert record is not None
+    assert [bad.detail for bad in record.bad] == [rf"{table}: line 3: there is no {folder}/images/caf\udce9.jpg"]
 
 
 def test_whole_paths_and_an_image_folder(folder: Path) -> None:

@@ -153,6 +153,10 @@ def test_entries_of_no_use_are_named_with_file_and_place(tmp_path: Path, caplog:
         ("mixed.json row 3", "no_answers"),
     ]
     assert f"{path}: row 3: answers are [] (no_answers)" in caplog.text
+    path = write(tmp_path / "gone.json", [*plain(), {"image": "gone.jpg", "question": "where?", "answers": ["here"]}])
+    record = read_commit(open_store(imported(tmp_path, path, images).uri), "00000")
+    assert record is not None
+    assert [one.detail for one in record.bad] == [f"{path}: row {len(plain())}: {images}/gone.jpg does not exist"]
     assert next(iter(iterate_asked(ref))).questions[0].answers == ("3.5",)
     questions, annotations = official()
     del annotations["annotations"][0]

@@ -13,7 +13,8 @@ from components.data.candidates import read_candidates
 from components.data.manifest import file_uri, load_manifest, read_commit
 from components.data.versions.verify import verify
 from components.data.views import load_eval_set
-from components.data.web import expected_samples, import_web
+from components.data.web import import_web, list_tars
+from components.data.web.listing import expected_samples
 from tests.helpers.datasets import commit_file, shard_file
 from tests.helpers.s3 import serve_s3
 from tests.helpers.webshards import bad_images, good_sample, odd_images, tar_bytes, write_web
@@ -54,11 +55,11 @@ def test_shards_are_used_in_place(tmp_path: Path, store: Store) -> None:
 
 def test_how_many_samples_will_come(tmp_path: Path) -> None:
     web = str(write_web(tmp_path / "web", shards=3, samples=5))
-    assert expected_samples(web) is None
-    assert expected_samples(web, limit=7) == 7
+    assert expected_samples(*list_tars(web)) is None
+    assert expected_samples(*list_tars(web), limit=7) == 7
     (tmp_path / "web" / "00000_stats.json").write_text(json.dumps({"successes": 5}))
-    assert expected_samples(web) == pytest.approx(15, rel=0.2)
-    assert expected_samples(web, limit=7) == 7
+    assert expected_samples(*list_tars(web)) == pytest.approx(15, rel=0.2)
+    assert expected_samples(*list_tars(web), limit=7) == 7
 
 
 @pytest.mark.parametrize("name", ["a/../b", "b c", "", "..", "-x"])
@@ -135,6 +136,27 @@ def test_a_bad_text_drops_the_caption_and_keeps_the_picture_for_capfilt(tmp_path
     )
     assert [row.text for row in rows] == ["good", "caf\ufffd", "", "x" * 200, ""], "the beginning of what was found"
     assert all(row.image_sha256 == sha256_hex(jpg) for row in rows)
+
+
+def test_what_is_of_no_use_is_told_by_tar_and_member(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [
+        ("a", {"jpg": b"<html>", "txt": b"x"}),
+        ("b", {"jpg": good_sample(1)["jpg"], "txt": b""}),
+        ("c", good_sample(2)),
+    ]
+    more = [(f"d{at}", {"txt": b"no image"}) for at in range(12)]
+    good = [(f"e{at}", good_sample(at)) for at in range(14)]
+    web = write(tmp_path / "web", "00000.tar", [*bad, bad[-1], *more, *good])
+    ref = import_web(str(web), store=store, name="web")
+    told = [one.message for one in caplog.records if "of no use" in one.message]
+    assert told[0].startswith(f"of no use: {web}/00000.tar: a: markup: ") and told[0].endswith(" (markup)")
+    assert told[1] == f"of no use: {web}/00000.tar: b: text is '' (empty_text)"
+    assert f"{web}/00000.tar: c: at byte" in told[2] and told[2].endswith("(duplicate_key)")
+    assert len(told) == 11 and "`capfilt dataset failed` lists all" in told[-1]
+    record = read_commit(open_store(ref.uri), "00000")
+    assert record is not None and len(record.bad) == 14
 
 
 def test_duplicates_within_and_across_shards(tmp_path: Path, store: Store) -> None:

@@ -3,12 +3,16 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.common.contracts import DatasetRef, ModelRef
 from components.common.errors import DataError
+from components.common.storage import s3_client
 from components.regeneration.config import CapfiltConfig
 from components.regeneration.plan import Plan, web_input
+from tests.helpers.s3 import BUCKET, serve_s3
 from tests.helpers.webshards import good_sample, tar_bytes, write_web
 
 CAPTIONER = ModelRef(role="captioner", uri="/models/c", digest="c" * 64)
@@ -72,6 +76,27 @@ def test_keys_of_an_earlier_shard_are_marked_the_same_in_every_process(tmp_path:
         (tmp_path / f"{number}.tar").write_bytes(tar_bytes(samples))
     assert [sorted(shard.repeated) for shard in web_input(str(tmp_path)).shards] == [[], ["a", "b"], ["c", "x"]]
     assert [sorted(shard.repeated) for shard in web_input(str(tmp_path), 5).shards] == [[], ["b"]]
+
+
+def test_keys_in_tars_on_s3_are_known_by_the_tables_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve_s3(tmp_path / "s3") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(s3_client, "_clients", {})
+        folder = server.folder / BUCKET / "web"
+        folder.mkdir()
+        for number, keys in enumerate(("abc", "bxa", "yxc", "ab", "xy")):
+            (folder / f"{number}.tar").write_bytes(tar_bytes([(key, good_sample(number)) for key in keys]))
+            states = ["success"] * len(keys) + ["failed_to_download"]  # z is in no tar
+            pq.write_table(pa.table({"key": [*keys, "z"], "status": states}), folder / f"{number}.parquet")
+        (folder / "3.parquet").write_bytes(b"none of img2dataset")
+        (folder / "4_stats.json").write_text('{"successes": 3}')  # the table has two
+        there, here = web_input(f"{server.uri}/web").shards, web_input(str(folder)).shards
+        assert [sorted(shard.repeated) for shard in there] == [[], ["a", "b"], ["c", "x"], [], []]
+        assert [shard.repeated for shard in here][:3] == [shard.repeated for shard in there][:3]
+        assert "web/3.parquet is no table of img2dataset" in caplog.text
 
 
 def test_statistics_beside_a_tar_tell_how_many_samples_it_should_have(tmp_path: Path) -> None:
