@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from components.common.errors import DataError
 from components.data.manifest import BadSample, Counts, ShardRecord
+from components.data.records import storable
 from components.data.shards import BROKEN_SHARD
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Telling:
         """Say what is wrong with one entry, and where it stands."""
         self._told += 1
         if self._told <= _TOLD:
-            logger.warning("of no use: %s", what)
+            logger.warning("of no use: %s", storable(what))
         elif self._told == _TOLD + 1:
             logger.warning("more of %s is of no use; `capfilt dataset failed` lists all that failed", self.where)
 

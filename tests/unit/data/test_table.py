@@ -125,13 +125,14 @@ def test_rows_of_no_use_are_named_with_file_and_line(folder: Path, caplog: pytes
     assert (counts.samples, counts.kept, counts.dropped) == (16, 9, 1)
 
 
-def test_a_path_that_is_no_unicode_is_told_with_its_line(folder: Path) -> None:
+def test_a_path_that_is_no_unicode_is_told_with_its_line(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = folder / "latin.csv"
     rows = [f"images/p_{at}.jpg,a dog\n".encode() for at in range(3)]
     table.write_bytes(b"".join([b"file,said\n", rows[0], b"images/caf\xe9.jpg,gone\n", *rows[1:]]))
     record = read_commit(open_store(imported(str(table), folder).uri), "00000")
     assert record is not None
     assert [bad.detail for bad in record.bad] == [rf"{table}: line 3: there is no {folder}/images/caf\udce9.jpg"]
+    assert rf"there is no {folder}/images/caf\udce9.jpg" in caplog.text  # and can be written by any log
 
 
 def test_whole_paths_and_an_image_folder(folder: Path) -> None:
