@@ -146,8 +146,16 @@ def test_search_is_scored_against_the_scenes(
     pq.write_table(pa.table({"key": keys, "scene": scenes}), tmp_path / "truth.parquet")
     monkeypatch.setattr("sys.argv", ["search_world", uri, str(tmp_path / "truth.parquet"), "--rerank", "0", "24"])
     search_world.main()
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(row["rerank"], row["asked"]) for row in rows] == [(0, 2), (0, 2), (24, 2), (24, 2)]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum("recall at 10 over all" in line for line in lines) == 4
+    rows = [line for line in lines if line.get("queries") == "colour, shape"]
+    assert [(row["rerank"], row["captions"], row["asked"]) for row in rows] == [
+        (0, False, 2),
+        (0, True, 2),
+        (24, False, 2),
+        (24, True, 2),
+    ]
+    assert {line.get("queries") for line in lines} == {"colour, shape", "size, colour, shape", None}  # no texture here
     # a red or a blue circle is every second image: what one query misses of ten, the other may find, and no more
     assert all(0 <= row["lowest"] <= row["recall at 10"] <= 1 for row in rows)
     red = search_world.relevant([Scene.from_json(one) for one in scenes], "a red circle")
