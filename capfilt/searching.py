@@ -9,9 +9,12 @@ import numpy as np
 from components.common.errors import ConfigError, DataError
 from components.common.storage import normalise_uri, open_store
 from components.data.candidates import stored_candidates
+from components.data.commits import READERS
 from components.data.manifest import MANIFEST_KEY, Manifest, load_manifest
+from components.data.parallel import ordered_map
 from components.data.phrases import Said, says
 from components.data.pictures import Images, images_at
+from components.data.records import ShardEntry
 from components.data.search import Found, VectorIndex, open_index
 
 if TYPE_CHECKING:
@@ -81,17 +84,20 @@ def search_images(
 
 
 def said_of(uri: str, manifest: Manifest, index: VectorIndex, words: str) -> Said:
-    """What captions say of the images of an index `[N]`, in its order; one shard's table is held at a time."""
+    """What captions say of the images of an index `[N]`, in its order; a few shards' tables are held at a time."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    said = Said(np.zeros(len(index), bool), np.zeros(len(index), bool))
-    for part, (name, start) in enumerate(zip(index.names, index.starts, strict=False)):
-        if (entry := manifest.shards.find(name)) is None:
-            continue
+    def saying(entry: ShardEntry | None) -> "pa.Table | None":
+        if entry is None:
+            return None
         table = stored_candidates(uri, entry.parquet).columns
-        table = table.filter(pa.array(says(table["text"], words)))
-        if not len(table):
+        return table.filter(pa.array(says(table["text"], words)))
+
+    said = Said(np.zeros(len(index), bool), np.zeros(len(index), bool))
+    tables = ordered_map(saying, map(manifest.shards.find, index.names), threads=READERS)
+    for part, (table, start) in enumerate(zip(tables, index.starts, strict=False)):
+        if table is None or not len(table):
             continue
         keys = index.images(part)["key"]
         for mask, rows in ((said.at_all, table), (said.kept, table.filter(table["kept"]))):

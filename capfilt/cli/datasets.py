@@ -1,5 +1,6 @@
 """`capfilt dataset …`: datasets as things one can make and look at."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -44,21 +45,9 @@ def import_coco(
 ) -> None:
     """Import human captions and their images."""
     with command(as_json=as_json) as out:
-        from components.common.progress import Progress
         from components.data.coco import import_coco as work
 
-        with Progress(None, "images", name) as progress:
-            ref = work(
-                annotations,
-                images,
-                store=open_store(store),
-                name=name,
-                shard_size=shard_size,
-                limit=limit,
-                progress=progress.advance,
-                expect=progress.expect,
-            )
-        show_ref(out, ref)
+        run_import(out, work, "images", annotations, images, store=store, name=name, shard_size=shard_size, limit=limit)
 
 
 @app.command("import-web")
@@ -71,19 +60,9 @@ def import_web(
 ) -> None:
     """Import web shards: every sample is read once, bad ones are listed."""
     with command(as_json=as_json) as out:
-        from components.common.progress import Progress
         from components.data.web import import_web as work
 
-        with Progress(None, "samples", name) as progress:
-            ref = work(
-                web,
-                store=open_store(store),
-                name=name,
-                limit=limit,
-                progress=progress.advance,
-                expect=progress.expect,
-            )
-        show_ref(out, ref)
+        run_import(out, work, "samples", web, store=store, name=name, limit=limit)
 
 
 @app.command("import-table")
@@ -107,23 +86,21 @@ def import_table(
     their images are files here.
     """
     with command(as_json=as_json) as out:
-        from components.common.progress import Progress
         from components.data.web import import_table as work
 
-        with Progress(None, "images", name) as progress:
-            ref = work(
-                table,
-                image=image,
-                text=text,
-                store=open_store(store),
-                name=name,
-                images_uri=images,
-                shard_size=shard_size,
-                limit=limit,
-                progress=progress.advance,
-                expect=progress.expect,
-            )
-        show_ref(out, ref)
+        run_import(
+            out,
+            work,
+            "images",
+            table,
+            store=store,
+            name=name,
+            image=image,
+            text=text,
+            images_uri=images,
+            shard_size=shard_size,
+            limit=limit,
+        )
 
 
 @app.command("import-questions")
@@ -145,23 +122,21 @@ def import_questions(
 ) -> None:
     """Import questions about images with all annotators' answers, for finetuning on VQA."""
     with command(as_json=as_json) as out:
-        from components.common.progress import Progress
         from components.data.vqa import import_questions as work
 
-        with Progress(None, "images", name) as progress:
-            ref = work(
-                questions,
-                images,
-                store=open_store(store),
-                name=name,
-                annotations_uri=annotations,
-                image_name=image_name,
-                shard_size=shard_size,
-                limit=limit,
-                progress=progress.advance,
-                expect=progress.expect,
-            )
-        show_ref(out, ref)
+        run_import(
+            out,
+            work,
+            "images",
+            questions,
+            images,
+            store=store,
+            name=name,
+            annotations_uri=annotations,
+            image_name=image_name,
+            shard_size=shard_size,
+            limit=limit,
+        )
 
 
 @app.command()
@@ -270,6 +245,18 @@ app.command()(sharing.export)
 app.command()(sharing.select)
 app.command("list")(sharing.list_)
 app.command("add-scores")(sharing.add_scores)
+
+
+def run_import(
+    out: Output, work: Callable[..., DatasetRef], unit: str, *source: Any, store: str, name: str, **settings: Any
+) -> None:
+    """Run an import with its progress, and show the dataset."""
+    from components.common.progress import Progress
+
+    with Progress(None, unit, name) as progress:
+        told = {"progress": progress.advance, "expect": progress.expect}
+        ref = work(*source, store=open_store(store), name=name, **settings, **told)
+    show_ref(out, ref)
 
 
 def show_ref(out: Output, ref: DatasetRef) -> None:

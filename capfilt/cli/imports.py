@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from capfilt.cli.console import command
-from capfilt.cli.datasets import Limit, StoreUri, show_ref
+from capfilt.cli.datasets import Limit, StoreUri, run_import
 from capfilt.cli.options import Json
 from components.common.storage import open_store
 
@@ -26,20 +26,9 @@ def import_files(
     Interrupted, the same command goes on with the next shard.
     """
     with command(as_json=as_json) as out:
-        from components.common.progress import Progress
         from components.data.web import import_files as work
 
-        with Progress(None, "images", name) as progress:
-            ref = work(
-                folder,
-                store=open_store(store),
-                name=name,
-                shard_size=shard_size,
-                limit=limit,
-                progress=progress.advance,
-                expect=progress.expect,
-            )
-        show_ref(out, ref)
+        run_import(out, work, "images", folder, store=store, name=name, shard_size=shard_size, limit=limit)
 
 
 def failed(uri: Annotated[str, typer.Argument(help="A dataset's folder or prefix.")], as_json: Json = False) -> None:

@@ -19,7 +19,7 @@ from collections import Counter
 from typing import Literal, NamedTuple, get_args
 
 from components.inference.protocols import Written
-from components.regeneration.refusals import refused
+from components.regeneration.refusals import any_of, refused
 
 REVISION = 3  # 3: refusals are known by what they speak of; texts of no content are empty; a word four times running
 """Raised when the rules would call a text otherwise than before."""
@@ -30,18 +30,13 @@ NOT_OK: tuple[str, ...] = tuple(one for one in get_args(Outcome) if one != "ok")
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _SIGNS = re.compile(r"(\S)\1{7,}|(\S.{0,19}?)\2{5,}", re.DOTALL)
 
-
-def _any(*patterns: str) -> re.Pattern[str]:
-    return re.compile("|".join(patterns), re.IGNORECASE)
-
-
 _MARKUP = re.compile(
     r"</?[A-Za-z|][^<>\n]{0,40}>|\[/?INST\]|^\s*(?:```|\{\s*[\"'])|#{3,}\s*\w+|\b(?:USER|ASSISTANT|SYSTEM)\s*:|"
     r"\n\s*(?:[Uu]ser|[Hh]uman|[Aa]ssistant|[Qq]uestion)\s*:|^\s*(?:user|assistant|system|model)\s*\n|"
     r"\b[Yy]ou are (?:a helpful|an AI)\b|^\s*(?:user|assistant|system|model)\s+(?:An?|The|Two|Three|There|This)\s"
 )
 _ABOUT = r"(?:images?|pictures?|photos?|photographs?|captions?|sentences?|descriptions?|words)"
-_TASK = _any(  # what people ask of a captioner, and what one says to itself before it answers
+_TASK = any_of(  # what people ask of a captioner, and what one says to itself before it answers
     rf"^\W*(?:please |now )?(?:describe|write|give|provide|summari[sz]e|generate|create|compose|produce|caption|"
     rf"output|answer|respond|reply)\b[^.:!?]{{0,40}}\b{_ABOUT}\b",
     rf"^\W*(?:what|how would)\b[^.!?]{{0,40}}\b{_ABOUT}\b[^.!?]{{0,20}}\?",
@@ -51,7 +46,7 @@ _TASK = _any(  # what people ask of a captioner, and what one says to itself bef
     r"^\W*(?:beschreib\w*|décri\w+|describ(?:a|e (?:la|esta|lo))\b|descrev\w+|descrivi\b|beschrijf|опиши\w*|opisz|"
     r"请?(?:用.{0,8})?描述)",
 )
-_PREAMBLE = _any(
+_PREAMBLE = any_of(
     r"^\W*(?:sure(?: thing)?|certainly|of course|got it|okay|alright|absolutely|as requested)\b\s*[!,.:]",
     r"^\W*(?:here(?:['’]s| is| are)|this is|below is)\s+(?:an?|the|one|your|my)\s+(?:[\w-]+\s+){0,4}?(?:sentence|"
     r"caption|description|summary)\b",

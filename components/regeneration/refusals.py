@@ -43,7 +43,8 @@ _SPELLED = tuple(
 )
 
 
-def _any(*patterns: str) -> re.Pattern[str]:
+def any_of(*patterns: str) -> re.Pattern[str]:
+    """One pattern that finds what any of these does, in any case."""
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
@@ -92,14 +93,14 @@ _BROKEN = (
 )
 
 _RULES_OF_TALK = {
-    "apology": _any(
+    "apology": any_of(
         r"^\W*(?:oops|hmm+|um+|uh|yikes|nope|whoops|alas|regrettably|unfortunately|sadly,)\b",
         r"^\W*(?:i am |we are )?(?:so |terribly )?sorry(?= (?:for|about|but|i|no|we|to|that|this|there|the)\b|\W*$|"
         r"[,.!])",
         r"\b(?:my|our|sincere) apolog|\bapolog(?:y|ies)\W*(?:but|for|$)|^\W*apolog|\bi apologi[sz]e",
         r"^\W*(?:hello|hi|hey|greetings)(?: there)?\s*[,!.]|^\W*thank(?:s| you)(?: (?:for|so|very)\b|\s*[,!.]|\W*$)",
     ),
-    "inability": _any(
+    "inability": any_of(
         r"\bi am (?:not|only|un|sorry|afraid|here to|able|happy|glad|having|struggling|trying|going to|programmed|"
         r"designed|trained|built|instructed|limited|required|[^.!?]{0,40}\b(?:model|ai|assistant|program|chatbot|bot|"
         r"machine|computer|intelligence)\b)",
@@ -119,7 +120,7 @@ _RULES_OF_TALK = {
         r"\bthe (?:assistant|model|system|ai|chatbot) (?:is |was |has |had |can |could |did |does |will |"
         r"would )?(?:not|unable|declin|refus|reject|fail)",
     ),
-    "talk": _any(
+    "talk": any_of(
         rf"\byour (?:\w+ ){{0,2}}(?:{_THING}|curiosity|understanding|patience|feedback)\b",
         rf"\byou (?:{_USED} )?(?:not (?!\w+ know)|any\b|seem|sent|provide|attach|upload|shared?\b|ask|want me|"
         rf"forg[eo]t|mention|mean\b|"
@@ -143,7 +144,7 @@ _RULES_OF_TALK = {
         r"anything) (?:else|specific|i)\b",
         rf"\btry (?:again|another)\b|^(?:what|which) {_THING}\W*$|\bwhat {_PICTURE}\?",
     ),
-    "no_image": _any(
+    "no_image": any_of(
         rf"\b{_THING},? {_GAP}{{0,5}}?(?:is|was|are|were|been|be|appears?|seems?|has|have) (?:to be )?(?:(?:too|as|"
         rf"currently|so) )?(?:{_BAD}|not(?: been)? {_GOOD})\b",
         rf"\b{_PICTURE} (?:quality )?(?:link |file )?(?:is|was|appears to be|seems to be) (?:blank|empty|"
@@ -169,7 +170,7 @@ _RULES_OF_TALK = {
         rf"\bwithout (?:see|hav|know|access|more|further|any|additional)\w* (?:[\w]+ ){{0,3}}?{_THING}\b",
         rf"\bthe {_PICTURE} (?:is|was) (?:missing|broken)\s*(?:[.!,?]|$)",
     ),
-    "task": _any(
+    "task": any_of(
         rf"\b{_NO}\b(?: \w+){{0,5}}? {_NAMED}",
         rf"\b(?:{_NOT}|unable to|impossible to|difficult to|hard to) (?:be )?(?:\w+ )?(?:tell|say|named|told|make out|"
         rf"make sense|know)\b(?= |\W*$)",
@@ -182,7 +183,7 @@ _RULES_OF_TALK = {
         r"\bnothing to (?:describe|see|say|caption)\b|\bit is (?:not possible|impossible)\b(?! to see\b)|\b(?:scope|"
         r"beyond|outside)(?: of)? what (?:i|we|the)\b",
     ),
-    "policy": _any(
+    "policy": any_of(
         rf"\b{_BROKEN}\b[^.!?]{{0,40}}\b{_RULES}\b|\b{_RULES}\b[^.!?]{{0,30}}\b(?:{_BROKEN}|do not)\b",
         r"\b(?:content|community|usage|safety) (?:guidelines|polic(?:y|ies)|filters?|settings|system|violation|"
         r"restrictions)\b",
@@ -196,7 +197,7 @@ _RULES_OF_TALK = {
         r"\b(?:harmful|explicit|sexual|unsafe|sensitive|graphic|violent) (?:content|material|imagery)\b[^.!?]{0,30}\b"
         rf"(?:{_BAD}|not|can|so)\b",
     ),
-    "failure": _any(
+    "failure": any_of(
         rf"^\W*(?:sorry,? )?(?:unable to|not able to|fail(?:ed|ure) to|fails to|can not|could not|"
         rf"impossible to) (?:\w+ ){{0,2}}?{_DOING}",
         r"^\W*(?:error|exception|fatal|traceback|timeout|timed out|warning|internal|access denied|permission denied|"
@@ -206,7 +207,7 @@ _RULES_OF_TALK = {
         r"\b(?:an )?error (?:has |have )?(?:occurred|while|(?:in )?(?:processing|loading|decoding|generating|reading))",
         rf"^\W*(?:{_BAD})\W*$|[\"'](?:error|reason)[\"']\s*:",
     ),
-    "language": _any(
+    "language": any_of(
         # sorry, unfortunately
         r"\b(?:tut (?:mir|uns) (?:sehr |wirklich )?leid|entschuldigung|verzeihung|^leider|désolée?|^malheureusement|"
         r"lo siento|lamento|lamentablemente|disculp[ae]|desculp[ae]|infelizmente|lamentavelmente|mi dispiace|"
