@@ -1,6 +1,7 @@
 """Does the loop help, and is it the filter's doing? The sample run over seeds, mixtures and controls.
 
     python -m tests.benchmarks.loop_study --seeds 0 1 2 3 --arms filter coin oracle longer --out /tmp/study
+    python -m tests.benchmarks.loop_study --config configs/flickr8k.yaml --set data.web=DIR … --out /tmp/photos
 
 Each arm is compared with round 0 of its seed:
     filter   the run as it is shipped
@@ -8,8 +9,9 @@ Each arm is compared with round 0 of its seed:
     oracle   the world's truth in its place (oracle.py)
     longer   no round 1 at all: round 0's data, pre-trained for as many steps more as round 1 takes
 
-Each run is a `capfilt run configs/sample.yaml` of its own with `--set`; finished ones are found done, so the study can
-be stopped and started again. The table goes to stdout as Markdown, the figures to OUT/study.json.
+Each run is a `capfilt run CONFIG` of its own with `--set`, of the sample unless told otherwise; finished ones are found
+done, so the study can be stopped and started again. The table goes to stdout as Markdown, the figures to
+OUT/study.json.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ Report = dict[str, Any]
 def main() -> None:
     """Run what is missing, then print the table."""
     options = _options()
-    rows = list(_rows(options.out, options.bad_share, options.seeds, options.arms, options.set))
+    rows = list(_rows(Study(options.out, options.config, options.set), options.bad_share, options.seeds, options.arms))
     (options.out / "study.json").write_text(json.dumps(rows, indent=1))
     sys.stdout.write(table(rows))
 
@@ -44,52 +47,62 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5, 6, 7])
-    parser.add_argument("--bad-share", type=float, nargs="+", default=[0.55], help="share of web texts that are bad")
+    parser.add_argument("--config", default=CONFIG, help="what is run")
+    parser.add_argument(
+        "--bad-share", type=float, nargs="+", default=[0.55], help="share of web texts that are bad, in a sample world"
+    )
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=["filter"], help="what is run of each seed")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of every run")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     return parser.parse_args()
 
 
-def _rows(
-    out: Path, shares: Sequence[float], seeds: Sequence[int], arms: Sequence[str], sets: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    for share in shares:
+@dataclass(frozen=True)
+class Study:
+    """Where runs lie, what is run, and the settings that all of them share."""
+
+    out: Path
+    config: str
+    sets: Sequence[str]
+
+    @property
+    def generated(self) -> bool:
+        """Whether pictures and texts come of the sample world, and so its truth is known."""
+        return load_config(self.config, self.sets).data.source == "sampleworld"
+
+
+def _rows(study: Study, shares: Sequence[float], seeds: Sequence[int], arms: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for share in shares if study.generated else [None]:
         for seed in seeds:
             # all arms share one store: stages up to the first CapFilt are found done
-            common = [f"seed={seed}", f"data.sampleworld.bad_share={share}", f"store={out / f'seed{seed}-bad{share}'}"]
-            base = _run(out, f"seed{seed}-bad{share}", [*common, *sets])
+            name = f"seed{seed}" if share is None else f"seed{seed}-bad{share}"
+            mixture = [] if share is None else [f"data.sampleworld.bad_share={share}"]
+            common = [f"seed={seed}", *mixture, f"store={study.out / name}", *study.sets]
+            base = _run(study, name, common)
             for arm in arms:
-                report = base if arm == "filter" else _control(out, arm, base, [*common, *sets])
+                report = base if arm == "filter" else _control(study, arm, base, common)
                 yield row(arm, seed, share, base, report)
 
 
-def _control(out: Path, arm: str, base: Report, sets: Sequence[str]) -> Report:
+def _control(study: Study, arm: str, base: Report, sets: Sequence[str]) -> Report:
     """The run of a control: coin, oracle or longer."""
-    steps = load_config(CONFIG, sets).pretrain.steps
+    config = load_config(study.config, sets)
     more = {
         "coin": [f"capfilt.coin={kept_share(base):.4f}"],
         "oracle": ["capfilt.coin=1.0"],
-        "longer": [f"pretrain.steps={2 * steps}", "rounds=0"],
+        "longer": [f"pretrain.steps={2 * (config.pretrain.steps or 0)}", "rounds=0"],
     }[arm]
-    store = Path(next(one for one in sets if one.startswith("store=")).removeprefix("store="))
-    program = ["-m", "tests.benchmarks.oracle", str(store)] if arm == "oracle" else ["-m", "capfilt.cli.main"]
-    return _run(out, f"{store.name}-{arm}", [*sets, *more, f"name=sample-{arm}"], program)
+    program = ["-m", "tests.benchmarks.oracle", config.store] if arm == "oracle" else ["-m", "capfilt.cli.main"]
+    return _run(study, f"{Path(config.store).name}-{arm}", [*sets, *more, f"name={config.name}-{arm}"], program)
 
 
-def _run(out: Path, name: str, sets: Sequence[str], program: Sequence[str] = ("-m", "capfilt.cli.main")) -> Report:
-    done = out / f"{name}.json"
+def _run(study: Study, name: str, sets: Sequence[str], program: Sequence[str] = ("-m", "capfilt.cli.main")) -> Report:
+    done = study.out / f"{name}.json"
     if not done.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable,
-            *program,
-            "run",
-            CONFIG,
-            "--json",
-            *(part for one in sets for part in ("--set", one)),
-        ]
-        with (out / f"{name}.log").open("w") as log:
+        study.out.mkdir(parents=True, exist_ok=True)
+        settings = [part for one in sets for part in ("--set", one)]
+        command = [sys.executable, *program, "run", study.config, "--json", *settings]
+        with (study.out / f"{name}.log").open("w") as log:
             result = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=True)
         done.write_text(result.stdout)
     report: Report = json.loads(done.read_text())
@@ -103,7 +116,7 @@ def kept_share(report: Report) -> float:
     return float(kept / (kept + dropped))
 
 
-def row(arm: str, seed: int, share: float, base: Report, report: Report) -> dict[str, Any]:
+def row(arm: str, seed: int, share: float | None, base: Report, report: Report) -> dict[str, Any]:
     """Figures of one run: round 0 of the seed, and the arm's last round."""
     before, after = base["rounds"][0], report["rounds"][-1]
     found: dict[str, Any] = {"bad share": share, "seed": seed, "arm": arm}
@@ -111,7 +124,7 @@ def row(arm: str, seed: int, share: float, base: Report, report: Report) -> dict
         found[f"{label} 0"], found[f"{label} 1"] = (one["metrics"].get(key, float("nan")) for one in (before, after))
     truths = ("filter_precision", "filter_recall", "synthetic_true_before", "synthetic_true", "pairs_true")
     found |= {name.replace("_", " "): after["metrics"].get(f"truth/{name}", float("nan")) for name in truths}
-    return found | {"claims 0": claims(before)}
+    return found | {"claims 0": claims(before) if share is not None else float("nan")}
 
 
 def claims(one: Mapping[str, Any]) -> float:
@@ -137,11 +150,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for one in rows:
         lines.append("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in one.values()) + " |")
-    for share in sorted({one["bad share"] for one in rows}):
+    for share in dict.fromkeys(one["bad share"] for one in rows):
         for arm in ARMS:
             chosen = [one for one in rows if one["bad share"] == share and one["arm"] == arm]
             if chosen:
-                lines.append(f"\nbad share {share}, {arm}: {_summary(chosen)}{_beside_filter(chosen, rows)}")
+                world = "" if share is None else f"bad share {share}, "
+                lines.append(f"\n{world}{arm}: {_summary(chosen)}{_beside_filter(chosen, rows)}")
     return "\n".join(lines) + "\n"
 
 
