@@ -1,9 +1,11 @@
 """How far a filter can be trusted, measured on human validation captions, and the threshold that follows.
 
 Right texts are the images' own captions. Wrong ones are hard: for every image the captions of *other* images that the
-filter itself finds nearest by ITC (never one that is read like a caption of the image). Captions drawn at random would
-flatter it: on two seeds of the sample world (0.55 of the web texts wrong, threshold 0.5) they promise a purity of 0.96
-and 0.97, the near ones 0.70 and 0.79, and of the web texts that are kept 0.80 and 0.66 are right.
+filter itself finds nearest by ITC (never one that is read like a caption of the image). Where ITC decides too
+(`calibrated`) they are those of the images that look most alike instead: texts that were chosen for their high cosine
+say of the cosine only that it errs, and a regression would trust it the less, or turn it round. Captions drawn at
+random would flatter it: on two seeds of the sample world (0.55 of the web texts wrong, threshold 0.5) they promise a
+purity of 0.96 and 0.97, the near ones 0.70 and 0.79, and of the web texts that are kept 0.80 and 0.66 are right.
 
 So it is an estimate, neither a lower nor an upper bound. Purity on the web is higher in so far as most web noise fits
 worse than these texts, and as some of these do fit the image they were not written for; it is lower in so far as web
@@ -28,7 +30,7 @@ from components.common.seeding import digest_of
 from components.common.storage import Store, join_uri
 from components.common.tracking import UNTRACKED, Tracker
 from components.data.decoding import Pixels
-from components.data.scores import BLIP_COLUMNS
+from components.data.scores import BLIP_COLUMNS, ITM
 from components.data.views import EvalImage, iterate_images
 from components.inference.arithmetic import Arithmetic, pick_device
 from components.inference.memory import batches, with_halving
@@ -42,7 +44,7 @@ from components.regeneration.weighing import ScoredImage, ScoredText, deciding_s
 
 logger = logging.getLogger(__name__)
 
-REVISION = 1
+REVISION = 2  # 2: where ITC decides, wrong texts are chosen by what looks alike
 """Raised when the same filter and captions would be measured otherwise."""
 
 _TEXTS_AT_ONCE = 256
@@ -83,6 +85,7 @@ def run_calibration(
             raise ConfigError(
                 f"calibrated weighs a BLIP filter's two scores, and {filter.uri} has others: leave it out"
             )
+        _check_measured(config, loaded.columns[0].name)
         with Progress(2 * len(images), "images", label) as progress:
             scores = score_pairs(loaded, images, config, progress.advance)
     said = [value for row in scores for text in (*row.right, *row.wrong) for value in text[1:] if value is not None]
@@ -114,6 +117,16 @@ def run_calibration(
     tracker.log_dataset(human, "validation")
     tracker.log_metrics(calibration.metrics, step=step)
     return calibration
+
+
+def _check_measured(config: CapfiltConfig, first: str) -> None:
+    """ConfigError where a threshold would be chosen by the filter's first score and applied to another."""
+    if config.target_precision is not None and config.score not in (None, first):
+        itc = "; of BLIP's cosine it is chosen with calibrated: itc" if first == ITM else ""
+        raise ConfigError(
+            f"target_precision chooses a threshold of {first}, which the filter gives first, and score asks for "
+            f"{config.score}: leave score out, or set a threshold{itc}"
+        )
 
 
 def _keep_scores(
@@ -150,9 +163,10 @@ def settle(config: CapfiltConfig, calibration: Calibration, filter: ModelRef | N
 
     Raises:
         ConfigError: the calibration is another filter's.
-        GateError: no threshold reaches the target.
+        GateError: no threshold reaches the target, or what `calibrated` weighs tells right from wrong by nothing.
     """
     if config.calibrated is not None:
+        _check_weights(config, calibration)
         config = config.model_copy(update={"weights": calibration.weights})
     if config.target_precision is None:
         return config
@@ -178,6 +192,17 @@ def settle(config: CapfiltConfig, calibration: Calibration, filter: ModelRef | N
         calibration.images,
     )
     return config.model_copy(update={"threshold": chosen.threshold, "target_precision": None})
+
+
+def _check_weights(config: CapfiltConfig, calibration: Calibration) -> None:
+    """GateError where no score was of use to the regression: everything would be kept, or nothing."""
+    weights = calibration.weights
+    if weights is not None and max(weights.itm, weights.itc) <= 0:
+        raise GateError(
+            f"what the filter says does not tell {calibration.positives} right validation captions from "
+            f"{calibration.negatives} wrong ones (capfilt.calibrated: {config.calibrated}): finetune it longer, give "
+            "more validation images, or set a threshold of its match probability (calibrated: null)"
+        )
 
 
 def remembered(
@@ -239,14 +264,12 @@ def _wrong_texts(
     advance: Callable[[int], object],
 ) -> list[list[str]]:
     """The near captions of others for every image."""
+    looks = _image_features(filter, images, config, advance)
+    if config.calibrated is not None:
+        return [lookalikes_texts(looks, number, own, config.calibration.negatives) for number in range(len(images))]
     features = _text_features(filter, texts)
-    wrong: list[list[str]] = []
-    for batch in batches(len(images), config.batch_size):
-        near = with_halving(lambda part: list(filter.embed_images(_squares(filter, images, part))), batch)
-        for number, image in zip(batch, near, strict=True):
-            wrong.append(nearest_others(image, features, texts, own[number], config.calibration.negatives))
-        advance(len(batch))
-    return wrong
+    pairs = zip(looks, own, strict=True)
+    return [nearest_others(look, features, texts, row, config.calibration.negatives) for look, row in pairs]
 
 
 def nearest_others(
@@ -265,6 +288,19 @@ def nearest_others(
     return list(islice(others, count))
 
 
+def lookalikes_texts(looks: torch.Tensor, number: int, own: Sequence[Sequence[str]], count: int) -> list[str]:
+    """The first `count` captions of the images that look most like one, without those it has itself.
+
+    Args:
+        looks: ITC features `[n, d]` of all images.
+        number: which image.
+        own: the captions of each image.
+    """
+    order = (looks @ looks[number]).argsort(descending=True, stable=True).tolist()
+    others = (text for index in order if index != number for text in own[index] if text not in own[number])
+    return list(islice(dict.fromkeys(others), count))
+
+
 def _read(filter: AnyScorer, captions: Sequence[str]) -> list[str]:
     """The different captions of an image as the filter reads them."""
     return list(dict.fromkeys(text for caption in captions if (text := filter.read(caption))))
@@ -275,6 +311,17 @@ def _text_features(filter: AnyScorer, texts: Sequence[str]) -> torch.Tensor:
     rows: list[torch.Tensor] = []
     for batch in batches(len(texts), _TEXTS_AT_ONCE):
         rows += with_halving(lambda part: list(filter.embed_texts([texts[n] for n in part])), batch)
+    return torch.stack(rows)
+
+
+def _image_features(
+    filter: AnyScorer, images: Sequence[EvalImage], config: CapfiltConfig, advance: Callable[[int], object]
+) -> torch.Tensor:
+    """ITC features `[n, d]`."""
+    rows: list[torch.Tensor] = []
+    for batch in batches(len(images), config.batch_size):
+        rows += with_halving(lambda part: list(filter.embed_images(_squares(filter, images, part))), batch)
+        advance(len(batch))
     return torch.stack(rows)
 
 

@@ -83,6 +83,9 @@ def _without(images: Sequence[ScoredImage], kind: ScoreKind, fold: int, bad_shar
 def fit(images: Sequence[ScoredImage], kind: ScoreKind, bad_share: float) -> ScoreWeights:
     """The regularised logistic regression of right against wrong texts, the wrong ones together weighing `bad_share`.
 
+    A score that comes out against the texts it is high for is left out: that is noise of few images, and turned round
+    it would keep what fits worst. Both weights are 0 where none is left (calibration.settle refuses them).
+
     Args:
         images: with one right and one wrong text at least.
         kind: `itc`: of the cosine alone; `both`: of it and the logit of ITM.
@@ -93,12 +96,21 @@ def fit(images: Sequence[ScoredImage], kind: ScoreKind, bad_share: float) -> Sco
     right = np.repeat([1.0, 0.0], [len(side) for side in sides])
     share = np.where(right == 1, (1 - bad_share) / len(sides[0]), bad_share / len(sides[1])) * len(right)
     used = [1] if kind == "itc" else [0, 1]
-    middle, spread = rows[:, used].mean(0), rows[:, used].std(0)
+    slopes, bias = _weights(rows[:, used], right, share)
+    while used and slopes.min() < 0:
+        del used[int(slopes.argmin())]
+        slopes, bias = _weights(rows[:, used], right, share)
+    found = dict(zip(used, slopes.tolist(), strict=True))
+    return ScoreWeights(itm=found.get(0, 0.0), itc=found.get(1, 0.0), bias=bias)
+
+
+def _weights(features: Floats, right: Floats, share: Floats) -> tuple[Floats, float]:
+    """Slopes `[f]` and bias for features `[n, f]` as they are, found in units of their deviation."""
+    middle, spread = features.mean(0), features.std(0)
     spread = np.where(spread > 0, spread, 1.0)
-    found = _logistic((rows[:, used] - middle) / spread, right, share)
-    slopes = dict(zip(used, found[:-1] / spread, strict=True))
-    bias = float(found[-1] - (found[:-1] / spread) @ middle)
-    return ScoreWeights(itm=float(slopes.get(0, 0.0)), itc=float(slopes[1]), bias=bias)
+    found = _logistic((features - middle) / spread, right, share)
+    slopes = found[:-1] / spread
+    return slopes, float(found[-1] - slopes @ middle)
 
 
 def _features(one: ScoredText) -> tuple[float, float]:

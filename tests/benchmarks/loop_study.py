@@ -88,8 +88,8 @@ def _control(study: Study, arm: str, base: Report, sets: Sequence[str]) -> Repor
     """The run of a control: coin, oracle or longer."""
     config = load_config(study.config, sets)
     more = {
-        "coin": [f"capfilt.coin={kept_share(base):.4f}"],
-        "oracle": ["capfilt.coin=1.0"],
+        "coin": ["capfilt.calibrated=null", f"capfilt.coin={kept_share(base):.4f}"],
+        "oracle": ["capfilt.calibrated=null", "capfilt.coin=1.0"],
         "longer": [f"pretrain.steps={2 * (config.pretrain.steps or 0)}", "rounds=0"],
     }[arm]
     program = ["-m", "tests.benchmarks.oracle", config.store] if arm == "oracle" else ["-m", "capfilt.cli.main"]

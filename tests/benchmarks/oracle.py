@@ -1,6 +1,7 @@
 """`capfilt`, but CapFilt keeps exactly the texts that are true of their pictures: the sample world's truth as filter.
 
-    python -m tests.benchmarks.oracle STORE run configs/sample.yaml --set store=STORE --set capfilt.coin=1.0
+    python -m tests.benchmarks.oracle STORE run CONFIG --set store=STORE --set capfilt.calibrated=null
+        --set capfilt.coin=1.0
 
 A control of the study (loop_study.py): how much a filter without fault would bring. `capfilt.coin=1.0` gives its stages
 names of their own; whoever decided is not in the record, so such a store is for the study alone.

@@ -25,6 +25,7 @@ from tests.helpers.tiny import options
 from tests.helpers.webshards import encoded, photo, write_web
 
 FLICKR = str(CONFIGS / "flickr8k.yaml")
+SCRATCH = "pretrain.optim.freeze=[]"  # from no encoders
 
 
 def _call(*arguments: str) -> Result:
@@ -98,7 +99,7 @@ def _files(tmp_path: Path) -> dict[str, Path]:
 
 def _flickr(files: dict[str, Path], tmp_path: Path) -> Result:
     settings = [part for name, path in files.items() for part in ("--set", f"{name}={path}")]
-    return _call("run", FLICKR, *settings, "--set", f"store={tmp_path}/root")
+    return _call("run", FLICKR, *settings, "--set", SCRATCH, "--set", f"store={tmp_path}/root")
 
 
 @pytest.mark.parametrize("name", ["data.human.train", "data.human.val", "data.human.images", "data.web"])
@@ -164,7 +165,7 @@ def test_good_input_passes_also_as_one_tar_or_in_a_subfolder(place: str, tmp_pat
     (web / "00000.tar").rename(web / place)
     files["data.web"] = web / place if "/" not in place else web
     settings = [f"{name}={path}" for name, path in files.items()]
-    preflight.check_before_work(load_config(FLICKR, [*settings, f"store={tmp_path}/root"]))
+    preflight.check_before_work(load_config(FLICKR, [*settings, SCRATCH, f"store={tmp_path}/root"]))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ SETTINGS: dict[str, object] = {
     },
     "evaluation.retrieval.top_k": 10,
     "capfilt.guard.max_top_caption_share": 1,
+    "capfilt.calibrated": "null",
     "capfilt.threshold": 0.2,
     "capfilt.captions_per_image": 1,
     "capfilt.policy": "keep_both",

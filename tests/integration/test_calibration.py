@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.common.contracts import Calibration, DatasetRef, ModelRef
+from components.common.contracts import Calibration, DatasetRef, ModelRef, ScoreWeights
 from components.common.errors import ConfigError, DataError, GateError, ModelError
 from components.common.storage import open_store
 from components.data.coco import import_coco
@@ -98,6 +98,38 @@ def test_right_texts_are_their_own_and_wrong_ones_the_nearest_of_others(filter: 
     assert (len(right), len(wrong)) == (11, 18)  # "the big tree" is one text
     np.testing.assert_allclose(sorted(found_right), right, rtol=0, atol=SIXTH_DIGIT)
     np.testing.assert_allclose(sorted(found_wrong), wrong, rtol=0, atol=SIXTH_DIGIT)
+
+
+@pytest.mark.parametrize("kind", ["itc", "both"])
+def test_where_the_cosine_decides_wrong_texts_are_those_of_lookalikes(
+    kind: str, filter: ModelRef, val: DatasetRef
+) -> None:
+    """Texts chosen for their high cosine would say of the cosine only that it errs."""
+    images, scorer = load_eval_set(val), loaded(filter, Doubled)
+    config = settings().model_copy(update={"calibrated": kind})
+    found = score_pairs(scorer, images, config, lambda done: None)
+    looks = [scorer.embed_images(resize_square(decode_image(one.image), scorer.size)[None])[0] for one in images]
+    for image, look, row in zip(images, looks, found, strict=True):
+        own = {scorer.read(text) for text in image.captions}
+        others = sorted(
+            (one for one in images if one is not image), key=lambda one: -float(look @ looks[images.index(one)])
+        )
+        texts = [scorer.read(text) for one in others for text in one.captions]
+        assert [text.text for text in row.wrong] == list(dict.fromkeys(t for t in texts if t not in own))[:3]
+
+
+def test_scores_that_tell_nothing_are_refused(filter: ModelRef, val: DatasetRef) -> None:
+    config = settings().model_copy(update={"calibrated": "itc"})
+    found = run_calibration(filter, val, config)
+    nothing = found.model_copy(update={"weights": ScoreWeights(itm=0.0, itc=0.0, bias=0.1)})
+    with pytest.raises(GateError, match=r"does not tell 11 right validation captions from 18 wrong ones .*: itc\)"):
+        settle(config, nothing)
+
+
+def test_a_threshold_is_chosen_of_the_score_it_is_for(filter: ModelRef, val: DatasetRef) -> None:
+    with pytest.raises(ConfigError, match="a threshold of itm, .* score asks for itc: leave .* calibrated: itc"):
+        run_calibration(filter, val, settings(0.55).model_copy(update={"score": "itc"}))
+    run_calibration(filter, val, settings(0.55).model_copy(update={"score": "itm"}))
 
 
 def test_as_many_wrong_texts_as_there_are(filter: ModelRef, val: DatasetRef) -> None:

@@ -12,7 +12,13 @@ from components.data.config import LoaderConfig
 from components.model.config import AnsweringConfig
 from components.training.config import TrainConfig
 
-PATHS = ["data.human.train=t.json", "data.human.val=v.json", "data.human.images=i", "data.web=w"]
+PATHS = [
+    "data.human.train=t.json",
+    "data.human.val=v.json",
+    "data.human.images=i",
+    "data.web=w",
+    "encoders.vision=/vit",
+]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

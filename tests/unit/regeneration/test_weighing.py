@@ -104,6 +104,24 @@ def test_a_filter_that_is_sure_of_everything_has_weights_too(sure: float) -> Non
     assert found.probability(sure, 0.5) == pytest.approx(0.5, abs=1e-3)
 
 
+def with_cosines(images: list[ScoredImage], factor: float) -> list[ScoredImage]:
+    """The same with other cosines: 0 says nothing, -1 the opposite, as of texts that were chosen for theirs."""
+
+    def side(texts: tuple[ScoredText, ...]) -> tuple[ScoredText, ...]:
+        return tuple(one._replace(similarity=factor * (one.similarity or 0)) for one in texts)
+
+    return [row._replace(right=side(row.right), wrong=side(row.wrong)) for row in images]
+
+
+def test_a_score_is_never_turned_round() -> None:
+    images = some_images()
+    lost = fit(with_cosines(images, -1), "itc", 0.5)
+    assert (lost.itm, lost.itc) == (0, 0)
+    found, alone = (fit(with_cosines(images, factor), "both", 0.5) for factor in (-1, 0))
+    assert (found.itm, found.itc, found.bias) == pytest.approx((alone.itm, 0.0, alone.bias))
+    assert found.itm > 0
+
+
 def test_reliability_counts_texts_by_what_is_said() -> None:
     bins, error = reliability([0.95, 0.95, 0.15], [0.91, 0.12, 0.14, 0.19], 0.5)
     low, high = bins
