@@ -38,7 +38,8 @@ def tell_of(store: Path, figures: Sequence[tuple[float, float]], overrides: Sequ
     Args:
         figures: retrieval recall and CIDEr of each round; the best recall wins.
     """
-    config = load_config(None, [f"store={store}", "encoders.vision=null", "pretrain.optim.freeze=[]", *overrides])
+    plain = ["encoders.vision=null", "pretrain.optim.freeze=[]", "capfilt.calibrated=null", "capfilt.threshold=0.5"]
+    config = load_config(None, [f"store={store}", *plain, *overrides])
     place, scratch = open_store(config.store), scratch_folder(config)
     run = parent_run(config)
     tracker = open_tracker(config.tracking_uri(scratch), **run)

@@ -152,7 +152,8 @@ def digests(tmp_path: Path) -> Callable[..., dict[str, str]]:
     folder = tmp_path / "vit"
 
     def of(*overrides: str) -> dict[str, str]:
-        config = load_config(None, [f"store={tmp_path / 'store'}", "capfilt.precision=fp32", *overrides])
+        given = [f"store={tmp_path / 'store'}", "capfilt.precision=fp32", "capfilt.calibrated=null", *overrides]
+        config = load_config(None, given)
         probe = Probe(config, open_store(config.store), Tracker(), folder)
         pretrain(probe, 0, [(DATA, 1)], TOKENIZER, None)
         finetune(probe, 0, "captioner", BASE, DATA)
@@ -212,7 +213,8 @@ CHANGES = {
     "capfilt.decoding.top_p=0.6": "capfilt plan bootstrap",
     "capfilt.text=best": "capfilt plan bootstrap",
     "capfilt.score=both": "capfilt calibrate plan bootstrap",
-    "capfilt.threshold=0.6": "capfilt calibrate plan bootstrap",
+    "capfilt.threshold=0.7": "capfilt calibrate plan bootstrap",
+    "capfilt.calibrated=both": "capfilt calibrate plan bootstrap",
     "capfilt.max_words=20": "capfilt calibrate plan bootstrap",
     "capfilt.precision=bf16": "capfilt calibrate plan bootstrap",
     "capfilt.calibration.images=9": "calibrate bootstrap",
