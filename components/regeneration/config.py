@@ -310,7 +310,9 @@ class CapfiltConfig(BaseModel):
             raise ValueError("weights are what a regression found: set calibrated to both or itc, or leave them out")
         others = [name for name in ("coin", "score", "keep", "weigh") if getattr(self, name) is not None]
         if self.calibrated is not None and others:
-            raise ValueError(f"calibrated and {others[0]} both say what decides: set one of them")
+            raise ValueError(
+                f"calibrated and {others[0]} both say what decides: set one of them (calibrated: null leaves it out)"
+            )
         return self
 
     @model_validator(mode="after")
