@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SERIES_COLOURS = 6
 _MOST_POINTS = 240
+_LEAST_PAD = 0.03
+"""Room above and below, in shares of the value: a change in the third digit is no slope."""
 
 
 class Series(BaseModel):
@@ -27,7 +29,7 @@ class _Plot:
     """Maps data to a drawing of fixed size; the page scales it."""
 
     width, height = 380.0, 210.0
-    left, right, top, bottom = 46.0, 14.0, 12.0, 34.0
+    left, right, top, bottom = 50.0, 14.0, 12.0, 34.0
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float], *, from_zero: bool, shares: bool = False) -> None:
         self.x_low, self.x_high = (0.0, 1.0) if shares else (min(xs), max(xs))
@@ -35,7 +37,7 @@ class _Plot:
             self.y_ticks, self.y_low, self.y_high = nice_ticks(0.0, 1.0), 0.0, 1.0
             return
         low, high = min(ys), max(ys)
-        pad = (high - low) * 0.12 or abs(high) * 0.1 or 1.0
+        pad = max((high - low) * 0.12, abs(high) * _LEAST_PAD) or 1.0
         self.y_ticks = nice_ticks(0.0 if from_zero and low >= 0 else low - pad, high + pad)
         self.y_low, self.y_high = self.y_ticks[0], self.y_ticks[-1]
 
