@@ -23,7 +23,7 @@ SETTINGS = Shown(
     Option(
         "target_precision",
         help="choose the threshold so that at least this share of the kept texts fits its image, as estimated on "
-        "--calibration, where near captions of other images stand for wrong texts; stops if no threshold does",
+        "--calibration, where captions of images that look alike stand for wrong texts; stops if no threshold does",
     ),
     "calibrated",
     "calibration.bad_share",

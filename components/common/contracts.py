@@ -166,7 +166,7 @@ class Calibration(Contract):
     curve: tuple[PurityPoint, ...] = Field(description="purity and yield over the same thresholds for every filter")
     images: int
     positives: int = Field(description="right texts measured: images with their own captions")
-    negatives: int = Field(description="wrong texts measured: images with near captions of others")
+    negatives: int = Field(description="wrong texts measured: images with captions of others that look alike")
     bad_share: float = Field(description="share of wrong texts before filtering that purity reckons with")
     score: ScoreKind = Field(default="itm", description="what the threshold is of")
     weights: ScoreWeights | None = Field(default=None, description="how the two scores are weighed; null: ITM decides")

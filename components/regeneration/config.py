@@ -39,10 +39,7 @@ class CalibrationConfig(BaseModel):
 
     images: int = Field(default=300, ge=2, description="first so many validation images are used")
     negatives: int = Field(
-        default=5,
-        ge=1,
-        description="wrong texts per image: captions of other images that the filter finds nearest; with `calibrated`, "
-        "those of the images that look most alike",
+        default=5, ge=1, description="wrong texts per image: captions of the images that look most like it"
     )
     bad_share: float = Field(
         default=0.5, gt=0, lt=1, description="share of wrong texts before filtering that purity reckons with"

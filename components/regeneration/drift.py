@@ -1,8 +1,8 @@
 """Whether a filter judges otherwise than the one of the round before did, by more than noise.
 
 Both are compared at the same threshold, image by image, on the texts that both have judged: all right ones, and of the
-wrong ones those that both find near. (Each filter is measured on the wrong texts that it finds nearest itself; the
-better it knows what is near, the harder they are, so purities of different rounds do not compare.)
+wrong ones those that both were given. (Each filter is measured on captions of the images that look alike to itself; the
+better it knows what looks alike, the harder they are, so purities of different rounds do not compare.)
 
 A change is told where it is larger than the config asks for and its interval leaves 0 out. It is for the worse, and
 warned of, where purity or yield falls so and the other does not rise so: where one rises as the other falls, scores

@@ -68,15 +68,18 @@ def loaded(filter: ModelRef, arithmetic: type[Arithmetic] = Arithmetic) -> Filte
 
 
 def by_hand(filter_: Filter, images: list[EvalImage], count: int) -> tuple[list[float], list[float]]:
-    """Every image alone with every text; the wrong ones sorted by the cosine that `Filter.score` gives."""
+    """Every image alone with every text; the wrong ones those of the images that look most like it."""
     texts = sorted({filter_.read(text) for image in images for text in image.captions})
+    squares = [resize_square(decode_image(image.image), filter_.size)[None] for image in images]
+    looks = [filter_.embed_images(square)[0] for square in squares]
     right, wrong = [], []
-    for image in images:
-        square = resize_square(decode_image(image.image), filter_.size)[None]
+    for image, square, look in zip(images, squares, looks, strict=True):
         rows = dict(zip(texts, filter_.score(square, [texts])[0], strict=True))
         own = {filter_.read(text) for text in image.captions}
         right += [rows[text].probability for text in own]
-        others = sorted((text for text in texts if text not in own), key=lambda text: -rows[text].similarity)
+        nearest = sorted(range(len(images)), key=lambda number: -float(look @ looks[number]))
+        captions = [filter_.read(text) for number in nearest for text in images[number].captions]
+        others = list(dict.fromkeys(text for text in captions if text not in own))
         wrong += [rows[text].probability for text in others[:count]]
     return sorted(right), sorted(wrong)
 
@@ -89,7 +92,7 @@ def flat(images: list[ScoredImage]) -> tuple[list[float], list[float]]:
     )
 
 
-def test_right_texts_are_their_own_and_wrong_ones_the_nearest_of_others(filter: ModelRef, val: DatasetRef) -> None:
+def test_right_texts_are_their_own_and_wrong_ones_those_of_lookalikes(filter: ModelRef, val: DatasetRef) -> None:
     images = load_eval_set(val)
     seen: list[int] = []
     found_right, found_wrong = flat(score_pairs(loaded(filter, Doubled), images, settings(), seen.append))
@@ -98,24 +101,6 @@ def test_right_texts_are_their_own_and_wrong_ones_the_nearest_of_others(filter: 
     assert (len(right), len(wrong)) == (11, 18)  # "the big tree" is one text
     np.testing.assert_allclose(sorted(found_right), right, rtol=0, atol=SIXTH_DIGIT)
     np.testing.assert_allclose(sorted(found_wrong), wrong, rtol=0, atol=SIXTH_DIGIT)
-
-
-@pytest.mark.parametrize("kind", ["itc", "both"])
-def test_where_the_cosine_decides_wrong_texts_are_those_of_lookalikes(
-    kind: str, filter: ModelRef, val: DatasetRef
-) -> None:
-    """Texts chosen for their high cosine would say of the cosine only that it errs."""
-    images, scorer = load_eval_set(val), loaded(filter, Doubled)
-    config = settings().model_copy(update={"calibrated": kind})
-    found = score_pairs(scorer, images, config, lambda done: None)
-    looks = [scorer.embed_images(resize_square(decode_image(one.image), scorer.size)[None])[0] for one in images]
-    for image, look, row in zip(images, looks, found, strict=True):
-        own = {scorer.read(text) for text in image.captions}
-        others = sorted(
-            (one for one in images if one is not image), key=lambda one: -float(look @ looks[images.index(one)])
-        )
-        texts = [scorer.read(text) for one in others for text in one.captions]
-        assert [text.text for text in row.wrong] == list(dict.fromkeys(t for t in texts if t not in own))[:3]
 
 
 def test_scores_that_tell_nothing_are_refused(filter: ModelRef, val: DatasetRef) -> None:
