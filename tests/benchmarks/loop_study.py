@@ -146,10 +146,11 @@ def _claims(text: str) -> int:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """All runs as Markdown, and of each arm the mean gain over seeds."""
-    heads = list(rows[0])
+    heads = [name for name in rows[0] if any(_known(one[name]) for one in rows)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for one in rows:
-        lines.append("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in one.values()) + " |")
+        cells = [f"{one[name]:.3f}" if isinstance(one[name], float) else str(one[name]) for name in heads]
+        lines.append("| " + " | ".join(cells) + " |")
     for share in dict.fromkeys(one["bad share"] for one in rows):
         for arm in ARMS:
             chosen = [one for one in rows if one["bad share"] == share and one["arm"] == arm]
@@ -157,6 +158,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 world = "" if share is None else f"bad share {share}, "
                 lines.append(f"\n{world}{arm}: {_summary(chosen)}{_beside_filter(chosen, rows)}")
     return "\n".join(lines) + "\n"
+
+
+def _known(value: Any) -> bool:
+    return value is not None and value == value  # nan: not measured
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
