@@ -232,7 +232,7 @@ def score_pairs(
         DataError: no image has a caption that another lacks.
     """
     own = [_read(filter, image.captions) for image in images]
-    texts = list(dict.fromkeys(text for row in own for text in row))
+    texts = {text for row in own for text in row}
     if all(len(row) == len(texts) for row in own):
         raise DataError(
             f"a filter is measured on at least two images with different captions; the validation data have {len(own)} "
